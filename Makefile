@@ -1,0 +1,27 @@
+# make run    execute the six notebooks into build/notebooks, as .ipynb and .html
+# make test   unit tests, and every notebook against its stored outputs
+# make lab    open the notebooks in JupyterLab
+# Windows: README.md has the same as plain pip and conda commands.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab clean
+
+run: .venv/installed
+	$(BIN)/agnews notebooks --target build/notebooks
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+# Constrained: an unpinned torch would be another one, and on Linux several gigabytes of CUDA.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[offline]"
+	touch $@
+
+clean:
+	rm -rf .venv build notebooks/runs runs

@@ -1,0 +1,110 @@
+"""From texts to batches: tokens, the order of an epoch, and tensors of one shape. Notebooks 02 and 03."""
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Sampler
+
+from .recipe import Recipe
+
+MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
+
+
+def tokenize(news, tokenizer, recipe: Recipe):
+    """Add ``input_ids`` (a list of token ids, cut at `recipe.max_length`) and ``length`` to each row.
+
+    Nothing is padded yet: how far depends on the batch a row will be in.
+    """
+    def encode(rows):
+        ids = tokenizer(rows["text"], truncation=True, max_length=recipe.max_length)["input_ids"]
+        return {"input_ids": ids, "length": [len(row) for row in ids]}
+
+    return news.map(encode, batched=True, desc="tokenize")
+
+
+def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:
+    """The batches of one epoch as row numbers: every row once, in an order that depends on seed and epoch only.
+
+    With `recipe.group_by_length` the shuffled rows are sorted by length within windows of 50 batches and
+    the resulting batches shuffled again, so that a batch wastes little on padding and the model still
+    meets short and long news in random order. The batch with the longest row comes first: where memory
+    is too small, that shows at once.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    size = recipe.batch_size
+    if not recipe.group_by_length:
+        return [order[i:i + size] for i in range(0, len(order), size)]
+    batches = []
+    for start in range(0, len(order), MEGABATCH * size):
+        window = sorted(order[start:start + MEGABATCH * size], key=lambda row: -lengths[row])
+        batches += [window[i:i + size] for i in range(0, len(window), size)]
+    batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    longest = max(range(len(batches)), key=lambda i: max(lengths[row] for row in batches[i]))
+    return [batches[longest]] + batches[:longest] + batches[longest + 1:]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers from the longest row to the shortest, for evaluation, where order does not matter."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+class FixedBatches(Sampler):
+    """A batch sampler for a `DataLoader` that hands out a ready list of batches."""
+
+    def __init__(self, batches: list[list[int]]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+@dataclass
+class Collator:
+    """Turns the rows of a batch into tensors of one shape.
+
+    Returns ``input_ids`` and ``attention_mask`` of shape [batch, length] and ``labels`` of shape [batch],
+    all int64. `pad_to` None pads to the longest row of the batch. A class, so that `DataLoader` workers
+    can be started on Windows too.
+    """
+
+    pad_token_id: int = 0
+    pad_to: int | None = None
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id)
+        attention_mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        if self.pad_to is not None:
+            missing = (0, self.pad_to - input_ids.shape[1])
+            input_ids = torch.nn.functional.pad(input_ids, missing, value=self.pad_token_id)
+            attention_mask = torch.nn.functional.pad(attention_mask, missing)
+        labels = torch.tensor([row["label"] for row in rows])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: int = 0) -> DataLoader:
+    """A `DataLoader` over tokenized rows.
+
+    Parameters
+    ----------
+    rows : a split of what `tokenize` returns.
+    epoch : 1, 2, ... for the training order of that epoch; None for evaluation, which goes from the
+        longest row to the shortest in batches four times as large (no gradients, no optimizer step).
+    pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
+    """
+    lengths = rows["length"][:]
+    batches = sorted_batches(lengths, 4 * recipe.batch_size) if epoch is None else epoch_batches(lengths, recipe, epoch)
+    pad_to = recipe.max_length if recipe.padding == "max_length" else None
+    # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows.
+    return DataLoader(rows, batch_sampler=FixedBatches(batches), collate_fn=Collator(pad_token_id, pad_to))
+
+
+def padded_tokens(lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None) -> int:
+    """How many tokens the model computes on for these batches, padding included."""
+    return sum(len(batch) * (pad_to or max(lengths[row] for row in batch)) for batch in batches)

@@ -1,0 +1,166 @@
+"""The ``agnews`` command: doctor, train, evaluate, predict, notebooks."""
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from .mini import MiniUnavailable
+from .recipe import HubUnreachable, Recipe
+
+OUTPUT_DIR = Path("runs/agnews")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 is success, 1 a finding or failure, 2 wrong input (said in one line, no traceback)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, FileNotFoundError, HubUnreachable, MiniUnavailable) as error:
+        print(f"agnews {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="agnews", description="Fine-tune DistilBERT on AG News; see README.md.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name, run, summary, recipe=False, folder=True):
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        if folder:
+            sub.add_argument("--output-dir", type=Path, default=OUTPUT_DIR, metavar="DIR",
+                             help="where the trained classifier is (default: %(default)s)")
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+        if recipe:
+            _add_recipe_flags(sub)
+        return sub
+
+    doctor = command("doctor", _doctor, "say what this machine is and which profile it would run", folder=False)
+    doctor.add_argument("--picture", type=Path, metavar="FILE", help="draw the card's facts and memory to FILE")
+    command("train", _train, "train the classifier, keep the best epoch, test it", recipe=True)
+    command("evaluate", _evaluate, "test a trained classifier", recipe=True)
+    predict = command("predict", _predict, "label texts with a trained classifier")
+    predict.add_argument("texts", nargs="+", metavar="TEXT")
+    notebooks = command("notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html", folder=False)
+    notebooks.add_argument("--source", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s")
+    notebooks.add_argument("--target", type=Path, default=Path("build/notebooks"), metavar="DIR", help="default: %(default)s")
+    return parser
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of `Recipe`; what is not given stays as the profile has it."""
+    group = parser.add_argument_group("recipe", "what is left out stays as the profile has it")
+    for item in fields(Recipe):
+        if item.name == "reason":
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        if item.type is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+        else:
+            kind = {float: float, str: str}.get(item.type, int)
+            group.add_argument(flag, type=kind, metavar=kind.__name__.upper())
+
+
+def _recipe(options) -> Recipe:
+    recipe = Recipe.for_this_machine(**{f.name: getattr(options, f.name, None) for f in fields(Recipe) if f.name != "reason"})
+    print(recipe.describe())
+    return recipe
+
+
+def _write_json(path: Path | None, figures: dict) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+        print(f"figures in {path}")
+
+
+def _doctor(options) -> int:
+    from .hardware import GTX_1650_TI, describe_machine, this_card, versions
+
+    recipe = Recipe.for_this_machine()
+    print(describe_machine())
+    print(recipe.describe())
+    missing = [name for name, version in versions().items() if version is None]
+    for name in missing:
+        print(f"[FAIL] {name} is not installed; run: pip install -c constraints.txt -e \".[offline]\"")
+    if options.picture:
+        _draw_picture(options.picture, this_card(), GTX_1650_TI)
+    _write_json(options.json, {"versions": versions(), "recipe": recipe.to_dict(), "reason": recipe.reason})
+    return 1 if missing else 0
+
+
+def _draw_picture(path: Path, found, stand_in) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from transformers import DistilBertConfig
+
+    from .plots import gpu_picture
+    from .vram.budget import budget_table
+
+    card = found or stand_in
+    note = ("Bars: counted before training, not measured on the card.\nCUDA context: middle of a published range, 250 to 450 MiB.\n"
+            f"Card: {card.source}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gpu_picture(card, budget_table(DistilBertConfig(num_labels=4)), note).savefig(path, dpi=110)
+    print(f"picture of the {card.name} in {path}")
+
+
+def _train(options) -> None:
+    from .batching import tokenize
+    from .data import load_agnews
+    from .evaluation import evaluate
+    from .model import load_model, load_tokenizer
+    from .training import train
+
+    recipe = _recipe(options)
+    news = load_agnews(recipe)
+    tokens = tokenize(news, load_tokenizer(recipe), recipe)
+    run = train(load_model(recipe), tokens, recipe, options.output_dir)
+    print(run.history.round(4).to_string())
+    report = evaluate(run.model, tokens["test"], recipe)
+    report.save(run.folder / "test_report.json")
+    print(f"test: {report}\nepoch {run.best_epoch} kept in {run.folder}, {run.seconds / 60:.1f} minutes of training")
+    _write_json(options.json, {
+        "recipe": recipe.to_dict(), "history": run.history.reset_index().to_dict("records"), "best_epoch": run.best_epoch,
+        "seconds": run.seconds, "test": report.to_dict()})
+
+
+def _evaluate(options) -> None:
+    from .batching import tokenize
+    from .checkpoints import load_classifier
+    from .data import load_agnews
+    from .evaluation import evaluate
+    from .prediction import best_device
+
+    recipe = _recipe(options)
+    model, tokenizer = load_classifier(options.output_dir)
+    test = tokenize(load_agnews(recipe)["test"], tokenizer, recipe)
+    report = evaluate(model.to(best_device()), test, recipe)
+    print(f"test: {report}")
+    print(report.per_class.round(3).to_string())
+    print(report.confusion.to_string())
+    _write_json(options.json, {"recipe": recipe.to_dict(), "test": report.to_dict()})
+
+
+def _predict(options) -> None:
+    from .prediction import classify
+
+    table = classify(options.texts, options.output_dir)
+    for row in table.to_dict("records"):
+        chances = ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("text", "label"))
+        print(f"{row['label']:9} {row['text']}\n          {chances}")
+    _write_json(options.json, {"predictions": table.to_dict("records")})
+
+
+def _notebooks(options) -> int:
+    from .running import run_notebooks
+
+    figures = run_notebooks(options.source, options.target)
+    _write_json(options.json, figures)
+    return 0 if all(notebook["ok"] for notebook in figures["notebooks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

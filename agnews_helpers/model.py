@@ -1,0 +1,60 @@
+"""The classifier and its tokenizer: from the Hub, from a folder, or the offline ``mini``. Notebook 01."""
+from pathlib import Path
+
+from .mini import mini_model, mini_tokenizer
+from .recipe import HUB_MODEL, LABELS, Recipe, hub_status
+
+ID2LABEL = dict(enumerate(LABELS))
+LABEL2ID = {label: i for i, label in ID2LABEL.items()}
+
+
+def load_tokenizer(recipe: Recipe):
+    """The model's own tokenizer.
+
+    Raises
+    ------
+    MiniUnavailable
+        When the recipe asks for ``mini`` and it is not installed or damaged.
+    FileNotFoundError
+        When neither the Hub nor the disk has the model.
+    """
+    if recipe.model == "mini":
+        return mini_tokenizer()
+    from transformers import AutoTokenizer
+
+    return _pretrained(AutoTokenizer, recipe.model)
+
+
+def load_model(recipe: Recipe):
+    """The pretrained encoder with a classification head for the four classes, in fp32, on the CPU.
+
+    A head that the checkpoint lacks is drawn from `recipe.seed`, so the same recipe starts from the
+    same weights. The state of the global random generator is left as it was.
+
+    Raises
+    ------
+    MiniUnavailable, FileNotFoundError
+        As for `load_tokenizer`.
+    """
+    import torch
+
+    head = dict(num_labels=len(LABELS), id2label=ID2LABEL, label2id=LABEL2ID)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.model == "mini":
+            return mini_model(**head)
+        from transformers import AutoModelForSequenceClassification
+
+        # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
+        return _pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head)
+
+
+def _pretrained(auto_class, name: str, **options):
+    """`from_pretrained` that does not wait for a Hub that is known to be silent."""
+    local = Path(name).is_dir() or name == HUB_MODEL and not hub_status().reachable
+    try:
+        return auto_class.from_pretrained(name, local_files_only=local, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"The model {name!r} is neither a folder with a saved model nor to be had from the Hub "
+            f"({hub_status().reason}). Check AGNEWS_MODEL, go online, or use AGNEWS_MODEL=mini.") from error

@@ -1,0 +1,167 @@
+"""Every figure of the notebooks. Each function takes results, draws, and returns the figure's axes.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from .recipe import LABELS
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
+# One colour for each part of the memory, the same in every figure
+PART_COLOURS = {"weights": BLUE, "gradients": SKY, "Adam's moments": GREEN, "activations": ORANGE, "CUDA context": GREY}
+
+
+def _axes(width=7.0, height=3.2, **options):
+    _, axes = plt.subplots(figsize=(width, height), layout="constrained", **options)
+    for one in np.atleast_1d(axes):
+        one.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def class_balance(news):
+    """Rows of each class in each split, as grouped bars."""
+    axes = _axes()
+    width = 0.8 / len(news)
+    for i, (split, colour) in enumerate(zip(news, (BLUE, SKY, ORANGE))):
+        count = Counter(news[split]["label"])
+        bars = axes.bar(np.arange(4) + (i - 1) * width, [count[c] for c in range(4)], width * 0.95, color=colour, label=split)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set(xticks=range(4), xticklabels=LABELS, ylabel="rows", title="Rows of each class")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return axes
+
+
+def length_histogram(lengths, max_length=512):
+    """How long the rows are in tokens, on a full-width axis that shows the room up to `max_length`."""
+    axes = _axes()
+    axes.hist(lengths, bins=range(0, max_length + 8, 8), color=BLUE)
+    for value, name, colour in ((np.mean(lengths), "mean", ORANGE), (np.percentile(lengths, 99), "99 %", GREEN), (max_length, "limit", RED)):
+        axes.axvline(value, color=colour, linestyle="--")
+        axes.annotate(f" {name} {value:.0f}", (value, 0.97), xycoords=("data", "axes fraction"), color=colour, va="top",
+                      ha="right" if value == max_length else "left")
+    axes.set(xlabel="tokens, [CLS] and [SEP] included", ylabel="rows", xlim=(0, max_length + 8), title="How long the news are")
+    axes.texts[0].set_y(0.97), axes.texts[1].set_y(0.87)
+    return axes
+
+
+def padding_pictures(masks: dict):
+    """Attention masks of one batch under several schemes, side by side: dark is text, light is padding."""
+    axes = _axes(9.0, 2.4, ncols=len(masks), sharey=True)
+    for one, (name, mask) in zip(axes, masks.items()):
+        one.imshow(mask, aspect="auto", cmap=plt.matplotlib.colors.ListedColormap(["#E6E6E6", BLUE]), interpolation="nearest", vmin=0, vmax=1)
+        one.set(title=f"{name}: {mask.sum() / mask.size:.0%} text", xlabel="position", yticks=range(len(mask)))
+    axes[0].set_ylabel("row of the batch")
+    return axes
+
+
+def padding_costs(costs: pd.Series):
+    """Tokens computed for each real token, one bar a scheme; `costs` is indexed by the scheme's name."""
+    axes = _axes(height=2.6)
+    bars = axes.barh(costs.index, costs.values, color=[BLUE if v < 2 else ORANGE for v in costs.values])
+    axes.bar_label(bars, fmt="{:.2f}", padding=3)
+    axes.axvline(1, color=GREY, linestyle="--")
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens computed for each real token (1 = no waste)", title="What padding costs")
+    axes.margins(x=0.1)
+    return axes
+
+
+def training_curves(run):
+    """Left, the loss of every step with its running mean; right, accuracy and loss of each epoch."""
+    left, right = _axes(9.0, 3.2, ncols=2)
+    loss = run.steps["loss"]
+    left.plot(loss.index, loss, color=SKY, linewidth=0.8, label="each step")
+    left.plot(loss.index, loss.rolling(20, min_periods=1).mean(), color=BLUE, label="mean of 20 steps")
+    left.axhline(np.log(4), color=GREY, linestyle="--", label="guessing, ln 4")
+    left.set(xlabel="step", ylabel="loss in nats", ylim=(0, None), title="Training loss")
+    left.legend(frameon=False)
+    history = run.history
+    right.plot(history.index, history["validation_accuracy"], color=GREEN, marker="o", label="validation accuracy")
+    right.plot(history.index, history["train_loss"], color=BLUE, marker="s", label="train loss")
+    right.plot(history.index, history["validation_loss"], color=ORANGE, marker="^", label="validation loss")
+    right.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
+    right.set(xlabel="epoch", ylabel="accuracy; loss in nats", ylim=(0, None), xticks=history.index, title="By epoch")
+    right.legend(frameon=False)
+    return left, right
+
+
+def confusion_matrix(report):
+    """Counts, true class down and predicted class across, shaded by the share of the true class."""
+    axes = _axes(4.8, 3.8)
+    counts = report.confusion.values
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(counts.shape):
+        axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", color="white" if share[i, j] > 0.5 else "black")
+    axes.set(xticks=range(4), xticklabels=LABELS, yticks=range(4), yticklabels=LABELS, xlabel="predicted", ylabel="true",
+             title=f"{report.accuracy:.1%} of {report.rows:,} rows right")
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def bars_side_by_side(table: pd.DataFrame, title: str, unit: str):
+    """A small grouped bar chart: a group for each row of `table`, a bar for each column."""
+    axes = _axes()
+    width = 0.8 / len(table.columns)
+    for i, (name, colour) in enumerate(zip(table.columns, (BLUE, ORANGE, GREEN, PURPLE))):
+        places = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * width
+        axes.bar_label(axes.bar(places, table[name], width * 0.95, color=colour, label=name), fmt="{:,.1f}", fontsize=8)
+    axes.set(xticks=range(len(table)), xticklabels=table.index, ylabel=unit, title=title)
+    axes.margins(y=0.12)
+    axes.legend(frameon=False)
+    return axes
+
+
+def probabilities(table: pd.DataFrame):
+    """The class probabilities of a few texts (the result of `classify`) as stacked bars."""
+    axes = _axes(8.0, 0.9 + 0.42 * len(table))
+    left = np.zeros(len(table))
+    names = [text if len(text) < 48 else text[:45] + "..." for text in table["text"]]
+    places = range(len(table))
+    for label, colour in zip(LABELS, (BLUE, ORANGE, GREEN, PURPLE)):
+        axes.barh(places, table[label], left=left, color=colour, label=label)
+        left += table[label].to_numpy()
+    axes.set(yticks=places, yticklabels=names, xlabel="probability", xlim=(0, 1))
+    axes.invert_yaxis()
+    axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return axes
+
+
+def vram_bars(table: pd.DataFrame, vram_gib: float, axes=None):
+    """Stacked bars of `vram.budget.budget_table`'s rows in GiB, with the card's memory drawn as a line."""
+    axes = _axes(8.0, 3.8) if axes is None else axes
+    places, below = np.arange(len(table)), np.zeros(len(table))
+    for part, colour in PART_COLOURS.items():
+        axes.bar(places, table[part] / 1024, 0.7, bottom=below, color=colour, label=part)
+        below += table[part].to_numpy() / 1024
+    for place, top in zip(places, below):
+        axes.annotate(f"{top:.2f}", (place, top), ha="center", va="bottom", fontsize=8)
+    axes.axhline(vram_gib, color=RED, linestyle="--")
+    axes.annotate(f"{vram_gib:.2f} GiB on the card", (-0.4, vram_gib), color=RED, va="bottom", ha="left", fontsize=9)
+    axes.set(xticks=places, xticklabels=[f"{length}\n{attention}" for attention, length in table.index],
+             xlabel="tokens a row, attention", ylabel="GiB", ylim=(0, max(vram_gib, below.max()) * 1.12))
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(handles[::-1], names[::-1], frameon=False, loc="outside right center")
+    return axes
+
+
+def gpu_picture(card, table: pd.DataFrame, note: str):
+    """The picture of the README: left, the card's facts; right, the memory of a step at batch size 8."""
+    figure = plt.figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    left.axis("off")
+    left.set_title(card.name, loc="left", fontweight="bold", fontsize=13)
+    for i, (name, value) in enumerate(card.facts()):
+        left.text(0.0, 0.9 - 0.11 * i, name, color="#555555", transform=left.transAxes)
+        left.text(0.5, 0.9 - 0.11 * i, value, transform=left.transAxes)
+    left.text(0.0, 0.02, note, color="#555555", fontsize=9, transform=left.transAxes, va="bottom")
+    right.spines[["top", "right"]].set_visible(False)
+    vram_bars(table, card.vram_gib, right)
+    right.set_title("DistilBERT, batch size 8, fp32, Adam: memory of one training step", loc="left", fontsize=11)
+    return figure

@@ -1,0 +1,85 @@
+"""Run the notebooks top to bottom and keep them as .ipynb and .html: what ``make run`` does."""
+import json
+import shutil
+import time
+from pathlib import Path
+
+from .recipe import Recipe
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def run_notebooks(source: Path, target: Path) -> dict:
+    """Execute every notebook of `source` into `target`, a line for each, and print a summary.
+
+    A notebook that fails is kept as far as it came, named with its error, and the next one still runs.
+
+    Returns
+    -------
+    dict
+        ``notebooks`` (name, ok, seconds), ``profile``, ``minutes``, and ``accuracy`` where notebook 04 got that far.
+
+    Raises
+    ------
+    FileNotFoundError
+        When `source` holds no notebook.
+    """
+    notebooks = sorted(source.glob("[0-9]*.ipynb"))
+    if not notebooks:
+        raise FileNotFoundError(f"{source} holds no numbered notebook. Run this from the project's folder, or give --source.")
+    recipe = Recipe.for_this_machine()
+    print(recipe.describe(), flush=True)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target / "runs", ignore_errors=True)  # 04 trains anew, so that the summary is of this run
+    results, started = [], time.perf_counter()
+    for number, path in enumerate(notebooks, 1):
+        print(f"[{number}/{len(notebooks)}] {path.stem:24}", end=" ", flush=True)
+        begun = time.perf_counter()
+        error = _execute(path, target)
+        seconds = time.perf_counter() - begun
+        print(f"{'FAILED' if error else 'ok':6} {seconds:5.0f} s", flush=True)
+        if error:
+            print(error, flush=True)
+        results.append({"name": path.stem, "ok": error is None, "seconds": round(seconds, 1)})
+    figures = {"profile": recipe.profile, "minutes": round((time.perf_counter() - started) / 60, 2), "notebooks": results}
+    report = target / "runs" / "agnews" / "test_report.json"
+    if report.is_file():
+        test = json.loads(report.read_text(encoding="utf-8"))
+        figures |= {"test_rows": test["rows"], "accuracy": test["accuracy"]}
+    _summarise(figures, recipe, target)
+    return figures
+
+
+def _execute(path: Path, target: Path) -> str | None:
+    """Run one notebook in `target`'s folder, write .ipynb and .html; the error as text, or None."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbconvert import HTMLExporter
+
+    notebook, error = nbformat.read(path, as_version=4), None
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(target)}})
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
+        error = str(failure)
+    nbformat.write(notebook, target / path.name)
+    for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+    (target / f"{path.stem}.html").write_text(page, encoding="utf-8")
+    return error
+
+
+def _summarise(figures: dict, recipe: Recipe, target: Path) -> None:
+    failed = [notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"]]
+    train_rows = "all" if recipe.train_rows is None else f"{recipe.train_rows:,}"
+    accuracy = f"{figures['accuracy']:.1%} on {figures['test_rows']:,} test rows" if "accuracy" in figures else "none: notebook 04 did not finish"
+    print(f"\nprofile    {recipe.profile} ({recipe.reason})\n"
+          f"rows       {train_rows} train rows of {recipe.data}\n"
+          f"accuracy   {accuracy}\n"
+          f"time       {figures['minutes']:.1f} minutes\n"
+          f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html\n"
+          f"classifier {target / 'runs' / 'agnews'}\n"
+          + (f"FAILED     {', '.join(failed)}" if failed else "all notebooks ran to the end"), flush=True)

@@ -1,0 +1,1 @@
+"""Will a training step fit into the card's memory?"""
