@@ -1,5 +1,6 @@
 """From texts to batches: tokens, the order of an epoch, and tensors of one shape. Notebooks 02 and 03."""
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,24 @@ def tokenize(news, tokenizer, recipe: Recipe):
         ids = tokenizer(rows["text"], truncation=True, max_length=recipe.max_length)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    return news.map(encode, batched=True, desc="tokenize")
+    splits = news.values() if hasattr(news, "values") else [news]
+    with _bars_if(sum(len(split) for split in splits) >= 5_000):
+        return news.map(encode, batched=True, desc="tokenize")
+
+
+@contextmanager
+def _bars_if(show: bool):
+    """Progress bars of `datasets` only where there is something to wait for."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not show and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:

@@ -41,12 +41,11 @@ def length_histogram(lengths, max_length=512):
     """How long the rows are in tokens, on a full-width axis that shows the room up to `max_length`."""
     axes = _axes()
     axes.hist(lengths, bins=range(0, max_length + 8, 8), color=BLUE)
-    for value, name, colour in ((np.mean(lengths), "mean", ORANGE), (np.percentile(lengths, 99), "99 %", GREEN), (max_length, "limit", RED)):
-        axes.axvline(value, color=colour, linestyle="--")
-        axes.annotate(f" {name} {value:.0f}", (value, 0.97), xycoords=("data", "axes fraction"), color=colour, va="top",
-                      ha="right" if value == max_length else "left")
+    for value, name, colour in ((np.mean(lengths), "mean", ORANGE), (np.percentile(lengths, 99), "99 % of rows up to", GREEN),
+                                (max_length, "limit", RED)):
+        axes.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.0f}")
     axes.set(xlabel="tokens, [CLS] and [SEP] included", ylabel="rows", xlim=(0, max_length + 8), title="How long the news are")
-    axes.texts[0].set_y(0.97), axes.texts[1].set_y(0.87)
+    axes.legend(frameon=False, loc="center")
     return axes
 
 

@@ -1,0 +1,29 @@
+"""How the tests run: in the offline profile, whose outputs the notebooks store, and with nbval made strict."""
+import os
+
+from nbval.plugin import IPyNbFile
+
+for name in ("AGNEWS_DATA", "AGNEWS_MODEL", "AGNEWS_TRAIN_ROWS", "AGNEWS_TEST_ROWS"):
+    os.environ.pop(name, None)
+os.environ["AGNEWS_PROFILE"] = "offline"
+os.environ["MPLBACKEND"] = "agg"  # for the unit tests; notebooks' kernels choose the inline one themselves
+
+_setup = IPyNbFile.setup
+
+
+def _setup_like_jupyter(notebook):
+    """Start a notebook's kernel without the variable that makes ipykernel stop watching file descriptors."""
+    saved = {name: os.environ.pop(name) for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND") if name in os.environ}
+    try:
+        _setup(notebook)
+    finally:
+        os.environ.update(saved)
+
+
+IPyNbFile.setup = _setup_like_jupyter
+
+
+def pytest_collectstart(collector):
+    """Standard error is run and not compared: warnings of libraries change from version to version."""
+    if isinstance(collector, IPyNbFile):
+        collector.skip_compare += ("stderr",)

@@ -1,0 +1,163 @@
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from agnews_helpers import HubUnreachable, Recipe
+from agnews_helpers import recipe as module
+from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, HubStatus, hub_status
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    """No profile asked for, no cache, and a Hub that is asked anew in each test."""
+    monkeypatch.delenv("AGNEWS_PROFILE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(module, "_in_hub_cache", lambda: False)
+    hub_status.cache_clear()
+    yield
+    hub_status.cache_clear()
+
+
+def hub(monkeypatch, reachable, cached=False):
+    monkeypatch.setattr(module, "hub_status", lambda: HubStatus(reachable, cached, "the Hub is a test"))
+
+
+def cuda(monkeypatch, there):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+
+
+@pytest.fixture
+def loopback(monkeypatch):
+    """A stand-in for the Hub on loopback; `answer(code)` starts it for one request."""
+    servers = []
+
+    def answer(code):
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(code)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        server.timeout = 5
+        servers.append((server, threading.Thread(target=server.handle_request)))
+        servers[-1][1].start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+
+    yield answer
+    for server, thread in servers:
+        thread.join(5)
+        server.server_close()
+
+
+def test_the_defaults_are_the_recipe():
+    recipe = Recipe()
+    assert (recipe.model, recipe.max_length, recipe.batch_size, recipe.learning_rate, recipe.epochs) == (
+        "distilbert/distilbert-base-uncased", 512, 8, 2e-5, 4)
+    assert (recipe.padding, recipe.group_by_length, recipe.precision) == ("longest", True, "fp32")
+
+
+@pytest.mark.parametrize("field, value", [
+    ("batch_size", 0), ("batch_size", 2.5), ("batch_size", True), ("max_length", 513), ("max_length", 2),
+    ("learning_rate", -2e-5), ("learning_rate", float("nan")), ("epochs", 0), ("padding", "none"), ("precision", "fp8"),
+    ("train_rows", 3), ("test_rows", -1), ("validation_share", 0.0), ("validation_share", 1), ("seed", -1), ("profile", "huge")])
+def test_a_value_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"Recipe\.{field} is .*must be"):
+        Recipe(**{field: value})
+
+
+def test_a_copy_is_checked_too():
+    with pytest.raises(ValueError, match="batch_size"):
+        Recipe().but(batch_size=0)
+    assert Recipe().but(batch_size=4).batch_size == 4
+
+
+@pytest.mark.parametrize("reachable, gpu, profile", [(True, True, "full"), (True, False, "laptop"), (False, True, "offline"), (False, False, "offline")])
+def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profile):
+    hub(monkeypatch, reachable), cuda(monkeypatch, gpu)
+    recipe = Recipe.for_this_machine()
+    assert recipe.profile == profile
+    assert recipe.model == ("mini" if profile == "offline" else HUB_MODEL)
+    assert f"profile    {profile} (" in recipe.describe() and "the Hub is a test" in recipe.describe()
+
+
+def test_what_was_downloaded_before_counts_as_hub(monkeypatch):
+    hub(monkeypatch, reachable=False, cached=True), cuda(monkeypatch, False)
+    assert Recipe.for_this_machine().profile == "laptop"
+
+
+def test_full_without_a_hub_stops_with_the_reason(monkeypatch):
+    hub(monkeypatch, reachable=False)
+    monkeypatch.setenv("AGNEWS_PROFILE", "full")
+    with pytest.raises(HubUnreachable, match="'full' needs the Hugging Face Hub, and the Hub is a test.*AGNEWS_PROFILE=offline"):
+        Recipe.for_this_machine()
+
+
+def test_full_with_local_folders_needs_no_hub(monkeypatch):
+    hub(monkeypatch, reachable=False)
+    monkeypatch.setenv("AGNEWS_PROFILE", "full")
+    monkeypatch.setenv("AGNEWS_MODEL", "mini")
+    monkeypatch.setenv("AGNEWS_DATA", "rows")
+    assert Recipe.for_this_machine().data == "rows"
+
+
+def test_the_environment_and_arguments_override(monkeypatch):
+    hub(monkeypatch, reachable=False)
+    monkeypatch.setenv("AGNEWS_TRAIN_ROWS", "2000")
+    monkeypatch.setenv("AGNEWS_DATA", "somewhere/rows")
+    recipe = Recipe.for_this_machine(epochs=2, batch_size=None)
+    assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
+    assert "somewhere" not in recipe.describe()  # notebooks store this text: no path of the reader's
+
+
+@pytest.mark.parametrize("name, value", [("AGNEWS_PROFILE", "huge"), ("AGNEWS_TRAIN_ROWS", "many"), ("AGNEWS_TEST_ROWS", "1.5")])
+def test_a_bad_variable_is_named(monkeypatch, name, value):
+    hub(monkeypatch, reachable=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'"):
+        Recipe.for_this_machine()
+
+
+def test_an_unknown_argument_is_named(monkeypatch):
+    hub(monkeypatch, reachable=False)
+    with pytest.raises(ValueError, match="no field batchsize"):
+        Recipe.for_this_machine(batchsize=8)
+
+
+def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
+    asked = []
+
+    def hang(*args, **options):
+        asked.append(1)
+        time.sleep(6)
+
+    monkeypatch.setattr(urllib.request, "urlopen", hang)
+    start = time.perf_counter()
+    assert Recipe.for_this_machine().profile == "offline"
+    assert Recipe.for_this_machine().profile == "offline"
+    assert time.perf_counter() - start < 3 and len(asked) == 1  # both: decided once per process
+
+
+def test_a_hub_that_answers_is_reachable(loopback):
+    loopback(200)
+    assert hub_status() == HubStatus(True, False, "the Hugging Face Hub answers")
+
+
+def test_a_hub_with_an_error_is_not(loopback):
+    loopback(503)
+    assert hub_status() == HubStatus(False, False, "the Hugging Face Hub answers with error 503")
+
+
+def test_hf_hub_offline_is_respected(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **o: pytest.fail("asked the network"))
+    assert hub_status().reason == "HF_HUB_OFFLINE is set" and not hub_status().usable
+
+
+def test_the_hub_names_have_a_namespace():
+    assert HUB_MODEL.count("/") == HUB_DATA.count("/") == 1  # bare ids are refused by huggingface_hub since 1.16
