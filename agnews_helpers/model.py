@@ -54,7 +54,7 @@ def _pretrained(auto_class, name: str, **options):
     local = Path(name).is_dir() or name == HUB_MODEL and not hub_status().reachable
     try:
         return auto_class.from_pretrained(name, local_files_only=local, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
         raise FileNotFoundError(
             f"The model {name!r} is neither a folder with a saved model nor to be had from the Hub "
             f"({hub_status().reason}). Check AGNEWS_MODEL, go online, or use AGNEWS_MODEL=mini.") from error

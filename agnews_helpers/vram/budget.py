@@ -86,7 +86,9 @@ def _count(config, batch_size: int, length: int, attention: str) -> tuple[float,
     if attention == "sdpa":
         # On CUDA the memory-efficient kernel applies dropout without keeping scores. On the CPU dropout would
         # switch to a kernel that keeps them; without dropout the CPU kernel saves what the CUDA one does.
-        config.attention_dropout = 0.0
+        for name in ("attention_dropout", "attention_probs_dropout_prob"):  # DistilBERT's name and BERT's
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
     saved = {}
 
     def note(tensor):

@@ -1,0 +1,89 @@
+import random
+
+import pytest
+import torch
+
+from agnews_helpers import Collator, Recipe, epoch_batches, make_loader, padded_tokens, sorted_batches, tokenize
+from agnews_helpers.batching import MEGABATCH
+from agnews_helpers.mini import mini_tokenizer
+
+LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("rows, size", [(1003, 8), (1003, 1), (8, 8), (3, 8), (400, 8), (401, 8)])
+def test_every_row_once_and_no_batch_over_size(rows, size, grouped):
+    batches = epoch_batches(LENGTHS[:rows], Recipe(batch_size=size, group_by_length=grouped), epoch=1)
+    assert sorted(row for batch in batches for row in batch) == list(range(rows))
+    assert max(map(len, batches)) <= size and len(batches) == -(-rows // size)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_order_is_a_function_of_seed_and_epoch(grouped):
+    recipe = Recipe(group_by_length=grouped)
+    torch.manual_seed(1)
+    first = epoch_batches(LENGTHS, recipe, 1)
+    torch.manual_seed(2)  # the global generator has no say
+    assert epoch_batches(LENGTHS, recipe, 1) == first
+    assert epoch_batches(LENGTHS, recipe, 2) != first
+    assert epoch_batches(LENGTHS, recipe.but(seed=1), 1) != first
+
+
+def test_grouping_stays_within_its_windows_and_shuffles_between_them():
+    recipe = Recipe()
+    batches = epoch_batches(LENGTHS, recipe, 1)
+    window = MEGABATCH * recipe.batch_size
+    spread = [max(LENGTHS[r] for r in b) - min(LENGTHS[r] for r in b) for b in batches]
+    assert sorted(spread)[len(spread) // 2] <= 3  # rows of a batch agree
+    longest = [max(LENGTHS[r] for r in b) for b in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1)).tolist()
+    place = {row: i // window for i, row in enumerate(order)}
+    assert all(len({place[row] for row in batch}) == 1 for batch in batches)
+
+
+def test_the_longest_row_comes_first():
+    assert max(LENGTHS) in [LENGTHS[row] for row in epoch_batches(LENGTHS, Recipe(), 3)[0]]
+
+
+def test_padding_is_counted():
+    assert padded_tokens([3, 5, 2], [[0, 1], [2]]) == 2 * 5 + 2
+    assert padded_tokens([3, 5, 2], [[0, 1], [2]], pad_to=10) == 30
+
+
+def test_grouping_computes_hardly_more_than_the_real_tokens():
+    real = sum(LENGTHS)
+    grouped = padded_tokens(LENGTHS, epoch_batches(LENGTHS, Recipe(), 1)) / real
+    mixed = padded_tokens(LENGTHS, epoch_batches(LENGTHS, Recipe(group_by_length=False), 1)) / real
+    assert grouped < 1.05 < 1.3 < mixed
+
+
+def test_a_batch_worked_by_hand():
+    rows = [{"input_ids": [101, 7, 102], "label": 2}, {"input_ids": [101, 102], "label": 0}]
+    batch = Collator(pad_token_id=9)(rows)
+    assert batch["input_ids"].tolist() == [[101, 7, 102], [101, 102, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [2, 0]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    fixed = Collator(pad_token_id=9, pad_to=5)(rows)
+    assert fixed["input_ids"].tolist() == [[101, 7, 102, 9, 9], [101, 102, 9, 9, 9]]
+    assert fixed["attention_mask"].sum(1).tolist() == [3, 2]
+
+
+def test_tokenize_cuts_and_counts(tokens):
+    row = tokens["train"][0]
+    assert row["length"] == len(row["input_ids"]) and row["input_ids"][0] == 101 and row["input_ids"][-1] == 102
+    cut = tokenize(tokens["test"].remove_columns(["input_ids", "length"]), mini_tokenizer(), Recipe(max_length=20))
+    assert max(cut["length"]) == 20 and cut[0]["input_ids"][-1] == 102
+
+
+def test_loaders_for_training_and_evaluation(tokens, recipe):
+    seen = [row for batch in make_loader(tokens["train"], recipe, epoch=1) for row in batch["input_ids"][:, 1].tolist()]
+    assert sorted(seen) == sorted(ids[1] for ids in tokens["train"]["input_ids"])
+    widths = [batch["input_ids"].shape for batch in make_loader(tokens["train"], recipe)]
+    assert widths[0][0] == 4 * recipe.batch_size and widths[0][1] == max(tokens["train"]["length"])
+    assert all(batch["input_ids"].shape[1] == 512 for batch in make_loader(tokens["train"], recipe.but(padding="max_length"), 1))
+
+
+def test_evaluation_goes_from_long_to_short():
+    assert sorted_batches([2, 9, 5], 2) == [[1, 2], [0]]

@@ -1,0 +1,99 @@
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from agnews_helpers import LABELS
+from agnews_helpers.cli import main
+
+
+@pytest.fixture
+def small(monkeypatch, tiny):
+    """The tiny model and few rows, as a user would ask for them."""
+    monkeypatch.setenv("AGNEWS_MODEL", str(tiny))
+    monkeypatch.setenv("AGNEWS_TRAIN_ROWS", "44")
+    monkeypatch.setenv("AGNEWS_TEST_ROWS", "20")
+
+
+def test_train_evaluate_predict(small, tmp_path, capsys):
+    run, figures = tmp_path / "run", tmp_path / "figures" / "train.json"
+    assert main(["train", "--epochs", "2", "--learning-rate", "1e-3", "--no-group-by-length", "--output-dir", str(run), "--json", str(figures)]) == 0
+    trained = json.loads(figures.read_text(encoding="utf-8"))
+    assert trained["test"]["rows"] == 20 and 0 <= trained["test"]["accuracy"] <= 1
+    assert [epoch["epoch"] for epoch in trained["history"]] == [1, 2]
+    assert trained["recipe"]["learning_rate"] == 1e-3 and trained["recipe"]["group_by_length"] is False
+    assert "profile    offline (asked for by AGNEWS_PROFILE)" in capsys.readouterr().out
+
+    assert main(["evaluate", "--output-dir", str(run), "--json", str(tmp_path / "test.json")]) == 0
+    again = json.loads((tmp_path / "test.json").read_text(encoding="utf-8"))["test"]
+    assert (again["accuracy"], again["confusion"]) == (trained["test"]["accuracy"], trained["test"]["confusion"])
+    capsys.readouterr()
+
+    assert main(["predict", "Stocks fall as oil climbs", "Second text", "--output-dir", str(run), "--json", str(tmp_path / "p.json")]) == 0
+    printed = capsys.readouterr().out
+    predictions = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["predictions"]
+    assert len(predictions) == 2 and sum(predictions[0][name] for name in LABELS) == pytest.approx(1)
+    assert printed.startswith(predictions[0]["label"]) and "Stocks fall as oil climbs" in printed
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "--batch-size", "0"], "agnews train: Recipe.batch_size is 0"),
+    (["train", "--max-length", "513"], "Recipe.max_length is 513"),
+    (["train", "--data", "no/such/folder"], "There is no folder"),
+    (["train", "--train-rows", "9999"], "only 400 train rows"),
+    (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),
+    (["predict", "text", "--output-dir", "no/such/run"], "holds no trained classifier"),
+    (["evaluate", "--output-dir", "no/such/run"], "holds no trained classifier"),
+    (["notebooks", "--source", "no/such/notebooks"], "holds no numbered notebook")])
+def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_mini_missing_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr("agnews_helpers.mini.SHA256", {"vocab.txt": "0" * 64})
+    assert main(["train"]) == 2
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_every_field_of_the_recipe_is_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for name in ("profile", "model", "data", "train-rows", "test-rows", "validation-share", "max-length", "padding",
+                 "group-by-length", "batch-size", "learning-rate", "epochs", "precision", "seed"):
+        assert f"--{name}" in text
+
+
+def test_doctor_draws_the_card(tmp_path, capsys):
+    assert main(["doctor", "--picture", str(tmp_path / "GPU.png"), "--json", str(tmp_path / "facts.json")]) == 0
+    assert (tmp_path / "GPU.png").read_bytes().startswith(b"\x89PNG")
+    facts = json.loads((tmp_path / "facts.json").read_text(encoding="utf-8"))
+    assert facts["recipe"]["profile"] == "offline" and facts["versions"]["torch"]
+    assert "profile    offline" in capsys.readouterr().out
+
+
+def test_doctor_names_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr("agnews_helpers.hardware.versions", lambda: dict.fromkeys(("python", "torch", "transformers", "datasets", "accelerate", "nbval"), "1") | {"nbval": None})
+    assert main(["doctor"]) == 1
+    assert "[FAIL] nbval is not installed; run: pip install" in capsys.readouterr().out
+
+
+def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    report = ("import json, pathlib; folder = pathlib.Path('runs/agnews'); folder.mkdir(parents=True)\n"
+              "(folder / 'test_report.json').write_text(json.dumps({'rows': 200, 'accuracy': 0.915}))")
+    for name, code in (("01_good", report), ("02_bad", "print('so far')\n1 / 0"), ("03_after", "6 * 7")):
+        nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(code)]), source / f"{name}.ipynb")
+    assert main(["notebooks", "--source", str(source), "--target", str(target), "--json", str(tmp_path / "run.json")]) == 1
+    printed = capsys.readouterr().out
+    assert "[1/3] 01_good" in printed and "ZeroDivisionError" in printed and "FAILED     02_bad" in printed
+    assert "accuracy   91.5% on 200 test rows" in printed and "profile    offline" in printed
+    figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [n["ok"] for n in figures["notebooks"]] == [True, False, True]
+    assert "42" in (target / "03_after.html").read_text(encoding="utf-8")
+    assert "so far" in (target / "02_bad.ipynb").read_text(encoding="utf-8")
+    assert "42" not in (source / "03_after.ipynb").read_text(encoding="utf-8")  # the source stays as it was

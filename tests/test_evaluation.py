@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+
+from agnews_helpers import evaluate, load_model, score
+
+# six rows; the true classes, and logits whose largest entry is the answer
+LABELS = np.array([0, 0, 1, 2, 3, 3])
+LOGITS = np.log(np.array([
+    [0.7, 0.1, 0.1, 0.1],   # right
+    [0.1, 0.1, 0.7, 0.1],   # World taken for Business
+    [0.1, 0.7, 0.1, 0.1],   # right
+    [0.1, 0.1, 0.7, 0.1],   # right
+    [0.1, 0.1, 0.1, 0.7],   # right
+    [0.05, 0.02, 0.9, 0.03]]))  # Sci/Tech taken for Business, surely
+TEXTS = list("abcdef")
+
+
+@pytest.fixture
+def report():
+    return score(LOGITS, LABELS, TEXTS)
+
+
+def test_figures_worked_by_hand(report):
+    assert report.rows == 6 and report.accuracy == pytest.approx(4 / 6)
+    # F1 = 2 x right / (answered + true): World 2/3, Sports 1, Business 2/4, Sci/Tech 2/3
+    assert report.per_class["f1"].tolist() == pytest.approx([2 / 3, 1, 1 / 2, 2 / 3])
+    assert report.macro_f1 == pytest.approx((2 / 3 + 1 + 1 / 2 + 2 / 3) / 4)
+    assert report.loss == pytest.approx(-(4 * np.log(0.7) + np.log(0.1) + np.log(0.03)) / 6)
+    assert report.per_class["rows"].tolist() == [2, 1, 1, 2]
+
+
+def test_confusion_has_the_truth_down(report):
+    assert report.confusion.loc["World", "Business"] == 1 and report.confusion.loc["Business", "World"] == 0
+    assert report.confusion.values.sum() == 6
+
+
+def test_the_surest_mistake_comes_first(report):
+    assert report.worst["text"].tolist() == ["f", "b"] and report.worst["row"].tolist() == [5, 1]
+    assert report.worst.iloc[0][["true", "predicted"]].tolist() == ["Sci/Tech", "Business"]
+    assert report.worst["p_true"].tolist() == pytest.approx([0.03, 0.1])
+
+
+def test_wilsons_interval():
+    # 8 of 10: (8 + 1.92) / 13.84 = 0.7167 -+ 0.2266 with z = 1.96
+    labels = np.zeros(10, int)
+    logits = np.eye(4)[[0] * 8 + [1] * 2]
+    assert score(logits, labels, [""] * 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_all_right_and_all_wrong():
+    perfect = score(np.eye(4)[LABELS] * 9, LABELS, TEXTS)
+    assert perfect.accuracy == perfect.macro_f1 == 1 and len(perfect.worst) == 0 and perfect.interval[1] == pytest.approx(1)
+    hopeless = score(np.eye(4)[(LABELS + 1) % 4] * 9, LABELS, TEXTS)
+    assert hopeless.accuracy == hopeless.macro_f1 == 0 and len(hopeless.worst) == 6
+
+
+def test_the_json_has_the_figures_and_no_text(report, tmp_path):
+    report.save(tmp_path / "report.json")
+    figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert figures["accuracy"] == report.accuracy and figures["confusion"][0][2] == 1 and "worst" not in figures
+    assert "66.7%" in str(report)
+
+
+def test_evaluate_leaves_dropout_as_it_was(tokens, recipe):
+    model = load_model(recipe).train()
+    first, second = evaluate(model, tokens["test"], recipe), evaluate(model, tokens["test"], recipe)
+    assert model.training and first.loss == second.loss
+    assert first.rows == len(tokens["test"])

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from agnews_helpers import LABELS, Recipe, load_model, load_tokenizer
+from agnews_helpers import model as module
+from agnews_helpers.recipe import HubStatus
+
+
+def test_the_labels_are_in_the_configuration():
+    config = load_model(Recipe(model="mini")).config
+    assert config.id2label == dict(enumerate(LABELS)) and config.label2id["Sci/Tech"] == 3
+
+
+def test_the_same_seed_gives_the_same_head_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    heads = [load_model(Recipe(model="mini", seed=seed)).classifier.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_folder_is_loaded_in_fp32_whatever_was_stored(tiny, tmp_path):
+    recipe = Recipe(model=str(tiny))
+    load_model(recipe).half().save_pretrained(tmp_path / "half")
+    load_tokenizer(recipe).save_pretrained(tmp_path / "half")
+    model = load_model(Recipe(model=str(tmp_path / "half")))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_model_that_is_nowhere_is_named(monkeypatch, tmp_path, load):
+    monkeypatch.setattr(module, "hub_status", lambda: HubStatus(False, False, "the Hub is a test"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty' is neither a folder with a saved model.*AGNEWS_MODEL=mini"):
+        load(Recipe(model=str(tmp_path / "empty")))

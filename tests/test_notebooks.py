@@ -1,0 +1,89 @@
+"""What nbval does not look at: that each notebook was committed from one run, and is written as we write them."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = ["01_choose_the_model", "02_tokenize_the_news", "03_build_the_batches",
+         "04_train_the_classifier", "05_budget_the_vram", "06_use_your_classifier"]
+
+
+def read(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        cell["text"] = "".join(cell["source"])
+        cell["tags"] = cell["metadata"].get("tags", [])
+    return cells, [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return read(request.param)
+
+
+def test_all_six_are_there():
+    assert [path.stem for path in NOTEBOOKS] == NAMES
+
+
+def test_committed_from_one_run(notebook):
+    _, code = notebook
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))  # nbval passes a stripped notebook
+
+
+def test_no_stored_output_is_an_error_or_names_a_machine(notebook):
+    _, code = notebook
+    stored = json.dumps([cell["outputs"] for cell in code])
+    assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+    assert not re.search(r"/(home|root|work|tmp|Users)/|[A-Z]:\\\\\\\\", stored)
+    assert "offline" in json.dumps(code[0]["outputs"])
+
+
+def test_cells_are_short(notebook):
+    _, code = notebook
+    lines = sorted(sum(bool(line.strip()) for line in cell["text"].splitlines()) for cell in code)
+    assert lines[len(lines) // 2] <= 7 and lines[-1] <= 25
+
+
+def test_few_outputs_are_ignored(notebook):
+    _, code = notebook
+    ignored = [cell for cell in code if "nbval-ignore-output" in cell["tags"]]
+    assert len(ignored) <= 0.15 * len(code)
+    assert not any("NBVAL_" in cell["text"] or "nbval-skip" in cell["tags"] or cell["text"].rstrip().endswith(";") for cell in code)
+
+
+def test_the_opening_and_the_end(notebook):
+    cells, _ = notebook
+    assert re.match(r"# \d · [A-Z]", cells[0]["text"])
+    for words in ("**What you'll do**", "**What you'll learn**", "**What you'll need**", "minute", "VRAM", "GTX 1650 Ti"):
+        assert words in cells[0]["text"], words
+    everything = "\n".join(cell["text"] for cell in cells)
+    assert "## In this notebook we have" in everything and "## Exercises" in everything
+    assert 5 <= len(re.findall(r"^## ", everything, re.M)) <= 12
+
+
+def test_outputs_are_followed_by_a_sentence(notebook):
+    """No two cells in a row show something without a word between, but for cells that belong together."""
+    cells, _ = notebook
+    run = 0
+    for cell in cells:
+        shows = cell["cell_type"] == "code" and cell["outputs"] and "solution" not in cell["tags"]
+        run = run + 1 if shows else 0 if cell["cell_type"] == "markdown" else run
+        assert run <= 2, cell["text"]
+    assert cells[-1]["cell_type"] == "markdown" or "solution" in cells[-1]["tags"]
+
+
+def test_solutions_are_folded_and_run(notebook):
+    _, code = notebook
+    solutions = [cell for cell in code if "solution" in cell["tags"]]
+    assert len(solutions) >= 2
+    assert all(cell["metadata"]["jupyter"] == {"source_hidden": True} and cell["outputs"] for cell in solutions)
+
+
+def test_links_lead_somewhere(notebook):
+    cells, _ = notebook
+    for cell in cells:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", cell["text"]):
+            assert (ROOT / "notebooks" / link).is_file(), link

@@ -1,0 +1,87 @@
+"""Figures are drawn, labelled, and nothing in them is written over something else."""
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from transformers import DistilBertConfig
+
+from agnews_helpers import GTX_1650_TI, LABELS, Recipe, budget_table, load_agnews, plots, score
+from agnews_helpers.training import Run
+
+CONFIG = DistilBertConfig(num_labels=4)
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def check(figure):
+    """Every axis that has ticks has a label, and no two texts overlap."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        assert not axes.axison or axes.get_xlabel() or axes.get_ylabel()
+        texts = [*axes.texts, axes.title]
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            texts += [axis.label, *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)]
+        legend = axes.get_legend()
+        boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text() and t.get_visible()]
+        if legend:
+            boxes.append(("legend", legend.get_window_extent(renderer)))
+        for (one, a), (two, b) in itertools.combinations(boxes, 2):
+            assert not a.shrunk(0.9, 0.8).overlaps(b.shrunk(0.9, 0.8)), f"{one!r} over {two!r}"
+        for name, box in boxes:
+            assert figure.bbox.x0 - 1 <= box.x0 and box.x1 <= figure.bbox.x1 + 1, f"{name!r} leaves the figure"
+
+
+def run():
+    loss = pd.DataFrame({"loss": np.linspace(1.4, 0.3, 192)}, index=pd.RangeIndex(1, 193, name="step"))
+    history = pd.DataFrame({"train_loss": [1.3, 1.1, 0.6, 0.4], "validation_loss": [1.2, 0.8, 0.5, 0.3],
+                            "validation_accuracy": [0.8, 0.9, 1.0, 1.0]}, index=pd.Index([1, 2, 3, 4], name="epoch"))
+    return Run(None, None, history, loss, 4, 60.0)
+
+
+REPORT = score(np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef"))
+ANSWERS = pd.DataFrame([["A headline that is far too long to be written beside its bar in full", "World", 0.7, 0.1, 0.1, 0.1],
+                        ["Short", "Sports", 0.1, 0.7, 0.1, 0.1]], columns=["text", "label", *LABELS])
+DRAWINGS = {
+    "class_balance": lambda: plots.class_balance(load_agnews(Recipe(data="sample"))),
+    "length_histogram": lambda: plots.length_histogram([30, 50, 54, 60, 90]),
+    "padding_pictures": lambda: plots.padding_pictures({"padded to 512": np.eye(8, 512), "random, longest": np.eye(8, 60), "grouped, longest": np.ones((8, 50))}),
+    "padding_costs": lambda: plots.padding_costs(pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04})),
+    "training_curves": lambda: plots.training_curves(run()),
+    "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
+    "bars_side_by_side": lambda: plots.bars_side_by_side(pd.DataFrame({"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]}, index=["embeddings", "encoder"]), "Parts", "millions"),
+    "probabilities": lambda: plots.probabilities(ANSWERS),
+    "vram_bars": lambda: plots.vram_bars(budget_table(CONFIG), 4.0),
+    "gpu_picture": lambda: plots.gpu_picture(GTX_1650_TI, budget_table(CONFIG), "Bars: counted.\nCard: published facts.")}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_readable(name):
+    DRAWINGS[name]()
+    check(plt.gcf())
+
+
+def test_every_figure_of_the_package_is_tested_here():
+    public = {name for name, value in vars(plots).items() if callable(value) and getattr(value, "__module__", "") == plots.__name__ and name[0] != "_"}
+    assert public == set(DRAWINGS)
+
+
+def test_bars_carry_the_numbers_they_are_given():
+    table = budget_table(CONFIG, lengths=(64,))
+    axes = plots.vram_bars(table, 4.0)
+    heights = [sum(bar.get_height() for container in axes.containers for bar in [container[i]]) for i in range(len(table))]
+    assert heights == pytest.approx((table["total"] / 1024).tolist())
+
+
+def test_the_confusion_picture_has_the_truth_down():
+    axes = plots.confusion_matrix(REPORT)
+    written = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
+    assert written[1, 0] == "1" and written[0, 1] == "0"  # one Sports row was taken for World
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
