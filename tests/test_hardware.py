@@ -27,6 +27,6 @@ def test_the_card_of_this_machine(monkeypatch):
 
 
 def test_versions_name_what_is_missing(monkeypatch):
-    assert versions()["torch"] == torch.__version__
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]  # pip drops the "+cu130" of some builds
     monkeypatch.setattr("agnews_helpers.hardware.PACKAGES", ("torch", "no-such-package"))
     assert versions()["no-such-package"] is None
