@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
+from .checkpoints import run_facts
 from .recipe import Recipe
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -42,10 +43,10 @@ def run_notebooks(source: Path, target: Path) -> dict:
             print(error, flush=True)
         results.append({"name": path.stem, "ok": error is None, "seconds": round(seconds, 1)})
     figures = {"profile": recipe.profile, "minutes": round((time.perf_counter() - started) / 60, 2), "notebooks": results}
-    report = target / "runs" / "agnews" / "test_report.json"
-    if report.is_file():
-        test = json.loads(report.read_text(encoding="utf-8"))
-        figures |= {"test_rows": test["rows"], "accuracy": test["accuracy"]}
+    folder = target / "runs" / "agnews"
+    if (folder / "test_report.json").is_file():
+        test = json.loads((folder / "test_report.json").read_text(encoding="utf-8"))
+        figures |= {"rows": run_facts(folder).get("rows"), "accuracy": test["accuracy"]}
     _summarise(figures, recipe, target)
     return figures
 
@@ -58,7 +59,8 @@ def _execute(path: Path, target: Path) -> str | None:
     from nbconvert import HTMLExporter
 
     notebook, error = nbformat.read(path, as_version=4), None
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(target)}})
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(target)}},
+                            extra_arguments=["--log-level=ERROR"])  # else each kernel warns into our progress lines
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
@@ -74,10 +76,12 @@ def _execute(path: Path, target: Path) -> str | None:
 
 def _summarise(figures: dict, recipe: Recipe, target: Path) -> None:
     failed = [notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"]]
-    train_rows = "all" if recipe.train_rows is None else f"{recipe.train_rows:,}"
-    accuracy = f"{figures['accuracy']:.1%} on {figures['test_rows']:,} test rows" if "accuracy" in figures else "none: notebook 04 did not finish"
+    rows, accuracy = "unknown", "none: notebook 04 did not finish"
+    if "accuracy" in figures:
+        accuracy = f"{figures['accuracy']:.1%} on the test rows"
+        rows = ", ".join(f"{count:,} {split}" for split, count in (figures["rows"] or {}).items())
     print(f"\nprofile    {recipe.profile} ({recipe.reason})\n"
-          f"rows       {train_rows} train rows of {recipe.data}\n"
+          f"rows       {rows}\n"
           f"accuracy   {accuracy}\n"
           f"time       {figures['minutes']:.1f} minutes\n"
           f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html\n"

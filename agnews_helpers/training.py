@@ -91,7 +91,8 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews")
             "rows_per_second": len(tokens["train"]) / seconds})
         if best is None or (report.accuracy, -report.loss) > (best.accuracy, -best.loss):
             best, best_epoch = report, epoch
-            save_classifier(model, tokenizer, output_dir, recipe, epoch=epoch, validation_accuracy=report.accuracy)
+            save_classifier(model, tokenizer, output_dir, recipe, epoch=epoch, validation_accuracy=report.accuracy,
+                            rows={name: len(rows) for name, rows in tokens.items()})
 
     seconds = time.perf_counter() - started
     history = pd.DataFrame(history).set_index("epoch")

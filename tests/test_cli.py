@@ -85,15 +85,16 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     report = ("import json, pathlib; folder = pathlib.Path('runs/agnews'); folder.mkdir(parents=True)\n"
-              "(folder / 'test_report.json').write_text(json.dumps({'rows': 200, 'accuracy': 0.915}))")
+              "(folder / 'test_report.json').write_text(json.dumps({'accuracy': 0.915}))\n"
+              "(folder / 'agnews_run.json').write_text(json.dumps({'rows': {'train': 1380, 'test': 200}}))")
     for name, code in (("01_good", report), ("02_bad", "print('so far')\n1 / 0"), ("03_after", "6 * 7")):
         nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(code)]), source / f"{name}.ipynb")
     assert main(["notebooks", "--source", str(source), "--target", str(target), "--json", str(tmp_path / "run.json")]) == 1
     printed = capsys.readouterr().out
     assert "[1/3] 01_good" in printed and "ZeroDivisionError" in printed and "FAILED     02_bad" in printed
-    assert "accuracy   91.5% on 200 test rows" in printed and "profile    offline" in printed
+    assert "accuracy   91.5% on the test rows" in printed and "rows       1,380 train, 200 test" in printed and "profile    offline" in printed
     figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert [n["ok"] for n in figures["notebooks"]] == [True, False, True]
-    assert "42" in (target / "03_after.html").read_text(encoding="utf-8")
+    assert "<pre>42</pre>" in (target / "03_after.html").read_text(encoding="utf-8")
     assert "so far" in (target / "02_bad.ipynb").read_text(encoding="utf-8")
-    assert "42" not in (source / "03_after.ipynb").read_text(encoding="utf-8")  # the source stays as it was
+    assert nbformat.read(source / "03_after.ipynb", 4).cells[1].outputs == []  # the source stays as it was
