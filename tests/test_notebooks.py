@@ -45,6 +45,7 @@ def test_cells_are_short(notebook):
     _, code = notebook
     lines = sorted(sum(bool(line.strip()) for line in cell["text"].splitlines()) for cell in code)
     assert lines[len(lines) // 2] <= 7 and lines[-1] <= 25
+    assert max(len(line) for cell in code for line in cell["text"].splitlines()) <= 105  # what a page shows without scrolling
 
 
 def test_few_outputs_are_ignored(notebook):
