@@ -32,16 +32,28 @@ class Run:
     seconds: float
 
 
-def training_step(model, batch: dict, optimizer, accelerator) -> torch.Tensor:
+def training_step(model, batch: dict, optimizer, accelerator, micro_batch_size: int | None = None) -> torch.Tensor:
     """Forward, loss, backward, Adam step; returns the loss, detached, still on the device.
 
-    The loss is the mean cross-entropy of the batch, in nats.
+    The loss is the mean cross-entropy of the batch, in nats. With `micro_batch_size` the batch is taken
+    in parts whose gradients add up to the same step, in the memory of one part. ``vram.trace`` runs this
+    same function on tensors without storage to predict what it needs.
     """
-    loss = model(**batch).loss
-    accelerator.backward(loss)
+    rows = len(batch["labels"])
+    if micro_batch_size is None or micro_batch_size >= rows:
+        loss = model(**batch).loss
+        accelerator.backward(loss)
+        total = loss.detach()
+    else:
+        total = 0
+        for start in range(0, rows, micro_batch_size):
+            part = {name: tensor[start:start + micro_batch_size] for name, tensor in batch.items()}
+            loss = model(**part).loss * (len(part["labels"]) / rows)  # each row weighs the same
+            accelerator.backward(loss)
+            total = total + loss.detach()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+    return total
 
 
 def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews") -> Run:
@@ -80,6 +92,7 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews")
                 if step % 10 == 0:  # reading the loss makes a GPU wait, so not at every step
                     bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
                 bar.update(len(batch["labels"]))
+        losses[first:] = torch.stack(losses[first:]).cpu()  # thousands of tiny tensors would stay on the card
         seconds = time.perf_counter() - epoch_started
 
         report = evaluate(model, tokens["validation"], recipe)
@@ -99,7 +112,7 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews")
     history.to_csv(output_dir / "history.csv")
     if best_epoch != recipe.epochs:
         model.load_state_dict(load_classifier(output_dir)[0].state_dict())
-    steps = pd.DataFrame({"loss": torch.stack(losses).cpu().numpy()}, index=pd.RangeIndex(1, len(losses) + 1, name="step"))
+    steps = pd.DataFrame({"loss": torch.stack(losses).numpy()}, index=pd.RangeIndex(1, len(losses) + 1, name="step"))
     return Run(model, output_dir, history, steps, best_epoch, seconds)
 
 

@@ -16,12 +16,14 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__
 FLOORS = [
     {"cli"},
     {"plots", "running"},
-    {"vram.budget", "vram.trace"},
+    {"vram.budget"},
+    {"vram.trace"},
+    {"vram.recorder"},
     {"training"},
     {"evaluation"},
     {"prediction"},
     {"data", "model", "batching", "checkpoints"},
-    {"recipe", "hardware", "mini", "vram.allocator"}]
+    {"recipe", "hardware", "mini", "vram.allocator", "vram.cuda_kernels"}]
 
 
 def name_of(path):
@@ -50,7 +52,7 @@ def test_imports_go_down(path):
 
 def test_the_package_stays_small():
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert sum(lines.values()) < 2500 and max(lines.values()) <= 300, lines
+    assert sum(lines.values()) < 2900 and max(lines.values()) <= 300, lines
 
 
 def test_import_is_quick_and_loads_no_torch():
@@ -121,6 +123,6 @@ def test_no_unsafe_loading_and_no_guessed_encoding():
 
 
 def test_the_working_tree_is_small():
-    made = {".git", ".venv", "build", "runs", "__pycache__", ".pytest_cache", ".ipynb_checkpoints", "agnews_helpers.egg-info"}
+    made = {".git", ".venv", "build", "runs", "__pycache__", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", "agnews_helpers.egg-info"}
     sizes = {path: path.stat().st_size for path in ROOT.rglob("*") if path.is_file() and not made & set(path.relative_to(ROOT).parts)}
     assert sum(sizes.values()) < 15 * 2**20 and max(sizes.values()) < 1.5 * 2**20

@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from agnews_helpers import LABELS, evaluate, find_or_train, load_classifier, load_model, make_loader, train
 from agnews_helpers import training as module
+from agnews_helpers.training import make_accelerator, training_step
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,19 @@ def test_it_learns_eight_rows_by_heart(recipe, tokens, tmp_path):
     run = train(load_model(recipe), few, recipe.but(epochs=40, learning_rate=5e-3), tmp_path)
     assert run.steps["loss"].iloc[0] == pytest.approx(math.log(4), abs=0.1)
     assert run.steps["loss"].iloc[-1] < 0.3
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4, 8, 20])
+def test_accumulated_parts_are_the_same_step(recipe, tokens, micro):
+    def step(micro_batch_size):
+        model = load_model(recipe).eval()  # without dropout, whose masks differ
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        loss = training_step(model, next(iter(make_loader(tokens["train"], recipe, epoch=1))), optimizer,
+                             make_accelerator(recipe), micro_batch_size)
+        return loss.item(), torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    (loss, weights), (whole_loss, whole) = step(micro), step(None)
+    assert loss == pytest.approx(whole_loss, abs=1e-6) and torch.allclose(weights, whole, atol=1e-6)
 
 
 def test_history_and_steps(run):

@@ -1,0 +1,167 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agnews_helpers.vram.allocator import LARGE_SEGMENT, MIB, SMALL, CachingAllocator, OutOfMemory, round_size
+
+# hand-worked cases, each from one rule of the real allocator
+
+
+@pytest.mark.parametrize("requested, size", [(1, 512), (512, 512), (513, 1024), (MIB, MIB), (MIB + 1, MIB + 512)])
+def test_sizes_are_multiples_of_512(requested, size):
+    assert round_size(requested) == size
+
+
+@pytest.mark.parametrize("requested, segment", [
+    (1, 2 * MIB), (MIB, 2 * MIB), (MIB + 1, 20 * MIB), (10 * MIB - 512, 20 * MIB), (10 * MIB, 10 * MIB),
+    (10 * MIB + 1, 12 * MIB), (21 * MIB, 22 * MIB)])
+def test_what_a_request_takes_from_cuda(requested, segment):
+    allocator = CachingAllocator()
+    allocator.malloc(requested)
+    assert allocator.reserved == segment and list(allocator.segments.values()) == [segment]
+
+
+def test_small_blocks_share_a_segment():
+    allocator = CachingAllocator()
+    blocks = [allocator.malloc(1000) for _ in range(2048)]  # 1,024 bytes each: two MiB, exactly
+    assert allocator.reserved == 2 * MIB and allocator.allocated == 2 * MIB
+    allocator.malloc(1)
+    assert allocator.reserved == 4 * MIB
+    assert [block.address for block in blocks[:3]] == [0, 1024, 2048]  # the front is handed out
+
+
+def test_a_large_block_is_split_only_above_one_mib_of_rest():
+    allocator = CachingAllocator()
+    allocator.free(allocator.malloc(12 * MIB))
+    assert allocator.malloc(11 * MIB).size == 12 * MIB  # rest of exactly 1 MiB: not split, and all of it counts
+    assert allocator.allocated == 12 * MIB
+    assert allocator.memory_stats()["requested_bytes.all.current"] == 11 * MIB
+    again = CachingAllocator()
+    again.free(again.malloc(12 * MIB))
+    assert again.malloc(11 * MIB - 512).size == 11 * MIB - 512
+
+
+def test_best_fit_then_lowest_address():
+    allocator = CachingAllocator()
+    sizes = (14, 12, 12, 30)
+    blocks = [allocator.malloc(size * MIB) for size in sizes]
+    for block in blocks:
+        allocator.free(block)
+    assert allocator.malloc(12 * MIB).address == 14 * MIB  # the first of the two that fit exactly
+    assert allocator.malloc(12 * MIB).address == 26 * MIB
+    assert allocator.malloc(12 * MIB).address == 0         # then the next larger one
+    assert allocator.reserved == sum(sizes) * MIB
+
+
+def test_the_pools_do_not_lend_to_each_other():
+    allocator = CachingAllocator()
+    allocator.free(allocator.malloc(19 * MIB))
+    allocator.malloc(SMALL)
+    assert allocator.memory_stats()["reserved_bytes.small_pool.current"] == 2 * MIB
+    assert allocator.reserved == 22 * MIB
+
+
+def test_neighbours_merge_in_any_order():
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0)):
+        allocator = CachingAllocator()
+        blocks = [allocator.malloc(5 * MIB) for _ in range(3)]  # one segment of 20 MiB
+        assert allocator.reserved == LARGE_SEGMENT
+        for i in order:
+            allocator.free(blocks[i])
+        assert allocator.free_blocks("large") == [(20 * MIB, 0)]
+
+
+def test_a_full_card_gives_back_whole_segments_first():
+    allocator = CachingAllocator(capacity=40 * MIB)
+    allocator.free(allocator.malloc(20 * MIB))
+    kept = allocator.malloc(15 * MIB)  # takes the cached 20 MiB, splits 5 off
+    allocator.free(allocator.malloc(12 * MIB))
+    assert allocator.reserved == 32 * MIB
+    allocator.malloc(20 * MIB)  # 32 + 20 > 40: the free 12 goes back, the split 20 stays
+    stats = allocator.memory_stats()
+    assert stats["num_alloc_retries"] == 1 and stats["num_ooms"] == 0 and allocator.reserved == 40 * MIB
+    assert kept.allocated and stats["segment.all.current"] == 2
+
+
+def test_out_of_memory_says_what_there_was():
+    allocator = CachingAllocator(capacity=30 * MIB)
+    allocator.malloc(19 * MIB)
+    with pytest.raises(OutOfMemory, match=r"tried to allocate 12.0 MiB: 30 MiB in all, 20 allocated, 0 reserved but unallocated"):
+        allocator.malloc(12 * MIB)
+    assert allocator.memory_stats()["num_ooms"] == 1
+    allocator.malloc(10 * MIB)  # what fits still does
+
+
+def test_peaks_stay_and_empty_cache_does_not_touch_live_blocks():
+    allocator = CachingAllocator()
+    live, gone = allocator.malloc(12 * MIB), allocator.malloc(14 * MIB)
+    allocator.free(gone)
+    assert allocator.empty_cache() == 14 * MIB
+    stats = allocator.memory_stats()
+    assert (stats["reserved_bytes.all.current"], stats["reserved_bytes.all.peak"]) == (12 * MIB, 26 * MIB)
+    assert (stats["allocated_bytes.all.current"], stats["allocated_bytes.all.peak"]) == (12 * MIB, 26 * MIB)
+    assert stats["allocated_bytes.all.freed"] == 14 * MIB and live.allocated
+
+
+def test_free_twice_and_nothing_at_all():
+    allocator = CachingAllocator()
+    block = allocator.malloc(1)
+    allocator.free(block)
+    with pytest.raises(ValueError, match="free already"):
+        allocator.free(block)
+    with pytest.raises(ValueError, match="0 bytes"):
+        allocator.malloc(0)
+
+
+# what holds after any sequence of requests
+
+sizes = st.one_of(st.integers(1, 4096), st.integers(1, 3 * MIB), st.integers(MIB, 64 * MIB))
+steps = st.lists(st.one_of(sizes, st.integers(-30, -1), st.just(None)), max_size=60)
+
+
+def walk(block):
+    while block.previous is not None:
+        block = block.previous
+    while block is not None:
+        yield block
+        block = block.next
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps, st.one_of(st.none(), st.integers(8 * MIB, 200 * MIB)))
+def test_invariants(steps, capacity):
+    allocator, live = CachingAllocator(capacity), []
+    for step in steps:
+        if step is None:
+            allocator.empty_cache()
+        elif step > 0:
+            try:
+                live.append(allocator.malloc(step))
+            except OutOfMemory:
+                assert capacity is not None
+        elif live:
+            allocator.free(live.pop(step % len(live)))
+        check(allocator, live)
+
+
+def check(allocator, live):
+    blocks = {id(b): b for start in [*live, *allocator._blocks.values()] for b in walk(start)}.values()
+    covered = 0
+    end_of_last = 0
+    for block in sorted(blocks, key=lambda b: b.address):
+        assert block.address >= end_of_last  # no overlap
+        end_of_last = block.address + block.size
+        covered += block.size
+        assert block.size % 512 == 0
+        if block.next is not None:
+            assert block.next.address == end_of_last and (block.allocated or block.next.allocated)  # merged
+    stats = allocator.memory_stats()
+    assert covered == allocator.reserved == sum(allocator.segments.values())  # segments are covered
+    assert allocator.allocated == sum(b.size for b in live) <= allocator.reserved
+    assert stats.get("requested_bytes.all.current", 0) == sum(b.requested for b in live) <= allocator.allocated
+    assert allocator.capacity is None or allocator.reserved <= allocator.capacity
+    for pool in ("small", "large"):
+        free = allocator.free_blocks(pool)
+        assert free == sorted(free)
+        assert sorted(address for _, address in free) == sorted(b.address for b in blocks if not b.allocated and b.pool == pool)
+    assert stats.get("inactive_split_bytes.all.current", 0) == sum(b.size for b in blocks if not b.allocated and b.is_split)

@@ -1,0 +1,204 @@
+from collections import Counter
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+
+from agnews_helpers import training
+from agnews_helpers.vram import cuda_kernels, recorder
+from agnews_helpers.vram.allocator import MIB, CachingAllocator, replay
+from agnews_helpers.vram.trace import Setup, trace_inference, trace_steps
+
+DISTILBERT = DistilBertConfig(num_labels=4)
+SMALL = DistilBertConfig(num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=500, max_position_embeddings=128)
+NARROW = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
+SMALL_BERT = BertConfig(num_labels=4, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=500)
+
+
+def live_at(events, stop):
+    """Bytes of each category that live after event `stop`."""
+    live = Counter()
+    for allocation, made in events[:stop + 1]:
+        live[allocation.category] += allocation.size if made else -allocation.size
+    return live
+
+
+def peak_without_workspaces(found):
+    peak, place = found.peak()
+    return peak - live_at(found.events, place)["workspaces"]
+
+
+# against real allocations
+
+def real_peak(config, shape, setup, steps=2):
+    """Bytes that the same steps really allocate on the CPU, by PyTorch's memory profiler, weights included."""
+    rows, length = shape
+
+    class Accelerator:
+        def backward(self, loss):
+            loss.backward()
+
+    def batch():
+        batch = {"input_ids": torch.ones(rows, length, dtype=torch.long), "attention_mask": torch.ones(rows, length, dtype=torch.long)}
+        batch["attention_mask"][0, -1] = 0
+        return batch | {"labels": torch.ones(rows, dtype=torch.long)}
+
+    config._attn_implementation = setup.attention
+    with cuda_kernels.patched(setup):
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).train()
+        own = sum(t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()])
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[setup.optimizer]
+        optimizer = kind(model.parameters(), lr=2e-5, fused=setup.implementation == "fused", foreach=setup.implementation == "foreach")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            for _ in range(steps):
+                training.training_step(model, batch(), optimizer, Accelerator(), setup.micro_batch_size)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return own + peak
+
+
+@pytest.mark.parametrize("setup", [
+    Setup(attention="eager"), Setup(attention="eager", implementation="foreach"), Setup(attention="eager", implementation="single"),
+    Setup(attention="eager", optimizer="adamw"), Setup(attention="eager", micro_batch_size=2)],
+    ids=["fused", "foreach", "single", "adamw", "accumulated"])
+@pytest.mark.parametrize("config, shape", [(NARROW, (8, 96)), (SMALL_BERT, (6, 33)), (DISTILBERT, (4, 32))], ids=["narrow", "bert", "distilbert"])
+def test_the_traced_peak_is_the_real_one(config, shape, setup):
+    found = peak_without_workspaces(trace_steps(config, [shape] * 2, setup))
+    assert found == pytest.approx(real_peak(config, shape, setup), rel=0.005)
+
+
+# against others' figures
+
+@pytest.mark.parametrize("attention, expected", [("sdpa", 2021), ("eager", 3316)])
+def test_peaks_of_an_independent_count(attention, expected):
+    """DistilBERT, 8 x 512, fp32, no mask, foreach Adam: counted by another program than this one."""
+    found = trace_steps(DISTILBERT, [(8, 512)] * 2, Setup(attention=attention, implementation="foreach", mask=False))
+    assert peak_without_workspaces(found) / MIB == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("config, published", [
+    (BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
+    (BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
+    (BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255})], ids=["bert-base", "6 layers", "384 wide"])
+def test_twelve_published_measurements_to_the_mebibyte(config, published):
+    """Inference on a Titan RTX (transformers' docs, benchmarks.rst): one constant, 803 MiB, is the context of that machine."""
+    for length, measured in published.items():
+        found = trace_inference(config, [(8, length)], Setup(attention="eager", era="torch<1.11"))
+        assert round(replay(found.events, CachingAllocator()).reserved / MIB) + 803 == measured, length
+
+
+# what the events say
+
+def test_categories_add_up():
+    found = trace_steps(DISTILBERT, [(8, 64)] * 3, Setup())
+    _, place = found.peak()
+    weights = 66_956_548 * 4
+    end = live_at(found.events, len(found.events))
+    assert end["weights"] == pytest.approx(weights, abs=5000)  # and the buffer of positions
+    assert end["optimizer state"] == pytest.approx(2 * weights, abs=5000)
+    assert end["gradients"] == 0 and end["workspaces"] == 2 * 8_519_680
+    assert set(live_at(found.events, place)) <= set(recorder.CATEGORIES)
+    before_step = next(i for i, (a, _) in enumerate(found.events) if a.phase == "optimizer")
+    assert live_at(found.events, before_step)["gradients"] == weights
+
+
+def test_every_release_follows_its_allocation():
+    alive = set()
+    for allocation, made in trace_steps(SMALL, [(4, 16), (4, 24), (2, 16)], Setup()).events:
+        assert allocation.size > 0 and (allocation in alive) != made
+        (alive.add if made else alive.remove)(allocation)
+
+
+def test_op_module_phase_and_step_are_named():
+    found = trace_steps(DISTILBERT, [(8, 512)] * 3, Setup())
+    peak, place = found.peak()
+    allocation = found.events[place][0]
+    assert (allocation.op, allocation.phase, allocation.step) == ("sum", "backward", 3)
+    assert allocation.module.startswith("distilbert.transformer.layer.5.ffn")
+    attention = {a.module for a, _ in found.events if a.op == "_scaled_dot_product_efficient_attention"}
+    assert attention == {f"distilbert.transformer.layer.{i}.attention" for i in range(6)}
+
+
+def test_it_is_the_real_step():
+    assert recorder.training_step is training.training_step
+
+
+# the switches
+
+def peak(shape=(8, 256), **switches):
+    return trace_steps(DISTILBERT, [shape] * 2, Setup(**switches)).peak()[0] / MIB
+
+
+def test_each_switch_does_what_it_should():
+    plain = peak()
+    assert peak(attention="eager") > plain + 300
+    assert peak(mask=False) < plain
+    assert peak(micro_batch_size=2) < plain - 200
+    assert peak(checkpointing=True) < plain - 300
+    assert peak(precision="fp16") < plain - 100
+    assert peak(keep_gradients=True) == pytest.approx(plain + 255, abs=30)
+    assert peak(shape=(8, 16), implementation="foreach") == pytest.approx(peak(shape=(8, 16)) + 255, abs=80)
+    assert peak(capability=(9, 0)) == pytest.approx(plain + 2 * (32 - 8.125))
+
+
+def test_softmax_kept_its_input_before_torch_1_11():
+    now, then = (trace_steps(SMALL, [(8, 64)] * 2, Setup(attention="eager", era=era)) for era in ("now", "torch<1.11"))
+
+    def activations(found):
+        return sum(a.size for a, made in found.events if made and a.step == 2 and a.category == "activations")
+
+    scores = 8 * 4 * 64 * 64 * 4
+    mask = 8 * 64 * 64 * 4  # today's, spread over the queries
+    assert activations(then) - activations(now) == pytest.approx(2 * scores - mask, abs=0.3 * scores)
+    assert not any(a.category == "workspaces" for a, _ in then.events)
+
+
+def test_shapes_may_change_from_step_to_step():
+    found = trace_steps(SMALL, [(8, 16), (8, 96), (3, 8)], Setup())
+    made = Counter(allocation.step for allocation, made in found.events if made)
+    assert set(made) == {0, 1, 2, 3}
+    assert found.events[found.peak()[1]][0].step == 2
+
+
+def test_lengths_that_are_no_multiple_of_8_are_padded_for_the_kernel():
+    found = trace_steps(SMALL, [(2, 33)], Setup())
+    masks = [a.size for a, made in found.events if made and a.op in ("constant_pad_nd", "pad")]
+    assert masks == [2 * 33 * 40 * 4] * 2  # one a layer
+
+
+# bad input
+
+@pytest.mark.parametrize("shapes, message", [
+    ([], "list of batch shapes is empty"), ([(0, 16)], "0 rows x 16 tokens"), ([(8, 16), (8, 129)], "tokens from 1 to 128"), ([(8, 0)], "8 rows x 0 tokens")])
+def test_shapes_out_of_range(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        trace_steps(SMALL, shapes)
+
+
+def test_models_that_cannot_be_traced(tmp_path):
+    with pytest.raises(ValueError, match="There is no model"):
+        trace_steps(str(tmp_path), [(8, 16)])
+    from transformers import CLIPConfig
+
+    with pytest.raises(ValueError, match="CLIPConfig has no sequence classifier"):
+        trace_steps(CLIPConfig(), [(8, 16)])
+
+
+@pytest.mark.parametrize("switch", [dict(attention="flash"), dict(optimizer="sgd"), dict(precision="bf16"), dict(era="2019"), dict(micro_batch_size=0)])
+def test_a_switch_out_of_range_is_named(switch):
+    with pytest.raises(ValueError, match=rf"Setup\.{next(iter(switch))} is"):
+        Setup(**switch)
+
+
+def test_a_folder_is_enough(tiny):
+    assert trace_steps(str(tiny), [(8, 16)]).peak()[0] > 0
+
+
+def test_functions_are_put_back():
+    before = torch.nn.functional.dropout, torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.softmax
+    trace_steps(SMALL, [(2, 8)], Setup(precision="fp16", era="torch<1.11", attention="eager"))
+    assert (torch.nn.functional.dropout, torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.softmax) == before
