@@ -17,8 +17,10 @@ _WHERE = {
     "save_classifier": "checkpoints", "load_classifier": "checkpoints",
     "evaluate": "evaluation", "score": "evaluation", "Report": "evaluation",
     "predict_logits": "prediction", "classify": "prediction",
-    "describe_machine": "hardware", "this_card": "hardware", "GTX_1650_TI": "hardware",
-    "step_budget": "vram.budget", "budget_table": "vram.budget", "measure_step": "vram.budget",
+    "describe_machine": "hardware", "this_card": "hardware", "GTX_1650_TI": "hardware", "find_card": "hardware",
+    "Setup": "vram.trace", "trace_steps": "vram.trace", "CachingAllocator": "vram.allocator", "replay": "vram.allocator",
+    "step_budget": "vram.budget", "budget_table": "vram.budget", "largest_batch": "vram.budget",
+    "largest_epoch_batch": "vram.budget", "measure_step": "vram.budget",
 }
 __all__ = sorted(_WHERE)
 

@@ -1,4 +1,4 @@
-"""The ``agnews`` command: doctor, train, evaluate, predict, notebooks."""
+"""The ``agnews`` command: doctor, budget, train, evaluate, predict, notebooks."""
 import argparse
 import json
 import sys
@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .mini import MiniUnavailable
-from .recipe import HubUnreachable, Recipe
+from .recipe import HUB_MODEL, HubUnreachable, Recipe
 
 OUTPUT_DIR = Path("runs/agnews")
 
@@ -38,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "say what this machine is and which profile it would run", folder=False)
     doctor.add_argument("--picture", type=Path, metavar="FILE", help="draw the card's facts and memory to FILE")
+    budget = command("budget", _budget, "say whether a training step fits a card, before training", recipe=True, folder=False)
+    budget.add_argument("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
+    budget.add_argument("--vram-gib", type=float, metavar="GIB", help="memory of a card that is not in the list")
+    budget.add_argument("--system", default="windows", help="linux, linux-desktop or windows (default: %(default)s)")
+    budget.add_argument("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
+    budget.add_argument("--picture", type=Path, metavar="FILE", help="draw the bars of four lengths to FILE")
     command("train", _train, "train the classifier, keep the best epoch, test it", recipe=True)
     command("evaluate", _evaluate, "test a trained classifier", recipe=True)
     predict = command("predict", _predict, "label texts with a trained classifier")
@@ -96,15 +102,36 @@ def _draw_picture(path: Path, found, stand_in) -> None:
     matplotlib.use("Agg")
     from transformers import DistilBertConfig
 
+    from .hardware import SYSTEMS_GIB
     from .plots import gpu_picture
     from .vram.budget import budget_table
 
     card = found or stand_in
-    note = ("Bars: counted before training, not measured on the card.\nCUDA context: middle of a published range, 250 to 450 MiB.\n"
-            f"Card: {card.source}.")
+    note = ("Bars: predicted by tracing the step, not measured on the card.\nCUDA context: middle of a published range, 250 to 450 MiB.\n"
+            f"Left by a system: its worst case.\nCard: {card.source}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    gpu_picture(card, budget_table(DistilBertConfig(num_labels=4)), note).savefig(path, dpi=110)
+    taken = {system: SYSTEMS_GIB[system][1] for system in ("linux", "windows")}
+    gpu_picture(card, budget_table(DistilBertConfig(num_labels=4), card=card), note, taken).savefig(path, dpi=110)
     print(f"picture of the {card.name} in {path}")
+
+
+def _budget(options) -> None:
+    from transformers import DistilBertConfig
+
+    from .hardware import GTX_1650_TI, find_card, this_card
+    from .mini import mini_config
+    from .vram.report import as_text, card_report, other_card
+
+    recipe = Recipe(**{f.name: value for f in fields(Recipe) if (value := getattr(options, f.name, None)) is not None})
+    card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
+    if options.vram_gib is not None:
+        card = other_card(options.vram_gib)
+    shapes = {HUB_MODEL: DistilBertConfig(num_labels=4), "mini": mini_config(num_labels=4)}
+    figures = card_report(shapes.get(recipe.model, recipe.model), recipe, card, options.system, options.attention)
+    print(as_text(figures))
+    if options.picture:
+        _draw_picture(options.picture, card, card)
+    _write_json(options.json, figures)
 
 
 def _train(options) -> None:

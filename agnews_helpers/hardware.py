@@ -40,9 +40,44 @@ GTX_1650_TI = Card("NVIDIA GeForce GTX 1650 Ti", 4.0, (7, 5), 16, cuda_cores=102
                    bandwidth=192, fp32_tflops=3.04, tensor_cores=False,
                    source="published facts of the 50 W laptop version, not measured here")
 
+_SHEET = "the manufacturer's published facts"
+CARDS = {card.name.removeprefix("NVIDIA ").removeprefix("GeForce "): card for card in (
+    GTX_1650_TI,
+    Card("NVIDIA GeForce GTX 1650", 4.0, (7, 5), 14, 896, "GDDR5, 128 bit", 128, 2.98, False, _SHEET),
+    Card("NVIDIA GeForce GTX 1050 Ti", 4.0, (6, 1), 6, 768, "GDDR5, 128 bit", 112, 2.14, False, _SHEET),
+    Card("NVIDIA GeForce RTX 3050 4 GB", 4.0, (8, 6), 16, 2048, "GDDR6, 128 bit", 192, None, True, _SHEET + ", laptop version"),
+    Card("NVIDIA GeForce RTX 2060", 6.0, (7, 5), 30, 1920, "GDDR6, 192 bit", 336, 6.45, True, _SHEET),
+    Card("NVIDIA T4", 16.0, (7, 5), 40, 2560, "GDDR6, 256 bit", 320, 8.1, True, _SHEET),
+    Card("NVIDIA V100", 16.0, (7, 0), 80, 5120, "HBM2, 4096 bit", 900, 15.7, True, _SHEET + ", 16 GB version"),
+    Card("NVIDIA GeForce RTX 3090", 24.0, (8, 6), 82, 10496, "GDDR6X, 384 bit", 936, 35.6, True, _SHEET),
+    Card("NVIDIA A100", 40.0, (8, 0), 108, 6912, "HBM2, 5120 bit", 1555, 19.5, True, _SHEET + ", 40 GB version"))}
+
+# What the system takes of the card before PyTorch starts, in GiB, without the context. From reports of 4 GB cards:
+#   linux, no display: cards show 3.94 GiB (PCT_Pytorch#27) to 3.81 GiB (yolov5#285, lc0#1670) of 4
+#   linux-desktop: 0.94 GiB outside PyTorch when memory ran out (PCT_Pytorch#27), less the context
+#   windows: 0.93 to 1.38 GiB outside PyTorch (bert_ner#10, pytorch#67971, MyGirlGPT#11), less the context
+SYSTEMS_GIB = {"linux": (0.06, 0.19), "linux-desktop": (0.19, 0.75), "windows": (0.50, 0.95)}
+
 # What the CUDA context takes beside PyTorch's own memory, in MiB: reports for CUDA 11.7 and later say about
 # 300 (pytorch#107667) and 400 (pytorch#109888). None is of a GTX 1650 Ti, so we keep a range.
 CONTEXT_MIB = (250, 450)
+
+
+def find_card(name: str) -> Card:
+    """A card of the list by its name; capitals, spaces and the maker's name do not matter.
+
+    Raises
+    ------
+    ValueError
+        For a card that is not in the list; the message has the list.
+    """
+    def plain(text):
+        return "".join(text.lower().removeprefix("nvidia").split()).removeprefix("geforce")
+
+    for known, card in CARDS.items():
+        if plain(known) == plain(name):
+            return card
+    raise ValueError(f"There is no card {name!r} in the list: {', '.join(CARDS)}. For another card give its memory: --vram-gib.")
 
 
 def this_card() -> Card | None:

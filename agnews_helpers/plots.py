@@ -13,7 +13,8 @@ from .recipe import LABELS
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
 # One colour for each part of the memory, the same in every figure
-PART_COLOURS = {"weights": BLUE, "gradients": SKY, "Adam's moments": GREEN, "activations": ORANGE, "CUDA context": GREY}
+PART_COLOURS = {"weights": BLUE, "gradients": SKY, "optimizer state": GREEN, "activations": ORANGE, "temporaries": YELLOW,
+                "workspaces": PURPLE, "cached": "#D9D9D9", "CUDA context": GREY}
 
 
 def _axes(width=7.0, height=3.2, **options):
@@ -132,8 +133,11 @@ def probabilities(table: pd.DataFrame):
     return axes
 
 
-def vram_bars(table: pd.DataFrame, vram_gib: float, axes=None):
-    """Stacked bars of `vram.budget.budget_table`'s rows in GiB, with the card's memory drawn as a line."""
+def vram_bars(table: pd.DataFrame, vram_gib: float, taken_gib: dict[str, float] | None = None, axes=None):
+    """Stacked bars of `vram.budget.budget_table`'s rows in GiB, with the card's memory drawn as a line.
+
+    `taken_gib` draws a line for each system, below the card's by what that system takes.
+    """
     axes = _axes(8.0, 3.8) if axes is None else axes
     places, below = np.arange(len(table)), np.zeros(len(table))
     for part, colour in PART_COLOURS.items():
@@ -143,6 +147,10 @@ def vram_bars(table: pd.DataFrame, vram_gib: float, axes=None):
         axes.annotate(f"{top:.2f}", (place, top), ha="center", va="bottom", fontsize=8)
     axes.axhline(vram_gib, color=RED, linestyle="--")
     axes.annotate(f"{vram_gib:.2f} GiB on the card", (-0.4, vram_gib), color=RED, va="bottom", ha="left", fontsize=9)
+    for system, taken in (taken_gib or {}).items():
+        axes.axhline(vram_gib - taken, color=PURPLE, linestyle=":")
+        axes.annotate(f"{vram_gib - taken:.2f} left by {system}", (-0.4, vram_gib - taken), xytext=(0, -2), textcoords="offset points",
+                      color="#8C4A72", va="top", ha="left", fontsize=9)
     axes.set(xticks=places, xticklabels=[f"{length}\n{attention}" for attention, length in table.index],
              xlabel="tokens a row, attention", ylabel="GiB", ylim=(0, max(vram_gib, below.max()) * 1.12))
     handles, names = axes.get_legend_handles_labels()
@@ -150,7 +158,59 @@ def vram_bars(table: pd.DataFrame, vram_gib: float, axes=None):
     return axes
 
 
-def gpu_picture(card, table: pd.DataFrame, note: str):
+def vram_timeline(table: pd.DataFrame):
+    """Memory over one step, stacked by category (`vram.budget.timeline`), with its phases named above."""
+    axes = _axes(8.0, 3.8)
+    parts = [part for part in PART_COLOURS if part in table]
+    axes.stackplot(table.index, (table[parts] / 1024).T, colors=[PART_COLOURS[part] for part in parts], labels=parts)
+    top = table[parts].sum(axis=1).max() / 1024
+    starts = table.index[table["phase"] != table["phase"].shift()].tolist()
+    spans = [(a, b) for a, b in zip(starts, [*starts[1:], len(table)]) if b - a > 0.04 * len(table)]
+    for first, last in spans:
+        axes.axvline(first, color=GREY, linewidth=0.8)
+        axes.text((first + last) / 2, top * 1.04, table["phase"].iloc[first], ha="center")
+    axes.set(xlabel="allocations and releases, in order", ylabel="GiB", ylim=(0, top * 1.15), xlim=(0, len(table)))
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(handles[::-1], names[::-1], frameon=False, loc="outside right center")
+    return axes
+
+
+def batch_map(maps: dict[str, pd.DataFrame], frontiers: dict[str, pd.DataFrame]):
+    """Reserved memory by batch size and length, a panel for each attention, and the largest batch of each system.
+
+    `maps` are of `vram.budget.batch_map`; `frontiers` have a row for each length and a column for each system.
+    """
+    panels = np.atleast_1d(_axes(10.0, 4.2, ncols=len(maps), sharey=True))
+    for axes, (name, table) in zip(panels, maps.items()):
+        gib = table.to_numpy() / 1024
+        axes.imshow(gib, aspect="auto", cmap="Greys", norm=plt.matplotlib.colors.LogNorm(0.8, 16), origin="lower")
+        for i, j in np.ndindex(gib.shape):
+            axes.text(j, i, f"{gib[i, j]:.1f}", ha="center", va="center", fontsize=8, color="white" if gib[i, j] > 4.5 else "black")
+        for (system, largest), colour in zip(frontiers[name].items(), (BLUE, RED)):
+            heights = [sum(size <= most for size in table.index) - 0.5 for most in largest]
+            edges = np.arange(len(heights) + 1) - 0.5
+            axes.stairs(heights, edges, baseline=None, color=colour, linewidth=2.5, label=f"fits below: {system}")
+        axes.set(xticks=range(len(table.columns)), xticklabels=table.columns, yticks=range(len(table)), yticklabels=table.index,
+                 xlabel="tokens a row", title=f"{name}: GiB reserved")
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("batch size")
+    handles, names = panels[0].get_legend_handles_labels()
+    panels[0].figure.legend(handles, names, frameon=False, ncols=2, loc="outside lower center")
+    return panels
+
+
+def lever_bars(table: pd.DataFrame):
+    """What each change saves (`vram.budget.levers`): bars of what is left to reserve, in GiB."""
+    axes = _axes(8.0, 3.2)
+    bars = axes.barh(table.index, table["reserved"] / 1024, color=[GREY] + [BLUE] * (len(table) - 1))
+    axes.bar_label(bars, fmt="{:.2f}", padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="GiB reserved, without the context")
+    axes.margins(x=0.1)
+    return axes
+
+
+def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None = None):
     """The picture of the README: left, the card's facts; right, the memory of a step at batch size 8."""
     figure = plt.figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
@@ -161,6 +221,6 @@ def gpu_picture(card, table: pd.DataFrame, note: str):
         left.text(0.5, 0.9 - 0.11 * i, value, transform=left.transAxes)
     left.text(0.0, 0.02, note, color="#555555", fontsize=9, transform=left.transAxes, va="bottom")
     right.spines[["top", "right"]].set_visible(False)
-    vram_bars(table, card.vram_gib, right)
+    vram_bars(table, card.vram_gib, taken_gib, right)
     right.set_title("DistilBERT, batch size 8, fp32, Adam: memory of one training step", loc="left", fontsize=11)
     return figure

@@ -16,6 +16,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__
 FLOORS = [
     {"cli"},
     {"plots", "running"},
+    {"vram.report"},
     {"vram.budget"},
     {"vram.trace"},
     {"vram.recorder"},

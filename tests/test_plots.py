@@ -9,9 +9,15 @@ from matplotlib import pyplot as plt
 from transformers import DistilBertConfig
 
 from agnews_helpers import GTX_1650_TI, LABELS, Recipe, budget_table, load_agnews, plots, score
+from agnews_helpers import Setup, trace_steps
 from agnews_helpers.training import Run
+from agnews_helpers.vram.budget import timeline
 
 CONFIG = DistilBertConfig(num_labels=4)
+TABLE = budget_table(CONFIG, lengths=(64, 512))
+MAP = pd.DataFrame({64: [1000.0, 1200.0, 9000.0], 512: [1200.0, 2200.0, 16000.0]}, index=[1, 8, 64])
+FRONTIER = pd.DataFrame({"linux": [64, 8], "windows": [8, 1]}, index=[64, 512])
+LEVERS = pd.DataFrame({"reserved": [3512.0, 2268.0], "saved": [0.0, 1244.0]}, index=["as it is", "SDPA instead of eager attention"])
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +66,11 @@ DRAWINGS = {
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars_side_by_side": lambda: plots.bars_side_by_side(pd.DataFrame({"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]}, index=["embeddings", "encoder"]), "Parts", "millions"),
     "probabilities": lambda: plots.probabilities(ANSWERS),
-    "vram_bars": lambda: plots.vram_bars(budget_table(CONFIG), 4.0),
-    "gpu_picture": lambda: plots.gpu_picture(GTX_1650_TI, budget_table(CONFIG), "Bars: counted.\nCard: published facts.")}
+    "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
+    "vram_timeline": lambda: plots.vram_timeline(timeline(trace_steps(CONFIG, [(8, 128)] * 3, Setup(implementation="foreach")))),
+    "batch_map": lambda: plots.batch_map({name: MAP for name in ("sdpa", "eager")}, {name: FRONTIER for name in ("sdpa", "eager")}),
+    "lever_bars": lambda: plots.lever_bars(LEVERS),
+    "gpu_picture": lambda: plots.gpu_picture(GTX_1650_TI, TABLE, "Bars: counted.\nCard: published facts.", {"linux": 0.19, "windows": 0.95})}
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -76,7 +85,7 @@ def test_every_figure_of_the_package_is_tested_here():
 
 
 def test_bars_carry_the_numbers_they_are_given():
-    table = budget_table(CONFIG, lengths=(64,))
+    table = TABLE
     axes = plots.vram_bars(table, 4.0)
     heights = [sum(bar.get_height() for container in axes.containers for bar in [container[i]]) for i in range(len(table))]
     assert heights == pytest.approx((table["total"] / 1024).tolist())

@@ -1,78 +1,147 @@
-import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+import json
+from collections import Counter
 
-from agnews_helpers import budget_table, measure_step, step_budget
+import pytest
+from transformers import DistilBertConfig
+
+from agnews_helpers import GTX_1650_TI, Recipe, Setup, budget_table, find_card, largest_batch, measure_step, step_budget, trace_steps
+from agnews_helpers.cli import main
+from agnews_helpers.hardware import CARDS
+from agnews_helpers.vram import budget as module
+from agnews_helpers.vram import report
+from agnews_helpers.vram.allocator import MIB, CachingAllocator, OutOfMemory, replay
+from agnews_helpers.vram.budget import PARTS, Rows, batch_map, largest_epoch_batch, levers, timeline, usable_mib
 
 DISTILBERT = DistilBertConfig(num_labels=4)
-MIB = 2**20
+SMALL = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
 
 
-def test_four_numbers_for_each_parameter():
-    budget = step_budget(DISTILBERT, 8, 64)
-    assert budget.weights * MIB == 66_956_548 * 4
-    assert budget.gradients == budget.weights and budget.moments == 2 * budget.weights
-    assert budget.total == pytest.approx(sum(budget.parts().values()))
+def test_what_a_system_leaves():
+    worst, best = usable_mib(GTX_1650_TI, "windows")
+    assert worst == pytest.approx(4096 - 0.95 * 1024 - 450) and best == pytest.approx(4096 - 0.5 * 1024 - 250)
+    assert usable_mib(GTX_1650_TI, "linux")[0] > worst
+    with pytest.raises(ValueError, match="system is 'dos'; it must be one of linux, linux-desktop, windows"):
+        usable_mib(GTX_1650_TI, "dos")
 
 
-@pytest.mark.parametrize("attention, dropout", [("eager", 0.1), ("sdpa", 0.0)])
-@pytest.mark.parametrize("config", [DistilBertConfig, BertConfig])
-def test_fake_tensors_count_what_real_ones_save(config, attention, dropout):
-    """The same count on real tensors, with a mask that has padding, as real batches do."""
-    sizes = dict(num_labels=4, vocab_size=100, num_attention_heads=4, num_hidden_layers=2)
-    small = config(**sizes, **({"dim": 64, "hidden_dim": 128} if config is DistilBertConfig else {"hidden_size": 64, "intermediate_size": 128}))
-    predicted = step_budget(small, 3, 40, attention)
-    small.attention_dropout = small.attention_probs_dropout_prob = dropout
-    model = AutoModelForSequenceClassification.from_config(small, attn_implementation=attention).train()
-    saved = {}
-
-    def note(tensor):
-        saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    mask = torch.ones(3, 40, dtype=torch.long)
-    mask[1, 30:] = 0
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = model(input_ids=mask.clone(), attention_mask=mask, labels=mask[:, 0]).loss
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    counted = sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in own) / MIB
-    assert loss.isfinite() and predicted.activations == pytest.approx(counted, rel=0.01)
+def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
+    budget = step_budget(SMALL, 8, 128)
+    assert list(budget.parts) == list(PARTS)
+    assert sum(budget.parts.values()) - budget.parts["CUDA context"] == pytest.approx(budget.reserved)
+    assert budget.reserved >= budget.allocated >= sum(budget.parts[name] for name in PARTS[:6]) > 0
+    assert "backward" in budget.peak
 
 
-def test_known_figures_of_distilbert_at_512():
-    """An independent count of the same graph: 2,989 MiB with eager attention, 1,310 with SDPA."""
-    assert step_budget(DISTILBERT, 8, 512, "eager").activations == pytest.approx(2989, rel=0.01)
-    assert step_budget(DISTILBERT, 8, 512, "sdpa").activations == pytest.approx(1310, rel=0.01)
+def test_the_claim_of_the_tutorial():
+    """Eager attention, 8 x 512: fits 4 GB under Linux, not under Windows; SDPA fits both."""
+    verdicts = {(attention, system): step_budget(DISTILBERT, 8, 512, Setup(attention=attention), system=system).verdict
+                for attention in ("eager", "sdpa") for system in ("linux", "windows")}
+    assert verdicts == {("eager", "linux"): "fits", ("eager", "windows"): "does not fit", ("sdpa", "linux"): "fits", ("sdpa", "windows"): "fits"}
+    assert step_budget(DISTILBERT, 9, 512, Setup(attention="eager"), system="linux").verdict == "tight"
 
 
-def test_growth_with_rows_and_length():
-    def activations(rows, length, attention):
-        return step_budget(DISTILBERT, rows, length, attention).activations
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("length", [33, 64])
+def test_other_numbers_of_rows_follow_from_two_traces(attention, length):
+    setup = Setup(attention=attention)
+    family = Rows(SMALL, length, setup)
+    for rows in (3, 8, 13):
+        real = trace_steps(SMALL, [(rows, length)] * module.STEPS, setup).events
+        assert [(a.op, a.size, made) for a, made in family.events(rows)] == [(a.op, a.size, made) for a, made in real]
 
-    assert activations(16, 64, "sdpa") == pytest.approx(2 * activations(8, 64, "sdpa"), rel=0.01)
-    assert activations(8, 512, "sdpa") < 2.1 * activations(8, 256, "sdpa")
-    assert activations(8, 512, "eager") > 2.5 * activations(8, 256, "eager")
+
+def test_the_largest_batch_is_the_last_that_runs():
+    card = report.other_card(1.5)
+    worst, best = largest_batch(SMALL, 64, card=card, system="linux")
+    capacity = int(usable_mib(card, "linux")[0] * MIB)
+    assert 0 < worst <= best
+
+    def run(rows):
+        replay(trace_steps(SMALL, [(rows, 64)] * module.STEPS).events, CachingAllocator(capacity))
+
+    run(worst)
+    with pytest.raises(OutOfMemory):
+        run(worst + 1)
 
 
-def test_the_callers_configuration_is_left_alone():
-    config = DistilBertConfig(num_labels=4)
-    step_budget(config, 1, 8)
-    assert config.to_dict() == DISTILBERT.to_dict() and config._attn_implementation == DISTILBERT._attn_implementation
+def test_no_row_fits_a_card_that_is_too_small():
+    assert largest_batch(DISTILBERT, 64, card=report.other_card(1.0), system="windows")[0] == 0
+
+
+def test_a_whole_epoch_fits_no_more_rows_than_its_longest():
+    card = report.other_card(1.5)
+    epoch = largest_epoch_batch(SMALL, [20, 30, 40, 64, 25, 33], card=card, system="linux")
+    assert 0 < epoch <= largest_batch(SMALL, 64, card=card, system="linux")[0]
 
 
 def test_the_table_has_a_row_for_each_case():
-    table = budget_table(DISTILBERT, lengths=(8, 16))
+    table = budget_table(SMALL, lengths=(8, 16))
     assert table.index.tolist() == [("sdpa", 8), ("sdpa", 16), ("eager", 8), ("eager", 16)]
-    assert table["total"].tolist() == pytest.approx(table.drop(columns="total").sum(axis=1).tolist())
+    assert table["total"].tolist() == pytest.approx(table[list(PARTS)].sum(axis=1).tolist())
+    assert set(table["verdict"]) == {"fits"}
 
 
-@pytest.mark.parametrize("arguments", [(0, 64), (8, 513), (8, 0), (8, 64, "flash")])
-def test_sizes_out_of_range(arguments):
-    with pytest.raises(ValueError):
-        step_budget(DISTILBERT, *arguments)
+def test_the_map_grows_with_rows():
+    table = batch_map(SMALL, (2, 8, 64), (32, 64))
+    assert table.index.tolist() == [2, 8, 64] and table.columns.tolist() == [32, 64]
+    assert (table.loc[64] > table.loc[2] + 20).all()
+    assert table.loc[8, 64] == pytest.approx(step_budget(SMALL, 8, 64).reserved)
+
+
+def test_levers_save_where_they_should():
+    saved = levers(SMALL, 8, 256)["saved"]
+    assert saved.iloc[0] == 0 and saved["SDPA instead of eager attention"] > 20
+    assert saved["two parts of 4 rows, accumulated"] > 20 and saved["activation checkpointing"] > 20
+
+
+def test_the_timeline_climbs_and_falls():
+    table = timeline(trace_steps(SMALL, [(8, 128)] * 3, Setup(implementation="foreach")))
+    total = table.drop(columns="phase").sum(axis=1)
+    assert [phase for phase in dict.fromkeys(table["phase"])] == ["forward", "backward", "optimizer"]
+    assert total.max() > total.iloc[0] + 10 and total.iloc[-1] == pytest.approx(total.iloc[0], abs=1)
+    forward = table[table["phase"] == "forward"]["activations"]
+    assert forward.iloc[-1] > 0.9 * table["activations"].max()
+    assert table["gradients"].iloc[-1] == 0 < table["gradients"].max()
+
+
+def test_cards():
+    assert {"GTX 1650 Ti", "GTX 1650", "GTX 1050 Ti", "RTX 3050 4 GB", "RTX 2060", "T4", "V100", "RTX 3090", "A100"} == set(CARDS)
+    assert find_card("nvidia geforce gtx1650TI") is GTX_1650_TI
+    with pytest.raises(ValueError, match="There is no card 'Voodoo 2' in the list: GTX 1650 Ti, .*--vram-gib"):
+        find_card("Voodoo 2")
+    for card in CARDS.values():
+        assert card.fp32_tflops is None or 0.5 < card.fp32_tflops / (card.cuda_cores * 2e-3) < 2.0  # a clock of 0.5 to 2 GHz
+    with pytest.raises(ValueError, match="--vram-gib is 0"):
+        report.other_card(0)
 
 
 def test_measuring_needs_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RuntimeError, match="needs a CUDA device"):
         measure_step(DISTILBERT, 8, 64)
+
+
+def test_lengths_of_the_sample_and_the_longest_row():
+    lengths = report.epoch_lengths(Recipe())
+    assert len(lengths) == 381 and max(lengths) == 358
+    assert max(report.epoch_lengths(Recipe(max_length=64))) == 64
+
+
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "budget.json"
+    assert main(["budget", "--model", "mini", "--vram-gib", "2", "--system", "linux", "--max-length", "128", "--json", str(file)]) == 0
+    text, figures = capsys.readouterr().out, json.loads(file.read_text(encoding="utf-8"))
+    assert "verdict    fits" in text and "a card with 2 GiB" in text and "largest batch by tokens a row" in text
+    assert figures["verdict"] == "fits" and figures["length"] == 128 and figures["batch_size"] == 8
+    assert figures["reserved_mib"] == pytest.approx(sum(figures["parts_mib"].values()) - figures["parts_mib"]["CUDA context"])
+    counts = Counter(len(pair) for pair in figures["largest_batch"].values())
+    assert counts == {2: 4}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--card", "Voodoo"], "no card 'Voodoo'"), (["--system", "dos"], "system is 'dos'"), (["--vram-gib", "-1"], "--vram-gib is -1"),
+    (["--attention", "flash"], "Setup.attention is 'flash'"), (["--batch-size", "0"], "Recipe.batch_size is 0"), (["--model", "no/such-model"], "There is no model")])
+def test_bad_input_of_the_command(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["budget", *arguments]) == 2
+    assert message in capsys.readouterr().err

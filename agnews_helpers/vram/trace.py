@@ -9,10 +9,12 @@ import functools
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..recipe import hub_status
 from . import cuda_kernels
 from .recorder import Allocation, Recorder, fuse_in_place
 
@@ -115,7 +117,7 @@ def sequence_classifier_config(config):
 
     if not isinstance(config, PretrainedConfig):
         try:
-            config = AutoConfig.from_pretrained(config)
+            config = AutoConfig.from_pretrained(config, local_files_only=Path(config).is_dir() or not hub_status().reachable)
         except (OSError, ValueError) as error:
             raise ValueError(f"There is no model {config!r}: neither a folder with config.json nor to be had from the Hub.") from error
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
