@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,3 +166,38 @@ def check(allocator, live):
         assert free == sorted(free)
         assert sorted(address for _, address in free) == sorted(b.address for b in blocks if not b.allocated and b.pool == pool)
     assert stats.get("inactive_split_bytes.all.current", 0) == sum(b.size for b in blocks if not b.allocated and b.is_split)
+
+
+# against the real allocator
+
+def replay_snapshot(trace):
+    """Feed one device's trace of `torch.cuda.memory._snapshot()` to the model; allocations made before it are unknown to it."""
+    allocator, live = CachingAllocator(), {}
+    for entry in trace:
+        if entry["action"] == "alloc":
+            live[entry["addr"]] = allocator.malloc(entry["size"])
+        elif entry["action"] == "free_completed" and entry["addr"] in live:
+            allocator.free(live.pop(entry["addr"]))
+    return allocator
+
+
+def test_a_snapshot_made_by_hand():
+    trace = [{"action": "segment_alloc", "addr": 100, "size": 20 * MIB}, {"action": "alloc", "addr": 100, "size": 3 * MIB},
+             {"action": "alloc", "addr": 200, "size": 512}, {"action": "free_requested", "addr": 100, "size": 3 * MIB},
+             {"action": "free_completed", "addr": 100, "size": 3 * MIB}, {"action": "free_completed", "addr": 999, "size": 1},
+             {"action": "alloc", "addr": 100, "size": 12 * MIB}]
+    allocator = replay_snapshot(trace)
+    assert allocator.allocated == 12 * MIB + 512 and allocator.reserved == 22 * MIB
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, whose own allocator is the reference")
+def test_a_real_snapshot_is_replayed_to_the_byte():
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.memory._record_memory_history()
+    layers = [torch.nn.Linear(700, 900, device="cuda") for _ in range(8)]
+    for rows in (64, 4096, 300):
+        sum(layer(torch.ones(rows, 700, device="cuda")).square().mean() for layer in layers).backward()
+    trace = torch.cuda.memory._snapshot()["device_traces"][0]
+    torch.cuda.memory._record_memory_history(enabled=None)
+    assert replay_snapshot(trace).reserved == torch.cuda.memory_reserved() - before

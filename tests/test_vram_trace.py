@@ -2,13 +2,13 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+from transformers import BertConfig, DistilBertConfig
 
 from agnews_helpers import training
-from agnews_helpers.vram import cuda_kernels, recorder
+from agnews_helpers.vram import recorder
 from agnews_helpers.vram.allocator import MIB, CachingAllocator, replay
 from agnews_helpers.vram.trace import Setup, trace_inference, trace_steps
+from benchmarks.vram_accuracy import real_peak
 
 DISTILBERT = DistilBertConfig(num_labels=4)
 SMALL = DistilBertConfig(num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=500, max_position_embeddings=128)
@@ -31,36 +31,6 @@ def peak_without_workspaces(found):
 
 # against real allocations
 
-def real_peak(config, shape, setup, steps=2):
-    """Bytes that the same steps really allocate on the CPU, by PyTorch's memory profiler, weights included."""
-    rows, length = shape
-
-    class Accelerator:
-        def backward(self, loss):
-            loss.backward()
-
-    def batch():
-        batch = {"input_ids": torch.ones(rows, length, dtype=torch.long), "attention_mask": torch.ones(rows, length, dtype=torch.long)}
-        batch["attention_mask"][0, -1] = 0
-        return batch | {"labels": torch.ones(rows, dtype=torch.long)}
-
-    config._attn_implementation = setup.attention
-    with cuda_kernels.patched(setup):
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).train()
-        own = sum(t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()])
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[setup.optimizer]
-        optimizer = kind(model.parameters(), lr=2e-5, fused=setup.implementation == "fused", foreach=setup.implementation == "foreach")
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            for _ in range(steps):
-                training.training_step(model, batch(), optimizer, Accelerator(), setup.micro_batch_size)
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return own + peak
-
-
 @pytest.mark.parametrize("setup", [
     Setup(attention="eager"), Setup(attention="eager", implementation="foreach"), Setup(attention="eager", implementation="single"),
     Setup(attention="eager", optimizer="adamw"), Setup(attention="eager", micro_batch_size=2)],
@@ -68,7 +38,7 @@ def real_peak(config, shape, setup, steps=2):
 @pytest.mark.parametrize("config, shape", [(NARROW, (8, 96)), (SMALL_BERT, (6, 33)), (DISTILBERT, (4, 32))], ids=["narrow", "bert", "distilbert"])
 def test_the_traced_peak_is_the_real_one(config, shape, setup):
     found = peak_without_workspaces(trace_steps(config, [shape] * 2, setup))
-    assert found == pytest.approx(real_peak(config, shape, setup), rel=0.005)
+    assert found / MIB == pytest.approx(real_peak(config, *shape, setup), rel=0.005)
 
 
 # against others' figures
