@@ -91,12 +91,12 @@ def _doctor(options) -> int:
     for name in missing:
         print(f"[FAIL] {name} is not installed; run: pip install -c constraints.txt -e \".[offline]\"")
     if options.picture:
-        _draw_picture(options.picture, this_card(), GTX_1650_TI)
+        _draw_picture(options.picture, this_card() or GTX_1650_TI)
     _write_json(options.json, {"versions": versions(), "recipe": recipe.to_dict(), "reason": recipe.reason})
     return 1 if missing else 0
 
 
-def _draw_picture(path: Path, found, stand_in) -> None:
+def _draw_picture(path: Path, card) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -106,7 +106,6 @@ def _draw_picture(path: Path, found, stand_in) -> None:
     from .plots import gpu_picture
     from .vram.budget import budget_table
 
-    card = found or stand_in
     note = ("Bars: predicted by tracing the step, not measured on the card.\nCUDA context: middle of a published range, 250 to 450 MiB.\n"
             f"Left by a system: its worst case.\nCard: {card.source}.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def _budget(options) -> None:
     figures = card_report(shapes.get(recipe.model, recipe.model), recipe, card, options.system, options.attention)
     print(as_text(figures))
     if options.picture:
-        _draw_picture(options.picture, card, card)
+        _draw_picture(options.picture, card)
     _write_json(options.json, figures)
 
 

@@ -138,7 +138,7 @@ def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int 
         print(f"Using the classifier of notebook 04 (profile {trained.get('profile', 'unknown')}).")
         return load_classifier(folder)
     print(f"No classifier of notebook 04 here: training one on at most {rows} rows.")
-    brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows), test_rows=recipe.test_rows)
+    brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows))
     news = load_agnews(brief)
     train(load_model(brief), tokenize(news, load_tokenizer(brief), brief), brief, folder)
     return load_classifier(folder)

@@ -81,6 +81,12 @@ def test_the_table_has_a_row_for_each_case():
     assert set(table["verdict"]) == {"fits"}
 
 
+def test_a_batch_without_rows_is_refused():
+    for refused in (lambda: budget_table(SMALL, 0, lengths=(8,)), lambda: batch_map(SMALL, (0, 8), (8,)), lambda: step_budget(SMALL, 0, 8)):
+        with pytest.raises(ValueError, match="A batch of 0 rows"):
+            refused()
+
+
 def test_the_map_grows_with_rows():
     table = batch_map(SMALL, (2, 8, 64), (32, 64))
     assert table.index.tolist() == [2, 8, 64] and table.columns.tolist() == [32, 64]

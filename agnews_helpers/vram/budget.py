@@ -82,6 +82,11 @@ def _live(events, stop: int) -> dict[str, float]:
     return {name: size / MIB for name, size in live.items()}
 
 
+def _reserved(events) -> float:
+    """MiB that the allocator reserves at most, without a limit."""
+    return replay(events, CachingAllocator()).memory_stats()["reserved_bytes.all.peak"] / MIB
+
+
 def _verdict(events, usable) -> str:
     worst, best = usable
     return "fits" if _runs(events, worst) else "tight" if _runs(events, best) else "does not fit"
@@ -108,7 +113,15 @@ class Rows:
             raise RuntimeError(f"the order of allocations changes with the number of rows at length {length}")
 
     def events(self, rows: int):
-        """The events of a trace with `rows` rows, with sizes only."""
+        """The events of a trace with `rows` rows, with sizes only.
+
+        Raises
+        ------
+        ValueError
+            For a batch without rows, as `trace_steps` does.
+        """
+        if rows < 1:
+            raise ValueError(f"A batch of {rows} rows: rows must be at least 1.")
         made, events = {}, []
         for (two, is_made), (four, _) in zip(self.two, self.four):
             if two not in made:
@@ -193,8 +206,8 @@ def budget_table(config, batch_size: int = 8, lengths=(64, 128, 256, 512), atten
 def batch_map(config, batch_sizes, lengths, setup: Setup = Setup()) -> pd.DataFrame:
     """Peak of reserved memory in MiB, batch sizes down and lengths across."""
     families = {length: rows_of(config, length, setup) for length in lengths}
-    return pd.DataFrame({length: {rows: replay(family.events(rows), CachingAllocator()).memory_stats()["reserved_bytes.all.peak"] / MIB
-                                  for rows in batch_sizes} for length, family in families.items()}).rename_axis("batch size")
+    return pd.DataFrame({length: {rows: _reserved(family.events(rows)) for rows in batch_sizes}
+                         for length, family in families.items()}).rename_axis("batch size")
 
 
 def levers(config, rows: int = 8, length: int = 512, base: Setup = Setup(attention="eager", implementation="foreach"),
@@ -209,8 +222,7 @@ def levers(config, rows: int = 8, length: int = 512, base: Setup = Setup(attenti
         "fp16 autocast (not on GTX 16xx)": (length, {"precision": "fp16"})}
     peaks = {}
     for name, (tokens, change) in cases.items():
-        events = trace_steps(config, [(rows, tokens)] * STEPS, replace(base, **change)).events
-        peaks[name] = replay(events, CachingAllocator()).memory_stats()["reserved_bytes.all.peak"] / MIB
+        peaks[name] = _reserved(trace_steps(config, [(rows, tokens)] * STEPS, replace(base, **change)).events)
     table = pd.DataFrame({"reserved": peaks}).rename_axis("change")
     return table.assign(saved=table["reserved"].iloc[0] - table["reserved"])
 
