@@ -106,7 +106,7 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: int = 0) -> DataLoader:
+def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: int = 0, start: int = 0) -> DataLoader:
     """A `DataLoader` over tokenized rows.
 
     Parameters
@@ -115,12 +115,15 @@ def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: in
     epoch : 1, 2, ... for the training order of that epoch; None for evaluation, which goes from the
         longest row to the shortest in batches four times as large (no gradients, no optimizer step).
     pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
+    start : how many batches are left out, because they were done before an interruption.
     """
     lengths = rows["length"][:]
     batches = sorted_batches(lengths, 4 * recipe.batch_size) if epoch is None else epoch_batches(lengths, recipe, epoch)
     pad_to = recipe.max_length if recipe.padding == "max_length" else None
-    # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows.
-    return DataLoader(rows, batch_sampler=FixedBatches(batches), collate_fn=Collator(pad_token_id, pad_to))
+    # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A generator of its
+    # own: a loader draws a number when it starts, which would change the dropout of a run that is continued.
+    return DataLoader(rows, batch_sampler=FixedBatches(batches[start:]), collate_fn=Collator(pad_token_id, pad_to),
+                      generator=torch.Generator())
 
 
 def padded_tokens(lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None) -> int:

@@ -5,18 +5,21 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from .errors import DoesNotFit, FolderInUse, NonFiniteError, SaveError
 from .mini import MiniUnavailable
 from .recipe import HUB_MODEL, HubUnreachable, Recipe
 
 OUTPUT_DIR = Path("runs/agnews")
+INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 a finding or failure, 2 wrong input (said in one line, no traceback)."""
+    """Run one command; 0 is success, 1 a finding or failure, 2 wrong input or a run that cannot go on (said in one
+    line, no traceback), 130 a run that was interrupted and can be continued."""
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ValueError, FileNotFoundError, HubUnreachable, MiniUnavailable) as error:
+    except (ValueError, FileNotFoundError, HubUnreachable, MiniUnavailable, SaveError, FolderInUse, DoesNotFit, NonFiniteError) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
 
@@ -44,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--system", default="windows", help="linux, linux-desktop or windows (default: %(default)s)")
     budget.add_argument("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
     budget.add_argument("--picture", type=Path, metavar="FILE", help="draw the bars of four lengths to FILE")
-    command("train", _train, "train the classifier, keep the best epoch, test it", recipe=True)
+    train = command("train", _train, "train the classifier, keep the best epoch, test it", recipe=True)
+    train.add_argument("--resume", action=argparse.BooleanOptionalAction, default=None,
+                       help="continue the unfinished run of the output folder, or discard it and begin")
+    train.add_argument("--steps", type=int, metavar="INT", help="stop after so many steps; --resume goes on from there")
     command("evaluate", _evaluate, "test a trained classifier", recipe=True)
     predict = command("predict", _predict, "label texts with a trained classifier")
     predict.add_argument("texts", nargs="+", metavar="TEXT")
@@ -133,17 +139,22 @@ def _budget(options) -> None:
     _write_json(options.json, figures)
 
 
-def _train(options) -> None:
+def _train(options) -> int | None:
     from .batching import tokenize
+    from .checkpoints import unfinished
     from .data import load_agnews
     from .evaluation import evaluate
     from .model import load_model, load_tokenizer
     from .training import train
 
     recipe = _recipe(options)
+    if options.resume is None and unfinished(options.output_dir):
+        raise ValueError(f"{options.output_dir} holds an unfinished run. Continue it with --resume, or discard it with --no-resume.")
     news = load_agnews(recipe)
     tokens = tokenize(news, load_tokenizer(recipe), recipe)
-    run = train(load_model(recipe), tokens, recipe, options.output_dir)
+    run = train(load_model(recipe), tokens, recipe, options.output_dir, "auto" if options.resume else False, options.steps)
+    if not run.finished:
+        return INTERRUPTED if options.steps is None else 0
     print(run.history.round(4).to_string())
     report = evaluate(run.model, tokens["test"], recipe)
     report.save(run.folder / "test_report.json")

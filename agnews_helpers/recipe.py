@@ -44,6 +44,7 @@ class Recipe:
     learning_rate : Adam's step size; 2e-5 as in datascience.stackexchange.com question 64583.
     epochs : passes over the whole training set; batch 8 and 4 epochs are in the grid of Turc et al. 2019.
     precision : ``"fp32"``, ``"bf16"`` or ``"fp16"``. Stay with fp32 on GTX 16xx cards, which have no tensor cores.
+    checkpoint_minutes : how often a run saves where it is; a crash costs at most that much work (notebook 04).
     seed : the one source of randomness: subset, split, new weights, order of batches, dropout.
 
     Raises
@@ -65,6 +66,7 @@ class Recipe:
     learning_rate: float = 2e-5
     epochs: int = 4
     precision: str = "fp32"
+    checkpoint_minutes: float = 10.0
     seed: int = 42
     reason: str = field(default="the default", compare=False)  # why this profile
 
@@ -88,6 +90,7 @@ class Recipe:
         check("learning_rate", 0 < self.learning_rate < 1, "above 0 and below 1 (the recipe's is 2e-5)")
         check("epochs", whole(self.epochs) and self.epochs >= 1, "a whole number from 1")
         check("precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
+        check("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0")
         check("seed", whole(self.seed) and 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
 
     @classmethod

@@ -16,15 +16,16 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__
 FLOORS = [
     {"cli"},
     {"plots", "running"},
+    {"training"},
     {"vram.report"},
     {"vram.budget"},
     {"vram.trace"},
     {"vram.recorder"},
-    {"training"},
     {"evaluation"},
     {"prediction"},
-    {"data", "model", "batching", "checkpoints"},
-    {"recipe", "hardware", "mini", "vram.allocator", "vram.cuda_kernels"}]
+    {"data", "model", "batching", "checkpoints", "precision"},
+    {"step", "storage"},
+    {"recipe", "hardware", "mini", "errors", "interrupts", "vram.allocator", "vram.cuda_kernels"}]
 
 
 def name_of(path):
@@ -53,7 +54,7 @@ def test_imports_go_down(path):
 
 def test_the_package_stays_small():
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert sum(lines.values()) < 2900 and max(lines.values()) <= 300, lines
+    assert sum(lines.values()) < 3700 and max(lines.values()) <= 300, lines
 
 
 def test_import_is_quick_and_loads_no_torch():
@@ -104,7 +105,7 @@ def test_constraints_pin_what_the_project_needs_inside_its_ranges():
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {requirement(text)[0] for text in project["dependencies"]}
-    brought = {"huggingface_hub": "transformers", "safetensors": "transformers", "scipy": "scikit-learn", "sklearn": "scikit-learn",
+    brought = {"huggingface_hub": "transformers", "filelock": "torch", "safetensors": "transformers", "scipy": "scikit-learn", "sklearn": "scikit-learn",
                "numpy": "pandas", "nbformat": "jupyterlab", "nbclient": "jupyterlab", "nbconvert": "jupyterlab"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

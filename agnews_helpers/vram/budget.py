@@ -254,7 +254,7 @@ def measure_step(config, rows: int, length: int, setup: Setup = Setup(), steps: 
     from accelerate import Accelerator
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    from ..training import training_step
+    from ..step import training_step
 
     config = AutoConfig.for_model(**config.to_dict())
     config._attn_implementation = setup.attention

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..training import training_step
+from ..step import training_step
 from . import cuda_kernels
 
 aten = torch.ops.aten

@@ -1,7 +1,8 @@
 """The answers of ``agnews budget``: one dict of figures, and the same as text. Notebook 05."""
 from ..batching import tokenize
 from ..data import load_agnews
-from ..hardware import CONTEXT_MIB, SYSTEMS_GIB, Card
+from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
+from ..mini import mini_config
 from ..model import load_tokenizer
 from ..recipe import Recipe
 from .budget import largest_batch, largest_epoch_batch, levers, step_budget
@@ -47,6 +48,25 @@ def epoch_lengths(recipe: Recipe) -> list[int]:
     sample = recipe.but(data="sample", model="mini", train_rows=None, test_rows=None)
     tokens = tokenize(load_agnews(sample)["train"], load_tokenizer(sample), sample)
     return [*tokens["length"][:], min(358, recipe.max_length)]
+
+
+def remedies(config, recipe: Recipe, length: int) -> str:
+    """For a run that is out of memory: what one row of `length` tokens is predicted to need, and what helps."""
+    card = this_card()
+    setup = Setup(attention="eager" if config._attn_implementation == "eager" else "sdpa",
+                  precision="fp16" if recipe.precision == "fp16" else "fp32", capability=(card or GTX_1650_TI).capability)
+
+    def need(config, tokens):
+        return f"{step_budget(config, 1, tokens, setup, card or GTX_1650_TI).reserved:,.0f} MiB"
+
+    budget = step_budget(config, 1, length, setup, card or GTX_1650_TI)
+    fixed = sum(budget.parts[name] for name in ("weights", "gradients", "optimizer state"))
+    shorter = max(length // 4, 3)
+    there = f"; the {card.name} has {card.vram_gib * 1024:,.0f}" if card else ""
+    return (f"Predicted for one row of {length} tokens: {budget.reserved:,.0f} MiB, {fixed:,.0f} of them for weights, gradients and Adam"
+            f"{there}. What helps: (1) close what else uses the memory; nvidia-smi lists it, and another notebook keeps its share "
+            f"until its kernel is restarted. (2) Shorter rows: Recipe(max_length={shorter}) needs {need(config, shorter)}. (3) A smaller "
+            f"model: AGNEWS_MODEL=mini needs {need(mini_config(num_labels=4), length)}. What was saved is whole; resume continues it.")
 
 
 def as_text(figures: dict) -> str:
