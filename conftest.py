@@ -1,6 +1,10 @@
 """How the tests run: in the offline profile, whose outputs the notebooks store, and with nbval made strict."""
+import functools
 import os
+import tempfile
+from unittest import mock
 
+from nbval import plugin
 from nbval.plugin import IPyNbFile
 
 for name in ("AGNEWS_DATA", "AGNEWS_MODEL", "AGNEWS_TRAIN_ROWS", "AGNEWS_TEST_ROWS"):
@@ -9,15 +13,24 @@ os.environ["AGNEWS_PROFILE"] = "offline"
 os.environ["MPLBACKEND"] = "agg"  # for the unit tests; notebooks' kernels choose the inline one themselves
 
 _setup = IPyNbFile.setup
+_runs = tempfile.TemporaryDirectory(prefix="agnews-notebooks-", ignore_cleanup_errors=True)
 
 
 def _setup_like_jupyter(notebook):
-    """Start a notebook's kernel without the variable that makes ipykernel stop watching file descriptors."""
+    """Start a notebook's kernel in an empty folder, shared by the notebooks of this test run: the reader's own
+    ``notebooks/runs`` is neither used nor overwritten. And without the variable that makes ipykernel stop
+    watching file descriptors."""
     saved = {name: os.environ.pop(name) for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND") if name in os.environ}
+    elsewhere = functools.partial(_start, plugin.RunningKernel)
     try:
-        _setup(notebook)
+        with mock.patch.object(plugin, "RunningKernel", elsewhere):
+            _setup(notebook)
     finally:
         os.environ.update(saved)
+
+
+def _start(kernel_class, kernel_name, cwd, **options):
+    return kernel_class(kernel_name, cwd=_runs.name, **options)
 
 
 IPyNbFile.setup = _setup_like_jupyter

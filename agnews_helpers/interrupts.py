@@ -1,19 +1,23 @@
 """Ctrl-C, the notebook's stop button and SIGTERM as a wish that training grants between two steps. Notebook 04."""
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 
 class Interrupts:
-    """While this context is entered, the first signal sets `wanted`; a second one raises KeyboardInterrupt.
+    """While this context is entered, the first signal sets `wanted`; one that comes later raises KeyboardInterrupt.
 
+    Signals within `PATIENCE` seconds of the first are the same wish: the step at hand and the save take a moment.
     Python lets only the main thread handle signals. In any other nothing changes: there Ctrl-C does not arrive.
     """
 
+    PATIENCE = 3.0
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.wanted = False
+        self._first = 0.0
         self._at_once = False
         self._before = {}
 
@@ -38,6 +42,10 @@ class Interrupts:
             self._at_once = False
 
     def _handle(self, number, frame) -> None:
-        again, self.wanted = self.wanted, True
-        if again or self._at_once:
+        now = time.monotonic()
+        if not self.wanted:
+            self.wanted, self._first = True, now
+        elif now - self._first >= self.PATIENCE:
+            raise KeyboardInterrupt
+        if self._at_once:
             raise KeyboardInterrupt

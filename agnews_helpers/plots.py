@@ -85,10 +85,25 @@ def training_curves(run):
     right.plot(history.index, history["validation_accuracy"], color=GREEN, marker="o", label="validation accuracy")
     right.plot(history.index, history["train_loss"], color=BLUE, marker="s", label="train loss")
     right.plot(history.index, history["validation_loss"], color=ORANGE, marker="^", label="validation loss")
-    right.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
+    if run.best_epoch:  # none yet where the run was stopped in its first epoch
+        right.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
     right.set(xlabel="epoch", ylabel="accuracy; loss in nats", ylim=(0, None), xticks=history.index, title="By epoch")
     right.legend(frameon=False)
     return left, right
+
+
+def continued_run(whole, stopped, continued):
+    """Loss of each step: of a run that nothing interrupted, and over it those of one in two parts."""
+    axes = _axes(7.5, 3.0)
+    stop = len(stopped.steps)
+    axes.plot(whole.steps.index, whole.steps["loss"], color=SKY, linewidth=6, alpha=0.6, label="without interruption")
+    axes.plot(stopped.steps.index, stopped.steps["loss"], color=BLUE, marker="o", markersize=3, label="until the stop")
+    axes.plot(continued.steps.index[stop:], continued.steps["loss"][stop:], color=ORANGE, marker="^", markersize=4, label="continued")
+    axes.axvline(stop + 0.5, color=GREY, linestyle=":")
+    axes.margins(y=0.15)
+    axes.set(xlabel="step", ylabel="loss in nats", title=f"Stopped after step {stop}, and continued")
+    axes.legend(frameon=False)
+    return axes
 
 
 def confusion_matrix(report):

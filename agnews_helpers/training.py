@@ -83,6 +83,8 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews",
 
     if resume not in ("auto", False):
         raise ValueError(f"resume is {resume!r}; it must be 'auto' or False.")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}; it must be at least 1, or None for all.")
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
     accelerator = make_accelerator(recipe)

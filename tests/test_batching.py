@@ -2,6 +2,9 @@ import random
 
 import pytest
 import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agnews_helpers import Collator, Recipe, epoch_batches, make_loader, padded_tokens, sorted_batches, tokenize
 from agnews_helpers.batching import MEGABATCH
@@ -40,6 +43,37 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
     order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1)).tolist()
     place = {row: i // window for i, row in enumerate(order)}
     assert all(len({place[row] for row in batch}) == 1 for batch in batches)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(1, 512) | st.sampled_from([1, 2, 512]), min_size=1, max_size=900), st.integers(1, 33), st.booleans(),
+       st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_what_holds_for_any_lengths(lengths, size, grouped, seed, epoch):
+    recipe = Recipe(batch_size=size, group_by_length=grouped, seed=seed)
+    batches = epoch_batches(lengths, recipe, epoch)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= size and sum(len(batch) < size for batch in batches) <= 1
+    if grouped:  # in a sorted window the steps from batch to batch add up to no more than its longest row less its shortest
+        windows = -(-len(lengths) // (MEGABATCH * size))
+        padding = padded_tokens(lengths, batches) - sum(lengths)
+        assert padding <= windows * size * (max(lengths) - min(lengths))
+        assert max(lengths) == max(lengths[row] for row in batches[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_an_epoch_is_continued_by_slicing_it(data):
+    recipe = data.draw(st.sampled_from([Recipe(), Recipe(group_by_length=False)]))
+    rows = Dataset.from_dict({"length": LENGTHS[:100], "input_ids": [[1]] * 100, "label": [0] * 100})
+    start = data.draw(st.integers(0, 13))
+    whole, rest = (make_loader(rows, recipe, 2, start=number).batch_sampler.batches for number in (0, start))
+    assert rest == whole[start:] and len(whole) == 13
+
+
+def test_a_loader_leaves_the_global_generator_alone(tokens, recipe):
+    before = torch.get_rng_state()
+    list(make_loader(tokens["train"], recipe, 1))
+    assert torch.equal(torch.get_rng_state(), before)  # else dropout would differ after a resume
 
 
 def test_the_longest_row_comes_first():

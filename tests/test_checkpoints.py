@@ -15,6 +15,7 @@ from agnews_helpers import FolderInUse, ResumeError, SaveError, load_classifier,
 from agnews_helpers import checkpoints as module
 from agnews_helpers import training
 from agnews_helpers.checkpoints import Checkpoints, Progress, fingerprint, identity_of, run_facts, unfinished
+from agnews_helpers.interrupts import Interrupts
 from agnews_helpers.mini import mini_tokenizer
 from agnews_helpers.storage import Damaged, check_folder, only_one, write_folder
 
@@ -132,6 +133,7 @@ def test_a_signal_during_a_save_waits_for_it(three, tokens, whole, tmp_path, mon
 
 def test_a_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(three, tokens, whole, tmp_path, monkeypatch):
     real, saves = torch.save, []
+    monkeypatch.setattr(Interrupts, "PATIENCE", 0.0)
 
     def save(*arguments):
         saves.append(1)
@@ -146,6 +148,21 @@ def test_a_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(three
     monkeypatch.undo()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert ".partial-step-00000007" in names and "step-00000006" in names and "step-00000007" not in names
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_pressing_stop_twice_is_one_wish(three, tokens, whole, tmp_path, monkeypatch):
+    real = torch.save
+
+    def save(*arguments):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+
+    monkeypatch.setattr(torch, "save", save)
+    run = train(load_model(three), tokens, three, tmp_path, steps=4)
+    assert not run.finished and unfinished(tmp_path)
+    monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 

@@ -1,10 +1,16 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from agnews_helpers import LABELS
+from agnews_helpers.checkpoints import unfinished
 from agnews_helpers.cli import main
 
 
@@ -43,6 +49,8 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     (["train", "--data", "no/such/folder"], "There is no folder"),
     (["train", "--train-rows", "9999"], "only 400 train rows"),
     (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),
+    (["train", "--steps", "0"], "steps is 0; it must be at least 1"),
+    (["train", "--checkpoint-minutes", "0"], "Recipe.checkpoint_minutes is 0.0; it must be above 0"),
     (["predict", "text", "--output-dir", "no/such/run"], "holds no trained classifier"),
     (["evaluate", "--output-dir", "no/such/run"], "holds no trained classifier"),
     (["notebooks", "--source", "no/such/notebooks"], "holds no numbered notebook")])
@@ -50,6 +58,37 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
+    train = ["train", "--epochs", "2", "--learning-rate", "1e-3", "--output-dir", str(tmp_path / "run")]
+    assert main([*train, "--steps", "3"]) == 0
+    assert "Stopped after step 3 of 10 (epoch 1 of 2)" in capsys.readouterr().out
+    assert main(train) == 2  # not discarded without a word
+    assert "holds an unfinished run. Continue it with --resume, or discard it with --no-resume." in capsys.readouterr().err
+    assert main([*train, "--resume", "--epochs", "3"]) == 2
+    assert "epochs is 2 there and 3 here" in capsys.readouterr().err
+    assert main([*train, "--resume", "--json", str(tmp_path / "whole.json")]) == 0
+    assert "Continuing after step 3 of 10" in capsys.readouterr().out
+    assert main([*train, "--no-resume", "--json", str(tmp_path / "again.json")]) == 0
+    one, other = (json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("whole.json", "again.json"))
+    assert one["test"] == other["test"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot send Ctrl-C to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_ends_with_130(number, small, tmp_path):
+    arguments = [sys.executable, "-m", "agnews_helpers", "train", "--epochs", "4000", "--output-dir", str(tmp_path / "run")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        for _ in range(1200):
+            if (tmp_path / "run" / "agnews_run.json").exists():  # the first epoch is done
+                break
+            time.sleep(0.1)
+        child.send_signal(number)
+        output, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "Stopped after step" in output and "Traceback" not in errors
+    assert unfinished(tmp_path / "run")
 
 
 def test_mini_missing_is_one_line_too(monkeypatch, capsys):
@@ -63,7 +102,7 @@ def test_every_field_of_the_recipe_is_a_flag(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     for name in ("profile", "model", "data", "train-rows", "test-rows", "validation-share", "max-length", "padding",
-                 "group-by-length", "batch-size", "learning-rate", "epochs", "precision", "seed"):
+                 "group-by-length", "batch-size", "learning-rate", "epochs", "precision", "checkpoint-minutes", "seed", "resume", "no-resume", "steps"):
         assert f"--{name}" in text
 
 

@@ -4,6 +4,8 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agnews_helpers import DataError, Recipe, load_agnews
 from agnews_helpers.data import SAMPLE, read_csv
@@ -221,3 +223,53 @@ def test_a_broken_parquet_file(tmp_path):
 def test_a_parquet_file_with_other_columns(tmp_path):
     pd.DataFrame({"headline": ["a"]}).to_parquet(tmp_path / "train.parquet")
     fails(tmp_path, "columns headline", "needs text and label")
+
+
+# whatever stands in a file: rows, or our own error
+
+WORDS = st.text(max_size=12) | st.sampled_from(["N/A", "null", "a,b", 'say ""x""', "line\nbreak", "\r", "\x00", "\ufeff", "\u2028", "1"])
+ROW = st.builds(lambda label, title, text, quote: ",".join(f"{quote}{field}{quote}" for field in (label, title, text)),
+                st.sampled_from(["1", "2", "3", "4", "0", "5", "World", "sports", "x", "", "class"]), WORDS, WORDS, st.sampled_from(['"', ""]))
+
+
+def spoiled(content, changes):
+    data = bytearray(content)
+    for place, byte, cut in changes:
+        if data:
+            data[place % len(data)] = byte
+            del data[place % len(data):place % len(data) + cut]
+    return bytes(data)
+
+
+CONTENTS = st.binary(max_size=200) | st.builds(
+    spoiled, st.lists(ROW, max_size=30).flatmap(lambda rows: st.sampled_from(["\n", "\r\n"]).map(lambda end: end.join(rows).encode("utf-8", "replace"))),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)), max_size=3))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONTENTS)
+def test_any_bytes_as_csv_are_rows_or_our_error(tmp_path, content):
+    path = tmp_path / "any.csv"
+    path.write_bytes(content)
+    try:
+        labels, texts, lines = read_csv(path)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(labels) == len(texts) == len(lines) and all(texts) and lines == sorted(lines)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=CONTENTS, name=st.sampled_from(["train.csv", "test.csv", "train.parquet"]))
+def test_any_bytes_in_a_folder_are_a_dataset_or_our_error(tmp_path, content, name):
+    folder = write(tmp_path / "rows")
+    if name == "train.parquet":
+        (folder / "train.csv").unlink()
+    (folder / name).write_bytes(content)
+    try:
+        news = load(folder)
+    except DataError:
+        pass
+    else:
+        assert set(news) == {"train", "validation", "test"} and set(news["test"]["label"][:]) <= {0, 1, 2, 3}
+    (folder / name).unlink()
