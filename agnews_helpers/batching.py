@@ -11,6 +11,8 @@ from .recipe import Recipe
 
 MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
 
+EVALUATION_TOKENS = 2048  # more at once is slower on two cores, and needs more memory on a card
+
 
 def tokenize(news, tokenizer, recipe: Recipe):
     """Add ``input_ids`` (a list of token ids, cut at `recipe.max_length`) and ``length`` to each row.
@@ -63,10 +65,18 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[li
     return [batches[longest]] + batches[:longest] + batches[longest + 1:]
 
 
-def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row numbers from the longest row to the shortest, for evaluation, where order does not matter."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+def sorted_batches(lengths: Sequence[int], most_tokens: int = EVALUATION_TOKENS) -> list[list[int]]:
+    """Row numbers from the longest row to the shortest, for evaluation, where order does not matter.
+
+    A batch has as many rows as stay within `most_tokens`, padding included, and at least one.
+    """
+    order, batches = sorted(range(len(lengths)), key=lambda row: -lengths[row]), []
+    start = 0
+    while start < len(order):
+        rows = max(1, most_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start:start + rows])
+        start += rows
+    return batches
 
 
 class FixedBatches(Sampler):
@@ -113,13 +123,13 @@ def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: in
     ----------
     rows : a split of what `tokenize` returns.
     epoch : 1, 2, ... for the training order of that epoch; None for evaluation, which goes from the
-        longest row to the shortest in batches four times as large (no gradients, no optimizer step).
+        longest row to the shortest in batches of about 2,048 tokens (no gradients, no optimizer step).
     pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
     start : how many batches are left out, because they were done before an interruption.
     """
     lengths = rows["length"][:]
-    batches = sorted_batches(lengths, 4 * recipe.batch_size) if epoch is None else epoch_batches(lengths, recipe, epoch)
-    pad_to = recipe.max_length if recipe.padding == "max_length" else None
+    batches = sorted_batches(lengths) if epoch is None else epoch_batches(lengths, recipe, epoch)
+    pad_to = recipe.max_length if recipe.padding == "max_length" and epoch is not None else None
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A generator of its
     # own: a loader draws a number when it starts, which would change the dropout of a run that is continued.
     return DataLoader(rows, batch_sampler=FixedBatches(batches[start:]), collate_fn=Collator(pad_token_id, pad_to),

@@ -1,6 +1,7 @@
 """The classifier and its tokenizer: from the Hub, from a folder, or the offline ``mini``. Notebook 01."""
 from pathlib import Path
 
+from .cpu_kernels import use_cpu_kernels
 from .mini import mini_model, mini_tokenizer
 from .recipe import HUB_MODEL, LABELS, Recipe, hub_status
 
@@ -29,7 +30,8 @@ def load_model(recipe: Recipe):
     """The pretrained encoder with a classification head for the four classes, in fp32, on the CPU.
 
     A head that the checkpoint lacks is drawn from `recipe.seed`, so the same recipe starts from the
-    same weights. The state of the global random generator is left as it was.
+    same weights. The state of the global random generator is left as it was. Where there is no GPU, the
+    model trains with the functions of ``cpu_kernels``.
 
     Raises
     ------
@@ -42,11 +44,15 @@ def load_model(recipe: Recipe):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.model == "mini":
-            return mini_model(**head)
-        from transformers import AutoModelForSequenceClassification
+            model = mini_model(**head)
+        else:
+            from transformers import AutoModelForSequenceClassification
 
-        # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
-        return _pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head)
+            # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
+            model = _pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head)
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        use_cpu_kernels(model)
+    return model
 
 
 def _pretrained(auto_class, name: str, **options):

@@ -6,6 +6,7 @@ import torch
 
 from .batching import make_loader, tokenize
 from .checkpoints import load_classifier
+from .cpu_kernels import NAME as CPU_ATTENTION
 from .recipe import Recipe
 
 
@@ -20,16 +21,20 @@ def best_device() -> torch.device:
 def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """Logits of tokenized rows in the rows' own order: fp32 tensor on the CPU, shape [rows, classes].
 
-    The model is put into evaluation mode, so that dropout is off, and left in the mode it was in.
+    The model is put into evaluation mode, so that dropout is off, and left in the mode it was in. Without
+    dropout PyTorch has a fused attention kernel for every device, so that one is used.
     """
-    was_training = model.training
+    was_training, attention = model.training, model.config._attn_implementation
     model.eval()
+    if attention == CPU_ATTENTION:
+        model.config._attn_implementation = "sdpa"
     loader = make_loader(rows, recipe, pad_token_id=model.config.pad_token_id)
     logits = torch.empty(len(rows), model.config.num_labels)
     for numbers, batch in zip(loader.batch_sampler, loader):
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         logits[numbers] = model(**inputs).logits.float().cpu()
     model.train(was_training)
+    model.config._attn_implementation = attention
     return logits
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agnews_helpers import Collator, Recipe, epoch_batches, make_loader, padded_tokens, sorted_batches, tokenize
-from agnews_helpers.batching import MEGABATCH
+from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
 from agnews_helpers.mini import mini_tokenizer
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
@@ -115,9 +115,10 @@ def test_loaders_for_training_and_evaluation(tokens, recipe):
     seen = [row for batch in make_loader(tokens["train"], recipe, epoch=1) for row in batch["input_ids"][:, 1].tolist()]
     assert sorted(seen) == sorted(ids[1] for ids in tokens["train"]["input_ids"])
     widths = [batch["input_ids"].shape for batch in make_loader(tokens["train"], recipe)]
-    assert widths[0][0] == 4 * recipe.batch_size and widths[0][1] == max(tokens["train"]["length"])
+    assert widths[0][1] == max(tokens["train"]["length"]) and max(rows * width for rows, width in widths) <= EVALUATION_TOKENS
     assert all(batch["input_ids"].shape[1] == 512 for batch in make_loader(tokens["train"], recipe.but(padding="max_length"), 1))
 
 
 def test_evaluation_goes_from_long_to_short():
-    assert sorted_batches([2, 9, 5], 2) == [[1, 2], [0]]
+    assert sorted_batches([2, 9, 5, 4], 10) == [[1], [2, 3], [0]]
+    assert sorted_batches([600], 100) == [[0]] and sorted_batches([], 100) == []
