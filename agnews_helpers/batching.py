@@ -1,31 +1,67 @@
 """From texts to batches: tokens, the order of an epoch, and tensors of one shape. Notebooks 02 and 03."""
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
+from .errors import Damaged, SaveError
 from .recipe import Recipe
+from .storage import check_folder, write_folder
 
 MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
 
+WORTH_A_CACHE = 5_000  # rows; fewer are tokenized in half a second
 EVALUATION_TOKENS = 2048  # more at once is slower on two cores, and needs more memory on a card
 
 
 def tokenize(news, tokenizer, recipe: Recipe):
     """Add ``input_ids`` (a list of token ids, cut at `recipe.max_length`) and ``length`` to each row.
 
-    Nothing is padded yet: how far depends on the batch a row will be in.
+    Nothing is padded yet: how far depends on the batch a row will be in. Splits of 5,000 rows and more are
+    kept on the disk, beside the cache of `datasets`, and taken from there the next time.
     """
+    if hasattr(news, "values"):
+        return type(news)({name: tokenize(split, tokenizer, recipe) for name, split in news.items()})
+
     def encode(rows):
         ids = tokenizer(rows["text"], truncation=True, max_length=recipe.max_length)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    splits = news.values() if hasattr(news, "values") else [news]
-    with _bars_if(sum(len(split) for split in splits) >= 5_000):
-        return news.map(encode, batched=True, desc="tokenize")
+    with _bars_if(len(news) >= WORTH_A_CACHE):
+        if len(news) < WORTH_A_CACHE:
+            return news.map(encode, batched=True, desc="tokenize")
+        folder = _cache_folder(news, tokenizer, recipe)
+        try:
+            return _from_cache(folder)
+        except Damaged:
+            tokens = news.map(encode, batched=True, desc="tokenize")
+        try:
+            write_folder(folder, tokens.save_to_disk)
+        except SaveError as error:
+            print(f"The tokens are not kept for the next time: {error}")
+        return tokens
+
+
+def _cache_folder(news, tokenizer, recipe: Recipe) -> Path:
+    """A folder whose name says what decides the tokens: texts, labels, the tokenizer, `max_length`."""
+    from datasets import config
+
+    sums = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode("utf-8"))
+    sums.update(json.dumps([recipe.max_length, news["label"][:], news["text"][:]]).encode("utf-8"))
+    return Path(config.HF_DATASETS_CACHE) / "agnews_tokens" / sums.hexdigest()[:24]
+
+
+def _from_cache(folder: Path):
+    from datasets import load_from_disk
+
+    check_folder(folder)
+    return load_from_disk(str(folder))
 
 
 @contextmanager
@@ -116,7 +152,18 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: int = 0, start: int = 0) -> DataLoader:
+def deal(batch: list[int], process: int, processes: int) -> tuple[list[int], float]:
+    """The rows of a batch that one of several processes takes, and the weight of its loss in their mean.
+
+    Every `processes`-th row: rows are sorted by length, so all get equal work. Where a process gets none,
+    it takes the first row and its loss weighs nothing.
+    """
+    mine = batch[process::processes]
+    return mine or batch[:1], len(mine) * processes / len(batch)
+
+
+def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: int = 0, start: int = 0, process: int = 0,
+                processes: int = 1) -> DataLoader:
     """A `DataLoader` over tokenized rows.
 
     Parameters
@@ -126,9 +173,14 @@ def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: in
         longest row to the shortest in batches of about 2,048 tokens (no gradients, no optimizer step).
     pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
     start : how many batches are left out, because they were done before an interruption.
+    process, processes : which of how many processes this loader is for; each gets its share of every batch
+        in training (`deal`), and every so-many-th batch in evaluation.
     """
     lengths = rows["length"][:]
-    batches = sorted_batches(lengths) if epoch is None else epoch_batches(lengths, recipe, epoch)
+    if epoch is None:
+        batches = sorted_batches(lengths)[process::processes]
+    else:
+        batches = [deal(batch, process, processes)[0] for batch in epoch_batches(lengths, recipe, epoch)]
     pad_to = recipe.max_length if recipe.padding == "max_length" and epoch is not None else None
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A generator of its
     # own: a loader draws a number when it starts, which would change the dropout of a run that is continued.

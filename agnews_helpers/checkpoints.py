@@ -54,8 +54,10 @@ class Checkpoints:
         """Where the classifier of that epoch lies."""
         return self.folder / f"best-epoch-{epoch}"
 
-    def save(self, model, optimizer, scaler, progress: Progress) -> Path:
+    def save(self, model, optimizer, scaler, progress: Progress, rng: list[dict] | None = None) -> Path:
         """Write a checkpoint of this very moment; keep the newest two, and the classifiers they name.
+
+        `rng` has the `rng_state` of each process, where there are several.
 
         Raises
         ------
@@ -70,7 +72,8 @@ class Checkpoints:
 
             save_model(model, folder / "model.safetensors")
             losses = torch.tensor(progress.losses, dtype=torch.float64)
-            state = {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict(), "rng": _rng_state(model.device), "losses": losses}
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict(), "rng": rng or [rng_state(model.device)],
+                     "losses": losses}
             torch.save(state, folder / "state.pt")
             told = {**asdict(progress), "losses": len(progress.losses), "identity": self.identity}
             (folder / "progress.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
@@ -93,9 +96,12 @@ class Checkpoints:
         remove(self.folder)
 
     def load(self, model, optimizer, scaler) -> Progress | None:
-        """Put the newest good checkpoint into model, optimizer, scaler and random generators; None if there is none.
+        """`restore` from the `newest` good checkpoint; None if there is none. Errors as theirs."""
+        path = self.newest()
+        return path and self.restore(path, model, optimizer, scaler)
 
-        One that is damaged is said to be, taken away, and the one before it tried.
+    def newest(self) -> Path | None:
+        """The newest good checkpoint. One that is damaged is said to be, taken away, and the one before it tried.
 
         Raises
         ------
@@ -113,8 +119,8 @@ class Checkpoints:
                 print(f"The checkpoint {path.name} cannot be used: {error}. Going back to the one before it.")
                 remove(path)
                 continue
-            self._compare(told.pop("identity"), path)
-            return self._restore(path, told, model, optimizer, scaler)
+            self._compare(told["identity"], path)
+            return path
         return None
 
     def _compare(self, theirs: dict, path: Path) -> None:
@@ -124,7 +130,8 @@ class Checkpoints:
                               "begun, give another output_dir, or discard it with resume=False (agnews train --no-resume).")
 
     @staticmethod
-    def _restore(path: Path, told: dict, model, optimizer, scaler) -> Progress:
+    def restore(path: Path, model, optimizer, scaler, process: int = 0) -> Progress:
+        """Put a checkpoint into model, optimizer, scaler and the random generators of one of the processes."""
         import torch
         from safetensors.torch import load_model
 
@@ -133,7 +140,8 @@ class Checkpoints:
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
-        _set_rng_state(state["rng"], model.device)
+        _set_rng_state(state["rng"][process], model.device)
+        told = {name: value for name, value in _told(path).items() if name != "identity"}
         return Progress(**told | {"losses": state["losses"].tolist()})
 
 
@@ -178,7 +186,7 @@ def _best_epoch(path: Path) -> int:
         return 0
 
 
-def _rng_state(device) -> dict:
+def rng_state(device) -> dict:
     """Python's, NumPy's and PyTorch's random generators, as plain values and tensors."""
     import numpy as np
     import torch
@@ -256,6 +264,12 @@ def load_classifier(folder: str | Path):
     with _no_bars():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_into(model, folder: Path):
+    """Put the weights of a saved classifier into `model`, and return it."""
+    model.load_state_dict(load_classifier(folder)[0].state_dict())
+    return model
 
 
 @contextmanager

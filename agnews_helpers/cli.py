@@ -1,6 +1,7 @@
 """The ``agnews`` command: doctor, budget, train, evaluate, predict, notebooks."""
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -76,7 +77,8 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(options) -> Recipe:
     recipe = Recipe.for_this_machine(**{f.name: getattr(options, f.name, None) for f in fields(Recipe) if f.name != "reason"})
-    print(recipe.describe())
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes
+        print(recipe.describe())
     return recipe
 
 
@@ -144,19 +146,22 @@ def _train(options) -> int | None:
     from .checkpoints import unfinished
     from .data import load_agnews
     from .evaluation import evaluate
+    from .hardware import processes
     from .model import load_model, load_tokenizer
     from .training import train
 
     recipe = _recipe(options)
     if options.resume is None and unfinished(options.output_dir):
         raise ValueError(f"{options.output_dir} holds an unfinished run. Continue it with --resume, or discard it with --no-resume.")
-    news = load_agnews(recipe)
-    tokens = tokenize(news, load_tokenizer(recipe), recipe)
+    with processes().main_process_first():  # of several processes, one tokenizes and the others find it in the cache
+        tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
     run = train(load_model(recipe), tokens, recipe, options.output_dir, "auto" if options.resume else False, options.steps)
     if not run.finished:
         return INTERRUPTED if options.steps is None else 0
-    print(run.history.round(4).to_string())
     report = evaluate(run.model, tokens["test"], recipe)
+    if not processes().is_main_process:
+        return None
+    print(run.history.round(4).to_string())
     report.save(run.folder / "test_report.json")
     print(f"test: {report}\nepoch {run.best_epoch} kept in {run.folder}, {run.seconds / 60:.1f} minutes of training")
     _write_json(options.json, {

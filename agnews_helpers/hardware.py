@@ -91,6 +91,17 @@ def this_card() -> Card | None:
                 properties.multi_processor_count)
 
 
+def processes():
+    """Accelerate's view of this process: its device, its number, and how many there are (`PartialState`).
+
+    Where there is no GPU it must be told so, or it takes each of several processes for the only one.
+    """
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def versions() -> dict[str, str | None]:
     """Python's and each package's version; None where a package is missing."""
     found = {"python": platform.python_version()}

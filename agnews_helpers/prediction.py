@@ -7,14 +7,13 @@ import torch
 from .batching import make_loader, tokenize
 from .checkpoints import load_classifier
 from .cpu_kernels import NAME as CPU_ATTENTION
+from .hardware import processes
 from .recipe import Recipe
 
 
 def best_device() -> torch.device:
     """The device that Accelerate would train on: CUDA, Apple's MPS or the CPU."""
-    from accelerate import PartialState
-
-    return PartialState().device
+    return processes().device
 
 
 @torch.inference_mode()
@@ -22,17 +21,23 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """Logits of tokenized rows in the rows' own order: fp32 tensor on the CPU, shape [rows, classes].
 
     The model is put into evaluation mode, so that dropout is off, and left in the mode it was in. Without
-    dropout PyTorch has a fused attention kernel for every device, so that one is used.
+    dropout PyTorch has a fused attention kernel for every device, so that one is used. Where several
+    processes run, all must call this: each computes its share, and all get all logits.
     """
     was_training, attention = model.training, model.config._attn_implementation
     model.eval()
     if attention == CPU_ATTENTION:
         model.config._attn_implementation = "sdpa"
-    loader = make_loader(rows, recipe, pad_token_id=model.config.pad_token_id)
-    logits = torch.empty(len(rows), model.config.num_labels)
+    state = processes()
+    loader = make_loader(rows, recipe, pad_token_id=model.config.pad_token_id, process=state.process_index, processes=state.num_processes)
+    logits = torch.zeros(len(rows), model.config.num_labels)
     for numbers, batch in zip(loader.batch_sampler, loader):
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         logits[numbers] = model(**inputs).logits.float().cpu()
+    if state.num_processes > 1:  # each did its share of the batches; the rest of its rows are zeros
+        from accelerate.utils import reduce
+
+        logits = reduce(logits.to(state.device), "sum").cpu()
     model.train(was_training)
     model.config._attn_implementation = attention
     return logits

@@ -7,17 +7,21 @@ from tqdm.auto import tqdm
 from .errors import DoesNotFit, NonFiniteError
 
 
-def training_step(model, batch: dict, optimizer, accelerator, micro_batch_size: int | None = None, check=None) -> torch.Tensor:
+def training_step(model, batch: dict, optimizer, accelerator, micro_batch_size: int | None = None, check=None,
+                  weight: float = 1.0) -> torch.Tensor:
     """Forward, loss, backward, Adam step; returns the loss, detached, still on the device.
 
     The loss is the mean cross-entropy of the batch, in nats. With `micro_batch_size` the batch is taken
     in parts whose gradients add up to the same step, in the memory of one part. `check` is called with
-    the loss before the weights move. ``vram.trace`` runs this same function on tensors without storage
-    to predict what it needs.
+    the loss before the weights move. `weight` is that of this process among several: its share of the
+    batch's rows, 1 where all have the same. ``vram.trace`` runs this same function on tensors without
+    storage to predict what it needs.
     """
     rows = len(batch["labels"])
     if micro_batch_size is None or micro_batch_size >= rows:
         loss = model(**batch).loss
+        if weight != 1.0:
+            loss = loss * weight
         accelerator.backward(loss)
         total = loss.detach()
     else:
@@ -46,18 +50,20 @@ class Stepper:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.moving = False
 
-    def __call__(self, batch: dict) -> float:
+    def __call__(self, batch: dict, weight: float = 1.0) -> float:
         """Raises NonFiniteError, DoesNotFit."""
         rows, length = batch["input_ids"].shape
         while True:
             size = min((size for tokens, size in self.limits if tokens <= length), default=rows)
             try:
-                return self._step(batch, size)
+                return self._step(batch, size, weight)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if self.moving:  # only the first step allocates here; one half taken cannot be taken again
                     raise DoesNotFit("Adam's two running means do not fit beside weights and gradients", length) from error
+                if self.accelerator.num_processes > 1:  # the others wait for this one's gradients, and cannot go back
+                    raise DoesNotFit(f"{rows} rows of {length} tokens do not fit in one of the processes", length) from error
             # Outside of `except`: its traceback would keep the tensors of the failed step alive.
             self._free()
             if min(size, rows) == 1:
@@ -66,9 +72,9 @@ class Stepper:
             tqdm.write(f"Out of memory with {min(size, rows)} rows of {length} tokens: the same step again in parts of "
                        f"{min(size, rows) // 2}, and so for all batches this long. Nothing else changes.")
 
-    def _step(self, batch: dict, size: int) -> float:
+    def _step(self, batch: dict, size: int, weight: float) -> float:
         self.moving = False
-        loss = training_step(self.model, batch, self.optimizer, self.accelerator, size, self._check).item()
+        loss = training_step(self.model, batch, self.optimizer, self.accelerator, size, self._check, weight).item()
         if self.accelerator.scaler is not None and self.accelerator.scaler.get_scale() < 1:
             raise NonFiniteError("gradient (in fp16, however small the loss was scaled)")
         return loss

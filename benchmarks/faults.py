@@ -26,10 +26,11 @@ from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from agnews_helpers import LABELS, Recipe, SaveError, load_agnews, load_model, tokenize, train, training
+from agnews_helpers import LABELS, Recipe, SaveError, load_agnews, load_model, tokenize, train
 from agnews_helpers.batching import epoch_batches
 from agnews_helpers.checkpoints import Checkpoints, Progress, unfinished
 from agnews_helpers.mini import mini_tokenizer
+from agnews_helpers.session import Session
 
 FAULTS = {"killed": 200, "SIGTERM or Ctrl-C": 50, "full disk": 50, "byte flipped": 100, "file cut off": 100, "out of memory": 100}
 SECONDS = 10  # a session that takes longer hangs
@@ -100,7 +101,7 @@ def quiet():
 @contextmanager
 def logged(folder: Path):
     """Every step appends its number and its rows to ``rows.log``."""
-    step = training._Session.step
+    step = Session.step
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "rows.log", "a", buffering=1) as log:
         def tell(self, batch, numbers):
@@ -108,11 +109,11 @@ def logged(folder: Path):
             log.write(f"{len(self.progress.losses)} {' '.join(map(str, numbers))}\n")
             return loss
 
-        training._Session.step = tell
+        Session.step = tell
         try:
             yield
         finally:
-            training._Session.step = step
+            Session.step = step
 
 
 def session(recipe: Recipe, home: Path, folder: Path, ready, room: int | None = None) -> None:

@@ -125,9 +125,7 @@ def limit(rows: int, seconds: float = 4.0) -> dict:
     """FLOP/s of matrix products alone, in the shapes of the model's linear layers: forward, and both of backward."""
     import torch
 
-    from agnews_helpers import load_model
-
-    recipe, tokens, model = newsletter(rows)
+    _, tokens, model = newsletter(rows)
     tokens_a_batch = round(8 * statistics.fmean(tokens["train"]["length"][:]))
     layers = [layer for name, layer in model.distilbert.transformer.named_modules() if isinstance(layer, torch.nn.Linear)]
     inputs = {size: torch.randn(tokens_a_batch, size) for layer in layers for size in (layer.in_features, layer.out_features)}

@@ -13,7 +13,7 @@ from datasets import DatasetDict
 
 from agnews_helpers import FolderInUse, ResumeError, SaveError, load_classifier, load_model, save_classifier, train
 from agnews_helpers import checkpoints as module
-from agnews_helpers import training
+from agnews_helpers import session
 from agnews_helpers.checkpoints import Checkpoints, Progress, fingerprint, identity_of, run_facts, unfinished
 from agnews_helpers.interrupts import Interrupts
 from agnews_helpers.mini import mini_tokenizer
@@ -100,7 +100,7 @@ def test_a_signal_saves_and_returns_the_run_so_far(number, three, tokens, whole,
 
 
 def test_a_signal_during_validation_ends_it_at_once(three, tokens, whole, tmp_path, monkeypatch):
-    real, calls = training.evaluate, []
+    real, calls = session.evaluate, []
 
     def evaluate(*arguments):
         calls.append(1)
@@ -109,7 +109,7 @@ def test_a_signal_during_validation_ends_it_at_once(three, tokens, whole, tmp_pa
             pytest.fail("went on")
         return real(*arguments)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(session, "evaluate", evaluate)
     run = train(load_model(three), tokens, three, tmp_path)
     assert len(run.steps) == 2 * BATCHES and list(run.history.index) == [1]
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
@@ -216,7 +216,7 @@ def test_resume_takes_two_values(recipe, tokens, tmp_path):
 
 def test_a_finished_run_is_returned(three, tokens, whole, tmp_path, capsys, monkeypatch):
     train(load_model(three), tokens, three, tmp_path)
-    monkeypatch.setattr(training, "Stepper", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(session, "Stepper", lambda *_: pytest.fail("trained again"))
     run = train(load_model(three), tokens, three, tmp_path)
     assert "is finished" in capsys.readouterr().out
     assert_same_run(run, whole)

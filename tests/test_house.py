@@ -17,6 +17,7 @@ FLOORS = [
     {"cli"},
     {"plots", "running"},
     {"training"},
+    {"session"},
     {"vram.report"},
     {"vram.budget"},
     {"vram.trace"},

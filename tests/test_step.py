@@ -67,9 +67,9 @@ def test_every_third_step_out_of_memory_ends_like_the_run_that_never_was(error, 
 
 
 def forgetting(call):
-    def forget(self, batch):
+    def forget(self, batch, weight):
         self.limits.clear()
-        return call(self, batch)
+        return call(self, batch, weight)
     return forget
 
 

@@ -9,7 +9,7 @@ from datasets import DatasetDict
 from transformers import pipeline
 
 from agnews_helpers import LABELS, evaluate, find_or_train, load_classifier, load_model, make_loader, train
-from agnews_helpers import training as module
+from agnews_helpers import session
 from agnews_helpers.training import make_accelerator, training_step
 
 
@@ -77,7 +77,7 @@ def test_the_best_epoch_is_kept_not_the_last(recipe, tokens, tmp_path, monkeypat
         accuracy, loss = next(reports)
         return type("Report", (), {"accuracy": accuracy, "loss": loss})()
 
-    monkeypatch.setattr(module, "evaluate", scripted)
+    monkeypatch.setattr(session, "evaluate", scripted)
     run = train(load_model(recipe), tokens, recipe.but(epochs=4), tmp_path)
     assert run.best_epoch == 3
     assert torch.equal(run.model.classifier.weight, weights[2]) and not torch.equal(weights[2], weights[3])
@@ -111,7 +111,7 @@ def test_bf16_after_fp32_in_one_process(recipe, tokens, tmp_path):
 
 def test_a_folder_that_cannot_be_made_fails_before_training(recipe, tokens, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(module, "training_step", lambda *a: pytest.fail("trained first"))
+    monkeypatch.setattr(session, "Stepper", lambda *a: pytest.fail("trained first"))
     with pytest.raises(OSError):
         train(load_model(recipe), tokens, recipe, tmp_path / "file" / "run")
 

@@ -1,0 +1,118 @@
+"""Several processes take the steps of one: the command that a reader would type, on the CPU (gloo)."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from agnews_helpers.batching import deal
+from agnews_helpers.checkpoints import unfinished
+from agnews_helpers.mini import mini_tokenizer
+from agnews_helpers.recipe import LABELS
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_a_batch_is_dealt_out_and_weighs_as_a_whole(rows, processes):
+    batch = list(range(100, 100 + rows))
+    shares = [deal(batch, process, processes) for process in range(processes)]
+    assert sorted(row for share, weight in shares if weight for row in share) == batch
+    assert all(share for share, _ in shares) and sum(weight for _, weight in shares) == pytest.approx(processes)
+    value = {row: row**2 for row in batch}
+    means = [weight * sum(value[row] for row in share) / len(share) for share, weight in shares]
+    assert sum(means) / processes == pytest.approx(sum(value.values()) / rows)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A tiny model without dropout, whose masks depend on how rows are dealt out."""
+    folder = tmp_path_factory.mktemp("calm") / "model"
+    torch.manual_seed(0)
+    config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4, dropout=0.0, attention_dropout=0.0,
+                              seq_classif_dropout=0.0, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
+    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    mini_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def command(model, folder, processes, *more):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]  # it has no --multi_cpu
+    run = ["-m", "agnews_helpers", "train", "--model", str(model), "--train-rows", "45", "--test-rows", "20", "--epochs", "2",
+           "--learning-rate", "1e-3", "--output-dir", str(folder), *more]
+    return [sys.executable, *(launch if processes > 1 else []), *run]
+
+
+def launch(*arguments):
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, env=environment)
+
+
+@pytest.fixture(scope="module")
+def one(calm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    done = launch(calm, folder / "run", 1, "--json", folder / "figures.json")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def losses(folder):
+    return pd.read_csv(folder / "run" / "steps.csv", index_col=0)["loss"]
+
+
+def test_two_processes_take_the_steps_of_one(calm, one, tmp_path):
+    done = launch(calm, tmp_path / "run", 2, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("profile    offline") == 1 and done.stdout.count("test: accuracy") == 1
+    assert len(losses(one)) == len(losses(tmp_path)) == 12  # 41 rows: the last batch has one
+    assert (losses(one) - losses(tmp_path)).abs().max() < 1e-5
+    figures = [json.loads((folder / "figures.json").read_text(encoding="utf-8")) for folder in (one, tmp_path)]
+    assert figures[0]["test"]["confusion"] == figures[1]["test"]["confusion"]
+    assert figures[0]["test"]["loss"] == pytest.approx(figures[1]["test"]["loss"], abs=1e-4)
+    weights = [load_file(folder / "run" / "model.safetensors") for folder in (one, tmp_path)]
+    assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
+
+
+def test_two_processes_resume_exactly(tiny, tmp_path):
+    whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
+    stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
+    assert whole.returncode == stopped.returncode == 0, whole.stderr + stopped.stderr
+    assert "Stopped after step 7 of 12" in stopped.stdout and unfinished(tmp_path / "parts" / "run")
+    alone = launch(tiny, tmp_path / "parts" / "run", 1, "--resume")
+    assert alone.returncode == 2 and "processes is 2 there and 1 here" in alone.stderr
+    resumed = launch(tiny, tmp_path / "parts" / "run", 2, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert losses(tmp_path / "whole").equals(losses(tmp_path / "parts"))
+    weights = [load_file(tmp_path / name / "run" / "model.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="finds the processes by /proc or ps")
+def test_where_one_is_killed_both_stop(tiny, tmp_path):
+    arguments = command(tiny, tmp_path / "run", 2, "--epochs", "4000")
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as launcher:
+        for _ in range(900):
+            if (tmp_path / "run" / "agnews_run.json").exists():
+                break
+            time.sleep(0.1)
+        children = [int(pid) for pid in subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True).stdout.split()]
+        assert len(children) == 2
+        os.kill(children[1], signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0 and re.search(r"SIGKILL|exitcode *: -9|Signal 9", errors), errors
+    for pid in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
