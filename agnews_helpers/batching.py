@@ -185,7 +185,7 @@ def make_loader(rows, recipe: Recipe, epoch: int | None = None, pad_token_id: in
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A generator of its
     # own: a loader draws a number when it starts, which would change the dropout of a run that is continued.
     return DataLoader(rows, batch_sampler=FixedBatches(batches[start:]), collate_fn=Collator(pad_token_id, pad_to),
-                      generator=torch.Generator())
+                      generator=torch.Generator(), pin_memory=torch.cuda.is_available())
 
 
 def padded_tokens(lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None) -> int:

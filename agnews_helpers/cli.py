@@ -3,7 +3,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from .errors import DoesNotFit, FolderInUse, NonFiniteError, SaveError
@@ -90,18 +90,21 @@ def _write_json(path: Path | None, figures: dict) -> None:
 
 
 def _doctor(options) -> int:
+    from .doctor import examine
     from .hardware import GTX_1650_TI, describe_machine, this_card, versions
 
     recipe = Recipe.for_this_machine()
     print(describe_machine())
-    print(recipe.describe())
-    missing = [name for name, version in versions().items() if version is None]
-    for name in missing:
-        print(f"[FAIL] {name} is not installed; run: pip install -c constraints.txt -e \".[offline]\"")
+    print(recipe.describe(), end="\n\n")
+    checks = examine(recipe)
+    print(*checks, sep="\n")
+    failed = [check.name for check in checks if check.ok is False]
+    print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
     if options.picture:
         _draw_picture(options.picture, this_card() or GTX_1650_TI)
-    _write_json(options.json, {"versions": versions(), "recipe": recipe.to_dict(), "reason": recipe.reason})
-    return 1 if missing else 0
+    _write_json(options.json, {"versions": versions(), "recipe": recipe.to_dict(), "reason": recipe.reason,
+                               "checks": [asdict(check) for check in checks]})
+    return 1 if failed else 0
 
 
 def _draw_picture(path: Path, card) -> None:

@@ -161,7 +161,7 @@ class Session:
         if not self.progress.best_epoch and self.process == 0:  # so that there is something to look at
             save_classifier(self.model, self.tokenizer, self.folder, self.recipe, **self.facts())
         self.accelerator.print(f"Stopped after {self.place()}; saved in {self.folder}. To continue, run the same again, or: "
-                               f"agnews train --resume --output-dir {self.folder}")
+                               f"agnews train --resume --output-dir {self.folder}{self.expected()}")
         return self.run(finished=False)
 
     def finish(self) -> Run:
@@ -192,8 +192,21 @@ class Session:
         accuracy = history[-1]["validation_accuracy"] if history else None
         return {"epoch": self.progress.best_epoch, "validation_accuracy": accuracy, "steps": len(self.progress.losses), "rows": rows}
 
+    def expected(self) -> str:
+        """What the whole run would take, where `steps` asked for a part of it to find out."""
+        progress = self.progress
+        if self.steps is None:
+            return ""
+        spent = progress.seconds + progress.epoch_seconds
+        total = spent / len(progress.losses) * -(-len(self.lengths) // self.recipe.batch_size) * self.recipe.epochs
+        return f"\nAt this pace all {self.recipe.epochs} epochs take about {_duration(total)}, validation left out."
+
     def place(self) -> str:
         """Where the run is, in words."""
         progress, a_epoch = self.progress, -(-len(self.lengths) // self.recipe.batch_size)
         epoch = min(progress.epoch, self.recipe.epochs)
         return f"step {len(progress.losses):,} of {a_epoch * self.recipe.epochs:,} (epoch {epoch} of {self.recipe.epochs})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"

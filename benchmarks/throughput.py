@@ -24,21 +24,31 @@ CONTENDERS = {
     "trainer": "transformers.Trainer, dynamic padding",
     "grouped": "transformers.Trainer, group_by_length",
     "ours": "train()"}
-LETTER_ROWS = 48  # it takes a hundred times as long for a row: fewer of them
+LETTER_ROWS = 32  # it takes a hundred times as long for a row: fewer of them
 
 
-def newsletter(rows: int):
-    """Recipe, tokenized rows and model, the same for all. More rows than there are come round again."""
+def newsletter(rows: int, stock: bool = False):
+    """Recipe, tokenized rows and model, the same for all. More rows than there are come round again.
+
+    `stock`: the model as `transformers` makes it, without what `load_model` changes for a CPU.
+    """
     from datasets import concatenate_datasets
 
-    from agnews_helpers import Recipe, load_agnews, load_model, load_tokenizer, tokenize
+    from agnews_helpers import load_agnews, load_model, load_tokenizer, tokenize
+    from agnews_helpers.mini import mini_model
 
-    recipe = Recipe.for_this_machine(model="mini", data=os.environ.get("AGNEWS_DATA", "sample"), profile="offline", epochs=1)
+    recipe = _recipe()
     tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
     train = tokens["train"]
     train = concatenate_datasets([train] * -(-rows // len(train))).select(range(rows))
     tokens["train"], tokens["validation"] = train, tokens["validation"].select(range(16))
-    return recipe, tokens, load_model(recipe)
+    return recipe, tokens, mini_model(num_labels=4) if stock else load_model(recipe)
+
+
+def _recipe():
+    from agnews_helpers import Recipe
+
+    return Recipe.for_this_machine(model="mini", data=os.environ.get("AGNEWS_DATA", "sample"), profile="offline", epochs=1)
 
 
 def letter(rows: int) -> dict:
@@ -48,7 +58,7 @@ def letter(rows: int) -> dict:
 
     from agnews_helpers import Collator
 
-    recipe, tokens, model = newsletter(min(rows, LETTER_ROWS))
+    recipe, tokens, model = newsletter(min(rows, LETTER_ROWS), stock=True)
     loader = DataLoader(tokens["train"], batch_size=8, shuffle=True, collate_fn=Collator(0, recipe.max_length))
     optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate)
     started = time.perf_counter()
@@ -66,7 +76,7 @@ def trainer(rows: int, **settings) -> dict:
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-    recipe, tokens, model = newsletter(rows)
+    recipe, tokens, model = newsletter(rows, stock=True)
     from agnews_helpers import load_tokenizer
 
     padded = []
@@ -96,13 +106,20 @@ def ours(rows: int, **changes) -> dict:
 
     recipe, tokens, model = newsletter(rows)
     recipe = recipe.but(**changes)
+    before = limit(tokens, model)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = train(model, tokens, recipe, folder, resume=False)
     whole = time.perf_counter() - started
     lengths = tokens["train"]["length"][:]
     figures = _figures(tokens, rows / run.history["rows_per_second"][1], padded_tokens(lengths, epoch_batches(lengths, recipe, 1)))
-    return figures | {"with_validation_and_saving": whole}
+    shape = {"weights": before["weights"], "layers": model.config.n_layers, "width": model.config.dim}
+    flop_s = (before["flops"] + limit(tokens, model)["flops"]) / 2  # around the run, because the machine's speed drifts
+    return figures | {"with_validation_and_saving": whole, "limit": {"flops": flop_s, **shape}}
+
+
+def ours_bf16(rows: int) -> dict:
+    return ours(rows, precision="bf16")
 
 
 def _figures(tokens, seconds: float, padded: int) -> dict:
@@ -121,13 +138,12 @@ def _peak_gib() -> float:
     return float("nan")
 
 
-def limit(rows: int, seconds: float = 4.0) -> dict:
+def limit(tokens, model, seconds: float = 3.0) -> dict:
     """FLOP/s of matrix products alone, in the shapes of the model's linear layers: forward, and both of backward."""
     import torch
 
-    _, tokens, model = newsletter(rows)
     tokens_a_batch = round(8 * statistics.fmean(tokens["train"]["length"][:]))
-    layers = [layer for name, layer in model.distilbert.transformer.named_modules() if isinstance(layer, torch.nn.Linear)]
+    layers = [layer for layer in model.distilbert.transformer.modules() if isinstance(layer, torch.nn.Linear)]
     inputs = {size: torch.randn(tokens_a_batch, size) for layer in layers for size in (layer.in_features, layer.out_features)}
 
     def once():
@@ -141,8 +157,7 @@ def limit(rows: int, seconds: float = 4.0) -> dict:
         once()
         rounds += 1
     weights = sum(layer.weight.numel() for layer in layers)
-    return {"flops": 6 * weights * tokens_a_batch * rounds / (time.perf_counter() - started), "weights": weights,
-            "layers": model.config.n_layers, "width": model.config.dim}
+    return {"flops": 6 * weights * tokens_a_batch * rounds / (time.perf_counter() - started), "weights": weights}
 
 
 def flops(figures: dict, shape: dict) -> float:
@@ -150,10 +165,10 @@ def flops(figures: dict, shape: dict) -> float:
     return 6 * shape["weights"] * figures["tokens"] + 12 * shape["width"] * shape["layers"] * figures["attention"]
 
 
-def measure(name: str, rows: int) -> dict:
+def measure(name: str, rows: int, **environment: str) -> dict:
     """One contender in a process of its own."""
     command = [sys.executable, str(HERE), "--contender", name, "--rows", str(rows)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AGNEWS_PROFILE": "offline"})
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AGNEWS_PROFILE": "offline", **environment})
     if result.returncode:
         raise RuntimeError(f"{name} failed:\n{result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
@@ -163,9 +178,9 @@ def rounds(repeat: int, rows: int) -> pd.DataFrame:
     """All contenders in turn, `repeat` times: one line for each measurement."""
     lines = []
     for number in range(1, repeat + 1):
-        shape = measure("limit", rows)
-        for name in CONTENDERS:
-            figures = measure(name, rows)
+        found = {name: measure(name, rows) for name in CONTENDERS}
+        shape = found["ours"].pop("limit")
+        for name, figures in found.items():
             figures |= {"round": number, "contender": name, "rows_per_second": figures["rows"] / figures["seconds"],
                         "share_of_limit": flops(figures, shape) / figures["seconds"] / shape["flops"], "limit_gflops": shape["flops"] / 1e9}
             lines.append(figures)
@@ -181,23 +196,165 @@ def ratios(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"median": others.median(), "least": others.min(), "most": others.max()}).loc[[n for n in CONTENDERS if n != "ours"]]
 
 
-def growth(sizes=(1_000, 10_000, 40_000), steps: int = 60) -> pd.DataFrame:
-    """Does a step cost more, or need more memory, when there are more rows? The first steps of an epoch over each size."""
-    return pd.DataFrame([{"rows": size, **measure(f"growth:{steps}", size)} for size in sizes])
+def pass_over(rows: int) -> dict:
+    """A whole pass of train() over so many rows, with a model of no size: what everything around the model costs."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from agnews_helpers import train
+    from agnews_helpers.cpu_kernels import use_cpu_kernels
+
+    recipe, tokens, _ = newsletter(rows)
+    torch.manual_seed(0)
+    model = DistilBertForSequenceClassification(DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4))
+    use_cpu_kernels(model)
+    with tempfile.TemporaryDirectory() as folder:
+        before, started = _peak_gib(), time.perf_counter()
+        train(model, tokens, recipe, folder, resume=False)
+    return {"seconds": time.perf_counter() - started, "gib_before": before, "gib_after": _peak_gib()}
+
+
+def growth(sizes=(1_000, 10_000, 40_000)) -> pd.DataFrame:
+    """Do time and memory of a pass grow as the rows do?"""
+    return pd.DataFrame([{"rows": size, **measure("pass_over", size)} for size in sizes])
+
+
+PARTS = {"matrix products": ("aten::mm", "aten::addmm", "aten::bmm"), "Adam": ("aten::_fused_adam_",),
+         "random numbers of dropout": ("aten::random_", "aten::lt", "aten::bernoulli_"),
+         "GELU, LayerNorm, softmax": ("aten::gelu", "aten::gelu_backward", "aten::native_layer_norm", "aten::native_layer_norm_backward",
+                                      "aten::_softmax", "aten::_softmax_backward_data"),
+         "copies, sums, filling": ("aten::copy_", "aten::sum", "aten::fill_", "aten::mul", "aten::add", "aten::add_")}
+
+
+def parts(rows: int, steps: int = 30) -> dict:
+    """Share of a step's time that each kind of operation takes, by PyTorch's profiler; data and progress bar by the clock."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from agnews_helpers import make_loader
+    from agnews_helpers.step import Stepper
+    from agnews_helpers.training import make_accelerator
+
+    recipe, tokens, model = newsletter(rows)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate, fused=True)
+    step = Stepper(model, optimizer, make_accelerator(recipe), [])
+    started = time.perf_counter()
+    batches = list(make_loader(tokens["train"], recipe, 1))
+    data = (time.perf_counter() - started) / len(batches)
+    for batch in batches[:5]:
+        step(batch)
+    started = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for batch in batches[5:5 + steps]:
+            step(batch)
+    seconds = (time.perf_counter() - started) / len(batches[5:5 + steps])
+    spent = {event.key: event.self_cpu_time_total / 1e6 / len(batches[5:5 + steps]) for event in profiler.key_averages()}
+    shares = {name: sum(spent.get(op, 0.0) for op in ops) / seconds for name, ops in PARTS.items()}
+    return shares | {"everything else": 1 - sum(shares.values()), "data, beside the step": data / seconds}
+
+
+def inference(rows: int) -> dict:
+    """Rows a second of classify() and of transformers' pipeline on the same texts, and whether the answers agree."""
+    from transformers import pipeline
+
+    from agnews_helpers import classify, load_tokenizer, save_classifier
+
+    recipe, tokens, model = newsletter(rows)
+    texts = tokens["train"]["text"][:]
+    with tempfile.TemporaryDirectory() as folder:
+        save_classifier(model, load_tokenizer(recipe), folder, recipe)
+        started = time.perf_counter()
+        mine = classify(texts, folder)["label"].tolist()
+        ours = time.perf_counter() - started
+        started = time.perf_counter()
+        theirs = pipeline("text-classification", model=folder)(texts, batch_size=64, truncation=True)
+        other = time.perf_counter() - started
+    same = sum(a == b["label"] for a, b in zip(mine, theirs))
+    return {"rows": rows, "classify": rows / ours, "pipeline": rows / other, "times": other / ours, "same_answers": same}
+
+
+def start_up(rows: int = 40_000) -> dict:
+    """Seconds to tokenize, the second time (a process of its own, from the cache), and from train() to its first step."""
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = (measure("seconds_to_start", rows, HF_DATASETS_CACHE=cache) for _ in range(2))
+    return {"rows": rows, "tokenize": first["tokenize"], "tokenize_again": second["tokenize"], "first_step": second["first_step"]}
+
+
+def seconds_to_start(rows: int) -> dict:
+    from datasets import concatenate_datasets
+
+    from agnews_helpers import load_agnews, load_tokenizer, session, tokenize, train
+
+    recipe = _recipe()
+    news, tokenizer = load_agnews(recipe), load_tokenizer(recipe)
+    texts = concatenate_datasets([news["train"]] * -(-rows // len(news["train"]))).select(range(rows))
+    started = time.perf_counter()
+    tokenize(texts, tokenizer, recipe)
+    tokenizing, moment = time.perf_counter() - started, []
+    recipe, tokens, model = newsletter(rows)
+
+    class Noting(session.Stepper):
+        def __call__(self, batch, weight):
+            moment.append(time.perf_counter())
+            raise KeyboardInterrupt
+
+    session.Stepper = Noting
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train(model, tokens, recipe, folder, resume=False)
+        except KeyboardInterrupt:
+            pass
+    return {"tokenize": tokenizing, "first_step": moment[0] - started}
+
+
+def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = {"letter": "padded to 512", "trainer": "Trainer", "grouped": "Trainer,\ngroup_by_length", "ours": "train()"}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    speeds = lines.groupby("contender")["rows_per_second"]
+    middle = speeds.median().loc[list(names)]
+    spread = [middle - speeds.min().loc[list(names)], speeds.max().loc[list(names)] - middle]
+    bars = left.barh(list(names.values()), middle, xerr=spread, color=["#999999", "#56B4E9", "#0072B2", "#E69F00"], error_kw={"ecolor": "#333333"})
+    left.bar_label(bars, [f"  {value:.1f}" for value in middle], label_type="center", color="black")
+    left.set(xlabel="rows a second", title="Training, median and range of the rounds")
+    left.invert_yaxis()
+    inside = {name: share for name, share in shares.items() if name != "data, beside the step"}
+    right.barh(list(inside), [100 * share for share in inside.values()], color="#009E73")
+    right.set(xlabel="% of a step's time", title="Where a step's time goes")
+    right.invert_yaxis()
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=800)
+    parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
-        name, _, argument = options.contender.partition(":")
-        print(json.dumps(globals()[name](options.rows, *([int(argument)] if argument else []))))
+        print(json.dumps(globals()[options.contender](options.rows)))
         return
     lines = rounds(options.repeat, options.rows)
-    print("\n", ratios(lines).round(2).to_string())
+    table, shares, grown = ratios(lines), measure("parts", 400), growth()
+    answers, start = measure("inference", 4_000), start_up()
+    share = lines[lines["contender"] == "ours"]["share_of_limit"]
+    data = "AG News rows" if os.environ.get("AGNEWS_DATA") else "the sample"
+    print(f"\ntrain() is so many times as fast as ({data}, {options.rows} rows, batches of 8):\n{table.round(2).to_string()}\n"
+          f"\nof the matrix-product limit: {share.median():.1%} ({share.min():.1%} to {share.max():.1%})\n"
+          f"\nwhere a step's time goes:\n{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n{grown.round(2).to_string(index=False)}\n"
+          f"\ninference {answers}\nstart-up {start}")
+    figures = {"data": data, "rows": options.rows, "rounds": lines.round(4).to_dict("records"), "times_as_fast": table.round(3).to_dict("index"),
+               "share_of_limit": share.round(4).tolist(), "parts": shares, "growth": grown.round(3).to_dict("records"),
+               "inference": answers, "start_up": start}
+    HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    draw(lines, shares, HERE.with_suffix(".png"))
 
 
 if __name__ == "__main__":

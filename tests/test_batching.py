@@ -2,10 +2,11 @@ import random
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agnews_helpers import batching
 from agnews_helpers import Collator, Recipe, epoch_batches, make_loader, padded_tokens, sorted_batches, tokenize
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
 from agnews_helpers.mini import mini_tokenizer
@@ -122,3 +123,51 @@ def test_loaders_for_training_and_evaluation(tokens, recipe):
 def test_evaluation_goes_from_long_to_short():
     assert sorted_batches([2, 9, 5, 4], 10) == [[1], [2, 3], [0]]
     assert sorted_batches([600], 100) == [[0]] and sorted_batches([], 100) == []
+
+
+# the cache of tokens
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(batching, "WORTH_A_CACHE", 30)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+    rows = Dataset.from_dict({"text": [f"Title {i} and words" for i in range(40)], "label": [i % 4 for i in range(40)]})
+    return rows, lambda **changes: tokenize(rows, mini_tokenizer(), recipe.but(**changes))
+
+
+def folders(tmp_path):
+    return sorted((tmp_path / "agnews_tokens").glob("*"))
+
+
+def test_tokens_of_many_rows_are_kept_and_found_again(cached, tmp_path, monkeypatch):
+    rows, tokens = cached
+    first = tokens()
+    assert len(folders(tmp_path)) == 1
+    monkeypatch.setattr(Dataset, "map", lambda *_, **__: pytest.fail("tokenized again"))
+    again = tokens()
+    assert again.column_names == first.column_names and again[:] == first[:]
+
+
+def test_another_length_text_or_label_is_another_entry(cached, tmp_path, recipe):
+    rows, tokens = cached
+    tokens(), tokens(max_length=4)
+    tokenize(rows.select(reversed(range(40))), mini_tokenizer(), recipe)
+    assert len(folders(tmp_path)) == 3 and max(tokens(max_length=4)["length"][:]) == 4
+
+
+def test_a_damaged_entry_is_made_again(cached, tmp_path):
+    rows, tokens = cached
+    first = tokens()[:]
+    path = next(folders(tmp_path)[0].glob("*.arrow"))
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    assert tokens()[:] == first and path.read_bytes() != bytes(data)
+
+
+def test_where_the_cache_cannot_be_written_the_tokens_come_all_the_same(cached, tmp_path, capsys):
+    rows, tokens = cached
+    (tmp_path / "agnews_tokens").write_text("a file is in the way")
+    assert len(tokens()) == 40 and "not kept for the next time" in capsys.readouterr().out

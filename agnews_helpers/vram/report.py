@@ -5,6 +5,7 @@ from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
 from ..mini import mini_config
 from ..model import load_tokenizer
 from ..recipe import Recipe
+from ..roofline import full_run_hours
 from .budget import largest_batch, largest_epoch_batch, levers, step_budget
 from .trace import Setup
 
@@ -37,7 +38,7 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention: str 
         "reserved_mib": budget.reserved, "parts_mib": budget.parts, "peak": budget.peak, "verdict": budget.verdict,
         "largest_batch": {length: list(largest_batch(config, length, setup, card, system)) for length in LENGTHS},
         "largest_epoch_batch": largest_epoch_batch(config, lengths, setup, card, system), "longest_row": max(lengths),
-        "saved_mib": table["saved"].to_dict()}
+        "saved_mib": table["saved"].to_dict(), "hours": full_run_hours(config, lengths, recipe, card), "epochs": recipe.epochs}
 
 
 def epoch_lengths(recipe: Recipe) -> list[int]:
@@ -79,7 +80,10 @@ def as_text(figures: dict) -> str:
         f"left       {worst:,.0f} to {best:,.0f} MiB for PyTorch (an estimate from reports of such cards)",
         f"step       {figures['batch_size']} rows x {figures['length']} tokens, {figures['attention']} attention, {figures['precision']}",
         f"needs      {figures['allocated_mib']:,.0f} MiB allocated, {figures['reserved_mib']:,.0f} reserved at the peak: {figures['peak']}",
-        f"verdict    {figures['verdict']}", "",
+        f"verdict    {figures['verdict']}",
+        "time       " + ("unknown: this card's speed is not in the list" if figures["hours"] is None else
+                         f"about {figures['hours']:.1f} hours for {figures['epochs']} epochs over 114,000 rows like AG News' "
+                         "(an estimate from the card's published speed and bandwidth)"), "",
         "largest batch by tokens a row, in the worst and in the best case:"]
     lines += [f"  {length:>4}     {worst:>4} {best:>4}" for length, (worst, best) in figures["largest_batch"].items()]
     lines += [f"  rows of AG News padded to their batch, longest {figures['longest_row']}: {figures['largest_epoch_batch']}", "",

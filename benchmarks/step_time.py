@@ -1,0 +1,82 @@
+"""Is the time of a step predicted rightly? Six shapes on this processor, by its own measured speed and bandwidth.
+
+    python benchmarks/step_time.py         about a minute; prints a table, writes step_time.json beside this file
+
+The same arithmetic estimates the hours on a graphics card (``agnews budget``), from the card's published figures.
+"""
+import json
+import statistics
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from agnews_helpers import Recipe, load_model, training_step
+from agnews_helpers.roofline import step_work
+from agnews_helpers.training import make_accelerator
+from agnews_helpers.vram.trace import Setup
+
+SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
+
+
+def product_speed(config, tokens: int = 448, seconds: float = 1.5) -> float:
+    """FLOP/s of matrix products in the shapes of the model's linear layers."""
+    inner = getattr(config, "intermediate_size", None) or config.hidden_dim
+    shapes = [(config.hidden_size, config.hidden_size)] * 4 + [(config.hidden_size, inner), (inner, config.hidden_size)]
+    layers = [(torch.randn(tokens, a), torch.randn(b, a), torch.randn(tokens, b)) for _ in range(config.num_hidden_layers) for a, b in shapes]
+
+    def once():
+        for x, weight, y in layers:
+            torch.mm(x, weight.t()), torch.mm(y, weight), torch.mm(y.t(), x)
+
+    once()
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        once()
+        rounds += 1
+    return 6 * tokens * sum(weight.numel() for _, weight, _ in layers) * rounds / (time.perf_counter() - started)
+
+
+def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
+    """Bytes/s of adding two tensors into a third that are too large for the caches: two read, one written."""
+    x, y, z = (torch.ones(mebibytes * 2**18) for _ in range(3))
+    torch.add(x, y, out=z)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        torch.add(x, y, out=z)
+    return 3 * x.nbytes * rounds / (time.perf_counter() - started)
+
+
+def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
+    """Median time of a real step, after one to warm up."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, fused=True)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, -1] = 0
+    batch = {"input_ids": torch.randint(1000, 20_000, (rows, length)), "attention_mask": mask, "labels": torch.arange(rows) % 4}
+    accelerator, times = make_accelerator(Recipe()), []
+    for _ in range(repeat + 1):
+        started = time.perf_counter()
+        training_step(model, batch, optimizer, accelerator)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    model = load_model(Recipe(profile="offline", model="mini"))
+    setup, lines = Setup(attention="eager"), []
+    for rows, length in SHAPES:
+        speed, moved = product_speed(model.config), bandwidth()  # anew for each: the machine is not the same all the time
+        work = step_work(model.config, rows, length, setup)
+        lines.append({"rows": rows, "tokens": length, "gflops": speed / 1e9, "gb_per_second": moved / 1e9,
+                      "predicted_ms": 1e3 * work.seconds(speed, moved), "measured_ms": 1e3 * step_seconds(model, rows, length)})
+    table = pd.DataFrame(lines)
+    table["error"] = table["predicted_ms"] / table["measured_ms"] - 1
+    median = table["error"].abs().median()
+    print(table.to_string(index=False, float_format="{:.1f}".format, formatters={"error": "{:+.1%}".format}), f"\n\nmedian error {median:.1%}")
+    figures = {"shapes": table.round(4).to_dict("records"), "median_error": median}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
