@@ -320,7 +320,9 @@ def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
     middle = speeds.median().loc[list(names)]
     spread = [middle - speeds.min().loc[list(names)], speeds.max().loc[list(names)] - middle]
     bars = left.barh(list(names.values()), middle, xerr=spread, color=["#999999", "#56B4E9", "#0072B2", "#E69F00"], error_kw={"ecolor": "#333333"})
-    left.bar_label(bars, [f"  {value:.1f}" for value in middle], label_type="center", color="black")
+    for bar, value, most in zip(bars, middle, speeds.max().loc[list(names)]):
+        left.text(most + 0.6, bar.get_y() + bar.get_height() / 2, f"{value:.1f}", va="center")
+    left.set_xlim(0, 1.12 * speeds.max().max())
     left.set(xlabel="rows a second", title="Training, median and range of the rounds")
     left.invert_yaxis()
     inside = {name: share for name, share in shares.items() if name != "data, beside the step"}
