@@ -87,4 +87,7 @@ def test_links_lead_somewhere(notebook):
     cells, _ = notebook
     for cell in cells:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", cell["text"]):
-            assert (ROOT / "notebooks" / link).is_file(), link
+            if link.startswith("attachment:"):
+                assert link.removeprefix("attachment:") in cell["attachments"]
+            else:
+                assert (ROOT / "notebooks" / link).is_file(), link
