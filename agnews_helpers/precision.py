@@ -16,8 +16,6 @@ def check_precision(model, batch: dict, precision: str, device: torch.device) ->
     PrecisionRefused
         Where the hardware is known to be slow or to fail, or when losses or gradients differ too much.
     """
-    if precision == "fp32":
-        return
     reason = refusal(precision, device.type, this_card() if device.type == "cuda" else None)
     if reason:
         raise PrecisionRefused(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")

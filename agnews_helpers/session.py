@@ -62,6 +62,7 @@ class Session:
     def begin(self) -> None:
         self.tokenizer = load_tokenizer(self.recipe)
         self.lengths = self.tokens["train"]["length"][:]
+        self.all_steps = -(-len(self.lengths) // self.recipe.batch_size) * self.recipe.epochs
         self.take_step = Stepper(self.parallel, self.optimizer, self.accelerator, self.progress.limits)
         self.saved, self.before = time.perf_counter(), len(self.progress.losses)
         self.process, self.processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -198,14 +199,13 @@ class Session:
         if self.steps is None:
             return ""
         spent = progress.seconds + progress.epoch_seconds
-        total = spent / len(progress.losses) * -(-len(self.lengths) // self.recipe.batch_size) * self.recipe.epochs
+        total = spent / len(progress.losses) * self.all_steps
         return f"\nAt this pace all {self.recipe.epochs} epochs take about {_duration(total)}, validation left out."
 
     def place(self) -> str:
         """Where the run is, in words."""
-        progress, a_epoch = self.progress, -(-len(self.lengths) // self.recipe.batch_size)
-        epoch = min(progress.epoch, self.recipe.epochs)
-        return f"step {len(progress.losses):,} of {a_epoch * self.recipe.epochs:,} (epoch {epoch} of {self.recipe.epochs})"
+        epoch = min(self.progress.epoch, self.recipe.epochs)
+        return f"step {len(self.progress.losses):,} of {self.all_steps:,} (epoch {epoch} of {self.recipe.epochs})"
 
 
 def _duration(seconds: float) -> str:

@@ -18,19 +18,14 @@ def training_step(model, batch: dict, optimizer, accelerator, micro_batch_size: 
     storage to predict what it needs.
     """
     rows = len(batch["labels"])
-    if micro_batch_size is None or micro_batch_size >= rows:
-        loss = model(**batch).loss
-        if weight != 1.0:
-            loss = loss * weight
+    size = micro_batch_size or rows
+    for start in range(0, rows, size):
+        part = {name: tensor[start:start + size] for name, tensor in batch.items()}
+        loss, share = model(**part).loss, weight * (len(part["labels"]) / rows)  # each row weighs the same
+        if share != 1.0:
+            loss = loss * share
         accelerator.backward(loss)
-        total = loss.detach()
-    else:
-        total = 0
-        for start in range(0, rows, micro_batch_size):
-            part = {name: tensor[start:start + micro_batch_size] for name, tensor in batch.items()}
-            loss = model(**part).loss * (len(part["labels"]) / rows)  # each row weighs the same
-            accelerator.backward(loss)
-            total = total + loss.detach()
+        total = loss.detach() if start == 0 else total + loss.detach()
     if check is not None:
         check(total)
     optimizer.step()

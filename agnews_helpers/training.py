@@ -71,8 +71,9 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews",
         path = _told_by_first(accelerator, checkpoints.newest)
         if resume and not path and (run := _finished(model, folder, checkpoints.identity, accelerator)):
             return run
-        check_precision(model, next(iter(make_loader(tokens["train"], recipe, 1, model.config.pad_token_id))), recipe.precision,
-                        accelerator.device)
+        if recipe.precision != "fp32":
+            batch = next(iter(make_loader(tokens["train"], recipe, 1, model.config.pad_token_id)))
+            check_precision(model, batch, recipe.precision, accelerator.device)
         set_seed(recipe.seed + accelerator.process_index)  # dropout
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)  # one kernel, the same update
         parallel, optimizer = accelerator.prepare(model, optimizer)

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from agnews_helpers import Recipe, load_model
 from agnews_helpers.roofline import SHARE_OF_PEAK, step_work
 from agnews_helpers.vram.trace import Setup
 
-PARAMETERS = {"mini": 22_713_220, "distilbert": 66_956_548}
+DISTILBERT = 66_956_548  # parameters, with 4 labels
+
+
+def mini_parameters() -> int:
+    return sum(parameter.numel() for parameter in load_model(Recipe(profile="offline", model="mini", data="sample")).parameters())
 
 
 def traffic(processes: int, parameters: int) -> float:
@@ -36,7 +41,7 @@ def measured(processes: int) -> dict:
         subprocess.run([sys.executable, *(launch if processes > 1 else []), *run], env=environment, check=True, capture_output=True)
         history = pd.read_csv(Path(folder) / "history.csv")
     return {"processes": processes, "rows_each": 8 / processes, "ms_a_step": 8e3 / history["rows_per_second"][0],
-            "sent_mb": traffic(processes, PARAMETERS["mini"])}
+            "sent_mb": traffic(processes, mini_parameters())}
 
 
 def arithmetic() -> pd.DataFrame:
@@ -47,7 +52,7 @@ def arithmetic() -> pd.DataFrame:
     for name, gpus, link in (("1 GPU", 1, None), ("8 GPUs, one machine, PCIe 3.0 x16, 12 GB/s", 8, 12e9),
                              ("8 GPUs, two machines, 10 Gbit/s Ethernet, 1.25 GB/s", 8, 1.25e9)):
         compute = step_work(config, max(1, 8 // gpus), 64, Setup()).seconds(SHARE_OF_PEAK * 8.1e12, 320e9)
-        sent = traffic(gpus, PARAMETERS["distilbert"])
+        sent = traffic(gpus, DISTILBERT)
         passed = sent * 1e6 / link if link else 0.0
         lines.append({"machines": name, "compute_ms": 1e3 * compute, "sent_mb": sent, "traffic_ms": 1e3 * passed, "step_ms": 1e3 * (compute + passed)})
     table = pd.DataFrame(lines)

@@ -102,19 +102,22 @@ def grouped(rows: int) -> dict:
 
 
 def ours(rows: int, **changes) -> dict:
+    from step_time import encoder_weights, product_speed
+
     from agnews_helpers import epoch_batches, padded_tokens, train
 
     recipe, tokens, model = newsletter(rows)
     recipe = recipe.but(**changes)
-    before = limit(tokens, model)
+    lengths = tokens["train"]["length"][:]
+    tokens_a_batch = round(8 * statistics.fmean(lengths))
+    before = product_speed(model, tokens_a_batch, 3.0)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = train(model, tokens, recipe, folder, resume=False)
     whole = time.perf_counter() - started
-    lengths = tokens["train"]["length"][:]
     figures = _figures(tokens, rows / run.history["rows_per_second"][1], padded_tokens(lengths, epoch_batches(lengths, recipe, 1)))
-    shape = {"weights": before["weights"], "layers": model.config.n_layers, "width": model.config.dim}
-    flop_s = (before["flops"] + limit(tokens, model)["flops"]) / 2  # around the run, because the machine's speed drifts
+    shape = {"weights": sum(weight.numel() for weight in encoder_weights(model)), "layers": model.config.n_layers, "width": model.config.dim}
+    flop_s = (before + product_speed(model, tokens_a_batch, 3.0)) / 2  # around the run, because the machine's speed drifts
     return figures | {"with_validation_and_saving": whole, "limit": {"flops": flop_s, **shape}}
 
 
@@ -136,28 +139,6 @@ def _peak_gib() -> float:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     return float("nan")
-
-
-def limit(tokens, model, seconds: float = 3.0) -> dict:
-    """FLOP/s of matrix products alone, in the shapes of the model's linear layers: forward, and both of backward."""
-    import torch
-
-    tokens_a_batch = round(8 * statistics.fmean(tokens["train"]["length"][:]))
-    layers = [layer for layer in model.distilbert.transformer.modules() if isinstance(layer, torch.nn.Linear)]
-    inputs = {size: torch.randn(tokens_a_batch, size) for layer in layers for size in (layer.in_features, layer.out_features)}
-
-    def once():
-        for layer in layers:
-            x, y, weight = inputs[layer.in_features], inputs[layer.out_features], layer.weight.detach()
-            torch.mm(x, weight.t()), torch.mm(y, weight), torch.mm(y.t(), x)
-
-    once()
-    started, rounds = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        once()
-        rounds += 1
-    weights = sum(layer.weight.numel() for layer in layers)
-    return {"flops": 6 * weights * tokens_a_batch * rounds / (time.perf_counter() - started), "weights": weights}
 
 
 def flops(figures: dict, shape: dict) -> float:
