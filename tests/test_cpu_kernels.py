@@ -1,12 +1,13 @@
 """The functions that a CPU trains with are PyTorch's, within rounding."""
-import copy
 import json
+import tempfile
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from agnews_helpers import evaluate, load_model, make_loader, save_classifier
-from agnews_helpers.cpu_kernels import NAME, Dropout, additive_mask, dropout
+from agnews_helpers.cpu_kernels import NAME, Dropout, additive_mask, dropout, use_cpu_kernels
 from agnews_helpers.mini import mini_tokenizer
 
 
@@ -50,21 +51,57 @@ def test_the_model_trains_with_them_on_a_cpu(recipe):
     assert not any(type(module) is torch.nn.Dropout for module in model.modules())
 
 
+def stock(model):
+    """The same weights in a model as `transformers` makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return type(model).from_pretrained(folder, attn_implementation="eager")
+
+
+def without_dropout(model):
+    """`eval()` would let some layers take another way: this is training mode."""
+    for module in model.train().modules():
+        if hasattr(module, "p"):
+            module.p = 0.0
+    return model
+
+
 @pytest.mark.parametrize("padded", [True, False])
-def test_attention_gives_the_losses_and_gradients_of_pytorchs(padded, recipe, tokens):
-    model = load_model(recipe).eval()  # without dropout
+def test_losses_and_gradients_are_those_of_the_stock_model(padded, recipe, tokens):
+    model = without_dropout(load_model(recipe))
     batch = next(iter(make_loader(tokens["train"], recipe, 2)))
     if not padded:
         batch = {name: tensor[:, :20] if tensor.dim() == 2 else tensor for name, tensor in batch.items()}
         assert batch["attention_mask"].all()
-    other = copy.deepcopy(model)
-    other.config._attn_implementation = "sdpa"
+    other = without_dropout(stock(model))
     losses = [m(**batch).loss for m in (model, other)]
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
     for loss in losses:
         loss.backward()
     for mine, theirs in zip(model.parameters(), other.parameters()):
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", [NAME, "sdpa", "eager"])
+def test_the_last_layer_is_computed_where_it_is_read(attention, recipe, tokens):
+    model = load_model(recipe).eval()
+    model.config._attn_implementation = attention
+    batch = next(iter(make_loader(tokens["train"], recipe, 2)))
+    del batch["labels"]
+    hidden = model.distilbert(**batch).last_hidden_state
+    whole = stock(model).distilbert(**batch).last_hidden_state
+    assert hidden.shape == (8, 1, 32) and whole.shape[1] == batch["input_ids"].shape[1] > 1
+    assert torch.allclose(hidden[:, 0], whole[:, 0], atol=1e-5)
+
+
+def test_another_architecture_keeps_its_layers(recipe, tokens):
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=4)
+    bert = BertForSequenceClassification(config).eval()
+    batch = next(iter(make_loader(tokens["train"], recipe, 2)))
+    before = bert(**batch).loss
+    use_cpu_kernels(bert)
+    assert bert(**batch).loss.item() == pytest.approx(before.item(), abs=1e-6)
 
 
 def test_padding_gets_no_attention():
