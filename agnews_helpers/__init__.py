@@ -17,7 +17,7 @@ _WHERE = {
     "save_classifier": "checkpoints", "load_classifier": "checkpoints",
     "SaveError": "errors", "FolderInUse": "errors", "ResumeError": "errors", "PrecisionRefused": "errors",
     "NonFiniteError": "errors", "DoesNotFit": "errors",
-    "evaluate": "evaluation", "score": "evaluation", "Report": "evaluation",
+    "evaluate": "evaluation", "score": "evaluation", "Report": "evaluation", "calibration": "evaluation", "calibration_error": "evaluation",
     "predict_logits": "prediction", "classify": "prediction",
     "describe_machine": "hardware", "this_card": "hardware", "GTX_1650_TI": "hardware", "find_card": "hardware",
     "Setup": "vram.trace", "trace_steps": "vram.trace", "CachingAllocator": "vram.allocator", "replay": "vram.allocator",

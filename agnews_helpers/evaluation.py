@@ -1,4 +1,4 @@
-"""How good is the classifier: accuracy with its interval, F1, confusions, worst mistakes. Notebook 04."""
+"""How good is the classifier, and how far to trust it: accuracy, F1, confusions, mistakes, calibration. Notebooks 04 and 06."""
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ class Report:
     macro_f1 : F1 averaged over the classes, each counting the same. loss : mean cross-entropy in nats.
     per_class : DataFrame, precision, recall, F1 and rows of each class.
     confusion : DataFrame of counts, true class down, predicted class across.
-    worst : DataFrame of the wrong answers by loss, the surest mistake first.
+    answers : DataFrame, one line a row: true and predicted class, confidence (the probability of the answer),
+    p_true (that of the true class), loss, text.
     """
 
     rows: int
@@ -28,7 +29,12 @@ class Report:
     loss: float
     per_class: pd.DataFrame
     confusion: pd.DataFrame
-    worst: pd.DataFrame
+    answers: pd.DataFrame
+
+    @property
+    def worst(self) -> pd.DataFrame:
+        """The wrong answers by loss, the surest mistake first."""
+        return self.answers[self.answers["true"] != self.answers["predicted"]].sort_values("loss", ascending=False, kind="stable")
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -51,34 +57,64 @@ def evaluate(model, rows, recipe: Recipe) -> Report:
 
 
 def score(logits: np.ndarray, labels: np.ndarray, texts: list[str]) -> Report:
-    """A `Report` from logits of shape [rows, 4] (or log-probabilities) and true labels of shape [rows].
-
-    The interval is Wilson's (1927), which stays inside 0..1 and holds for small samples too.
-    """
-    from scipy.special import log_softmax  # SciPy comes with scikit-learn
-    from scipy.stats import binomtest
+    """A `Report` from logits of shape [rows, 4] (or log-probabilities) and true labels of shape [rows]."""
+    from scipy.special import log_softmax
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     classes = range(len(LABELS))
     log_p = log_softmax(logits, axis=-1)
     predicted, losses = logits.argmax(-1), -log_p[np.arange(len(labels)), labels]
     right = int((predicted == labels).sum())
-    interval = binomtest(right, len(labels)).proportion_ci(0.95, method="wilson")
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-losses[wrong], kind="stable")]
-    worst = pd.DataFrame({
-        "row": wrong,
-        "true": [LABELS[labels[i]] for i in wrong],
-        "predicted": [LABELS[predicted[i]] for i in wrong],
-        "p_true": np.exp(-losses[wrong]),
-        "loss": losses[wrong],
-        "text": [texts[i] for i in wrong]})
+    answers = pd.DataFrame({
+        "true": [LABELS[label] for label in labels],
+        "predicted": [LABELS[label] for label in predicted],
+        "confidence": np.exp(log_p.max(-1)),
+        "p_true": np.exp(-losses),
+        "loss": losses,
+        "text": texts})
     names = pd.Index(LABELS, name="class")
     return Report(
-        rows=len(labels), accuracy=right / len(labels), interval=(float(interval.low), float(interval.high)),
+        rows=len(labels), accuracy=right / len(labels), interval=wilson(right, len(labels)),
         macro_f1=float(f1.mean()), loss=float(losses.mean()),
         per_class=pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": support}, index=names),
         confusion=pd.DataFrame(confusion_matrix(labels, predicted, labels=classes),
                                index=pd.Index(LABELS, name="true"), columns=pd.Index(LABELS, name="predicted")),
-        worst=worst)
+        answers=answers)
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval (1927) of a share: it stays inside 0..1 and holds for small samples too."""
+    from scipy.stats import binomtest  # SciPy comes with scikit-learn
+
+    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+    """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, the least sure first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line a group: ``rows``, mean ``confidence``, ``accuracy``, and its Wilson interval ``low``, ``high``.
+
+    Raises
+    ------
+    ValueError
+        For fewer answers than groups.
+    """
+    if not 1 <= bins <= len(answers):
+        raise ValueError(f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers.")
+    groups = []
+    for part in np.array_split(np.argsort(answers["confidence"].to_numpy(), kind="stable"), bins):
+        group = answers.iloc[part]
+        right = int((group["true"] == group["predicted"]).sum())
+        low, high = wilson(right, len(group))
+        groups.append({"rows": len(group), "confidence": group["confidence"].mean(), "accuracy": right / len(group), "low": low, "high": high})
+    return pd.DataFrame(groups)
+
+
+def calibration_error(groups: pd.DataFrame) -> float:
+    """Expected calibration error: how far accuracy lies from confidence, averaged over the rows (Naeini et al., 2015)."""
+    return float(np.average((groups["accuracy"] - groups["confidence"]).abs(), weights=groups["rows"]))

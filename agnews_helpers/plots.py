@@ -60,15 +60,56 @@ def padding_pictures(masks: dict):
     return axes
 
 
-def padding_costs(costs: pd.Series):
-    """Tokens computed for each real token, one bar a scheme; `costs` is indexed by the scheme's name."""
-    axes = _axes(height=2.6)
-    bars = axes.barh(costs.index, costs.values, color=[BLUE if v < 2 else ORANGE for v in costs.values])
-    axes.bar_label(bars, fmt="{:.2f}", padding=3)
-    axes.axvline(1, color=GREY, linestyle="--")
+def bars(values: pd.Series, unit: str, title: str = "", fmt: str = "{:,.2f}", reference: float | None = None):
+    """Horizontal bars, one for each entry of `values`, with its number; `reference` draws a line to compare with."""
+    axes = _axes(7.5, 1.0 + 0.36 * len(values))
+    drawn = axes.barh([str(name) for name in values.index], values.to_numpy(), color=BLUE)
+    axes.bar_label(drawn, fmt=fmt, padding=3)
+    if reference is not None:
+        axes.axvline(reference, color=GREY, linestyle="--")
     axes.invert_yaxis()
-    axes.set(xlabel="tokens computed for each real token (1 = no waste)", title="What padding costs")
+    axes.set(xlabel=unit, title=title)
     axes.margins(x=0.1)
+    return axes
+
+
+def chain(stations: dict[str, str]):
+    """Boxes with arrows between them: what something is called over each, what it holds inside."""
+    axes = _axes(10.0, 1.5)
+    axes.axis("off")
+    axes.set(xlim=(-0.5, len(stations) - 0.5), ylim=(-0.6, 1))
+    for place, (name, content) in enumerate(stations.items()):
+        axes.text(place, 0.75, name, ha="center", fontweight="bold")
+        axes.text(place, 0, content, ha="center", va="center", fontsize=9, linespacing=1.3,
+                  bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.5})
+        if place:
+            axes.annotate("", (place - 0.43, 0), (place - 0.57, 0), arrowprops={"arrowstyle": "-|>", "color": ORANGE})
+    return axes
+
+
+def token_strip(pieces: list[str], ids: list[int]):
+    """The tokens of one text in their order, each with its id; grey are those that the tokenizer adds itself."""
+    axes = _axes(min(10.0, 0.6 + 1.05 * len(pieces)), 1.1)
+    axes.axis("off")
+    axes.set(xlim=(-0.5, len(pieces) - 0.5), ylim=(-1, 1))
+    for place, (piece, number) in enumerate(zip(pieces, ids)):
+        colour = GREY if piece.startswith("[") else SKY if piece.startswith("##") else BLUE
+        axes.add_patch(plt.Rectangle((place - 0.46, -0.1), 0.92, 0.9, color=colour))
+        axes.text(place, 0.35, piece, ha="center", va="center", color="black" if colour == SKY else "white", fontsize=9)
+        axes.text(place, -0.55, f"{number}", ha="center", va="center", fontsize=9)
+    return axes
+
+
+def reliability(groups: pd.DataFrame, error: float):
+    """Accuracy against confidence of equally filled groups (`calibration`), with intervals; on the diagonal 80 % means 80 %."""
+    axes = _axes(4.6, 4.2)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="says what it knows")
+    spread = [groups["accuracy"] - groups["low"], groups["high"] - groups["accuracy"]]
+    axes.errorbar(groups["confidence"], groups["accuracy"], yerr=spread, color=BLUE, marker="o", linestyle="none", capsize=3, label="groups, 95 % interval")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0.2, 1.02), ylim=(0.2, 1.02), title=f"Off by {100 * error:.0f} points on average")
+    axes.text(0.98, 0.55, "too sure", ha="right", color="#555555")
+    axes.text(0.42, 0.92, "too modest", ha="right", color="#555555")
+    axes.legend(frameon=False, loc="lower right")
     return axes
 
 
@@ -212,17 +253,6 @@ def batch_map(maps: dict[str, pd.DataFrame], frontiers: dict[str, pd.DataFrame])
     handles, names = panels[0].get_legend_handles_labels()
     panels[0].figure.legend(handles, names, frameon=False, ncols=2, loc="outside lower center")
     return panels
-
-
-def lever_bars(table: pd.DataFrame):
-    """What each change saves (`vram.budget.levers`): bars of what is left to reserve, in GiB."""
-    axes = _axes(8.0, 3.2)
-    bars = axes.barh(table.index, table["reserved"] / 1024, color=[GREY] + [BLUE] * (len(table) - 1))
-    axes.bar_label(bars, fmt="{:.2f}", padding=3)
-    axes.invert_yaxis()
-    axes.set(xlabel="GiB reserved, without the context")
-    axes.margins(x=0.1)
-    return axes
 
 
 def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None = None):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from agnews_helpers import evaluate, load_model, score
+from agnews_helpers import calibration, calibration_error, evaluate, load_model, score
 
 # six rows; the true classes, and logits whose largest entry is the answer
 LABELS = np.array([0, 0, 1, 2, 3, 3])
@@ -37,9 +37,38 @@ def test_confusion_has_the_truth_down(report):
 
 
 def test_the_surest_mistake_comes_first(report):
-    assert report.worst["text"].tolist() == ["f", "b"] and report.worst["row"].tolist() == [5, 1]
+    assert report.worst["text"].tolist() == ["f", "b"] and report.worst.index.tolist() == [5, 1]
     assert report.worst.iloc[0][["true", "predicted"]].tolist() == ["Sci/Tech", "Business"]
     assert report.worst["p_true"].tolist() == pytest.approx([0.03, 0.1])
+
+
+def test_every_answer_is_there(report):
+    assert report.answers["text"].tolist() == TEXTS and report.answers["predicted"].tolist()[4:] == ["Sci/Tech", "Business"]
+    assert report.answers["confidence"].tolist() == pytest.approx([0.7, 0.7, 0.7, 0.7, 0.7, 0.9])
+    assert report.answers["p_true"].iloc[5] == pytest.approx(0.03) and report.loss == pytest.approx(report.answers["loss"].mean())
+
+
+def test_calibration_worked_by_hand(report):
+    groups = calibration(report.answers, 2)  # rows a, b, c by confidence; then d, e, f
+    assert groups["rows"].tolist() == [3, 3] and groups["accuracy"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert groups["confidence"].tolist() == pytest.approx([0.7, 2.3 / 3])
+    assert calibration_error(groups) == pytest.approx((0.7 - 2 / 3 + 0.1) / 2)
+    assert (groups["low"] < groups["accuracy"]).all() and (groups["accuracy"] < groups["high"]).all()
+
+
+@pytest.mark.parametrize("bins", [0, 7])
+def test_more_groups_than_answers_are_refused(bins, report):
+    with pytest.raises(ValueError, match=f"bins is {bins}; it must be from 1 to 6"):
+        calibration(report.answers, bins)
+
+
+def test_probabilities_that_mean_what_they_say_have_no_error():
+    rng = np.random.default_rng(0)
+    log_p = np.log(rng.dirichlet(np.ones(4), 20_000))
+    labels = np.array([rng.choice(4, p=np.exp(row)) for row in log_p])
+    honest = score(log_p, labels, [""] * len(labels))
+    boastful = score(2 * log_p, labels, [""] * len(labels))
+    assert calibration_error(calibration(honest.answers)) < 0.015 < 0.1 < calibration_error(calibration(boastful.answers))
 
 
 def test_wilsons_interval():
@@ -59,7 +88,7 @@ def test_all_right_and_all_wrong():
 def test_the_json_has_the_figures_and_no_text(report, tmp_path):
     report.save(tmp_path / "report.json")
     figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert figures["accuracy"] == report.accuracy and figures["confusion"][0][2] == 1 and "worst" not in figures
+    assert figures["accuracy"] == report.accuracy and figures["confusion"][0][2] == 1 and "answers" not in figures
     assert "66.7%" in str(report)
 
 

@@ -18,7 +18,6 @@ CONFIG = DistilBertConfig(num_labels=4)
 TABLE = budget_table(CONFIG, lengths=(64, 512))
 MAP = pd.DataFrame({64: [1000.0, 1200.0, 9000.0], 512: [1200.0, 2200.0, 16000.0]}, index=[1, 8, 64])
 FRONTIER = pd.DataFrame({"linux": [64, 8], "windows": [8, 1]}, index=[64, 512])
-LEVERS = pd.DataFrame({"reserved": [3512.0, 2268.0], "saved": [0.0, 1244.0]}, index=["as it is", "SDPA instead of eager attention"])
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +55,18 @@ def run():
 
 
 REPORT = score(np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef"))
+GROUPS = pd.DataFrame({"confidence": [0.4, 0.6, 0.8, 0.97], "accuracy": [0.5, 0.7, 0.9, 0.99], "low": [0.4, 0.6, 0.8, 0.95], "high": [0.6, 0.8, 0.95, 1.0]})
 ANSWERS = pd.DataFrame([["A headline that is far too long to be written beside its bar in full", "World", 0.7, 0.1, 0.1, 0.1],
                         ["Short", "Sports", 0.1, 0.7, 0.1, 0.1]], columns=["text", "label", *LABELS])
 DRAWINGS = {
     "class_balance": lambda: plots.class_balance(load_agnews(Recipe(data="sample"))),
     "length_histogram": lambda: plots.length_histogram([30, 50, 54, 60, 90]),
     "padding_pictures": lambda: plots.padding_pictures({"padded to 512": np.eye(8, 512), "random, longest": np.eye(8, 60), "grouped, longest": np.ones((8, 50))}),
-    "padding_costs": lambda: plots.padding_costs(pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04})),
+    "bars": lambda: plots.bars(pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04}), "tokens for each real one", "What padding costs", reference=1),
+    "chain": lambda: plots.chain({"text": "Stocks fall\nas oil climbs", "tokens": "[CLS] stocks\nfall as oil ...", "tensor": "101, 15768,\n2991, 2004, ...",
+                                  "logits": "0.1  -0.2\n2.3  0.4", "answer": "Business"}),
+    "token_strip": lambda: plots.token_strip("[CLS] zy ##nth ##eri ##x sue ##s hyderabad chip ##maker [SEP]".split(), list(range(30_000, 30_011))),
+    "reliability": lambda: plots.reliability(GROUPS, 0.07),
     "training_curves": lambda: plots.training_curves(run()),
     "training_curves, stopped early": lambda: plots.training_curves(replace(run(), history=run().history[:0], best_epoch=0, finished=False)),
     "continued_run": lambda: plots.continued_run(run(), replace(run(), steps=run().steps[:17]), run()),
@@ -72,7 +76,6 @@ DRAWINGS = {
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
     "vram_timeline": lambda: plots.vram_timeline(timeline(trace_steps(CONFIG, [(8, 128)] * 3, Setup(implementation="foreach")))),
     "batch_map": lambda: plots.batch_map({name: MAP for name in ("sdpa", "eager")}, {name: FRONTIER for name in ("sdpa", "eager")}),
-    "lever_bars": lambda: plots.lever_bars(LEVERS),
     "gpu_picture": lambda: plots.gpu_picture(GTX_1650_TI, TABLE, "Bars: counted.\nCard: published facts.", {"linux": 0.19, "windows": 0.95})}
 
 
@@ -92,6 +95,13 @@ def test_bars_carry_the_numbers_they_are_given():
     axes = plots.vram_bars(table, 4.0)
     heights = [sum(bar.get_height() for container in axes.containers for bar in [container[i]]) for i in range(len(table))]
     assert heights == pytest.approx((table["total"] / 1024).tolist())
+
+
+def test_reliability_has_confidence_across_and_accuracy_up():
+    axes = plots.reliability(GROUPS, 0.07)
+    points = axes.containers[0].lines[0]
+    assert list(points.get_xdata()) == GROUPS["confidence"].tolist() and list(points.get_ydata()) == GROUPS["accuracy"].tolist()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy") and "7 points" in axes.get_title()
 
 
 def test_the_confusion_picture_has_the_truth_down():

@@ -1,0 +1,101 @@
+"""How accuracy grows with the training rows, for DistilBERT's small sister and for a linear model; and with the epochs.
+
+    AGNEWS_DATA=folder python benchmarks/learning_curve.py       about an hour on two cores; writes learning_curve.json and .png
+
+Three seeds each; every seed draws its own rows. Nothing is chosen by the test rows: a classifier counts as it is after
+its fourth epoch.
+"""
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from agnews_helpers import Recipe, load_agnews, load_model, load_tokenizer, tokenize, train
+
+HERE = Path(__file__)
+SIZES, SEEDS = (100, 200, 400, 800, 1600, 3200), (1, 2, 3)
+LINEAR_SIZES = (*SIZES, 6400, 12800, 25600)
+EPOCHS = 4
+
+
+def rows_of(recipe: Recipe, size: int):
+    """`size` rows to train on, none of them held out, and the test rows."""
+    from datasets import DatasetDict, concatenate_datasets
+
+    news = load_agnews(recipe.but(train_rows=size))
+    return DatasetDict(train=concatenate_datasets([news["train"], news["validation"]]), validation=news["test"])
+
+
+def transformer(recipe: Recipe, size: int) -> list[dict]:
+    """Accuracy on the test rows after each epoch."""
+    tokens = tokenize(rows_of(recipe, size), load_tokenizer(recipe), recipe)
+    with tempfile.TemporaryDirectory() as folder:  # what train() calls validation are the test rows: only looked at
+        run = train(load_model(recipe), tokens, recipe, folder)
+    return [{"model": "mini", "rows": size, "seed": recipe.seed, "epoch": epoch, "accuracy": row.validation_accuracy,
+             "train_loss": row.train_loss, "test_loss": row.validation_loss} for epoch, row in run.history.iterrows()]
+
+
+def linear(recipe: Recipe, size: int) -> dict:
+    """The baseline of notebook 01."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    news = rows_of(recipe, size)
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, stop_words="english"), LogisticRegression(C=10, max_iter=1000))
+    model.fit(news["train"]["text"][:], news["train"]["label"][:])
+    return {"model": "TF-IDF", "rows": size, "seed": recipe.seed, "epoch": 0,
+            "accuracy": model.score(news["validation"]["text"][:], news["validation"]["label"][:])}
+
+
+def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from agnews_helpers.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(1.3, 1))
+    for model, colour, marker in (("TF-IDF", ORANGE, "s"), ("mini", BLUE, "o")):
+        last = table[(table["model"] == model) & table["epoch"].isin((0, EPOCHS))]
+        spread = 100 * last.groupby("rows")["accuracy"].agg(["mean", "min", "max"])
+        name = {"mini": f"DistilBERT, 384 wide ({EPOCHS} epochs)", "TF-IDF": "TF-IDF, logistic regression"}[model]
+        left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.25, linewidth=0)
+        left.plot(spread.index, spread["mean"], color=colour, marker=marker, label=name)
+    sizes = sorted(table["rows"].unique())
+    left.set(xscale="log", xlabel="training rows", ylabel=f"% of {test_rows:,} test rows right", title="Mean and range of three seeds")
+    left.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+    left.minorticks_off()
+    left.legend(frameon=False, loc="lower right")
+    epochs = table[table["model"] == "mini"].groupby(["rows", "epoch"])["accuracy"].mean().mul(100).unstack("rows")
+    for (size, values), colour, marker in zip(epochs.items(), (SKY, PURPLE, GREEN, ORANGE, RED, BLUE), "os^vD*"):
+        right.plot(values.index, values, color=colour, marker=marker)
+        right.annotate(f"{size:,} rows", (EPOCHS, values[EPOCHS]), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+    right.set(xlabel="epoch", xticks=epochs.index, xlim=(0.9, EPOCHS + 0.9), title="After each epoch, mean of three seeds")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--test-rows", type=int, default=2_000)
+    parser.add_argument("--redraw", action="store_true", help="only draw the figure again, from the JSON")
+    options = parser.parse_args()
+    lines = []
+    for size in LINEAR_SIZES if not options.redraw else ():
+        for seed in SEEDS:
+            recipe = Recipe.for_this_machine(profile="offline", seed=seed, test_rows=options.test_rows)
+            found = [linear(recipe, size), *(transformer(recipe, size) if size in SIZES else [])]
+            lines += found
+            print(f"{size:6,} rows, seed {seed}:", *(f"{line['model']} {line['accuracy']:.3f}" for line in found), flush=True)
+        HERE.with_suffix(".json").write_text(json.dumps({"test_rows": options.test_rows, "lines": lines}, indent=1), encoding="utf-8")
+    figures = json.loads(HERE.with_suffix(".json").read_text(encoding="utf-8"))
+    draw(pd.DataFrame(figures["lines"]), figures["test_rows"], HERE.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
