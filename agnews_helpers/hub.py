@@ -1,5 +1,4 @@
 """Loading from the Hugging Face Hub: every wait ends, what a second try can cure gets one, a failure is one clear line."""
-import errno
 import re
 from contextlib import contextmanager
 
@@ -8,7 +7,16 @@ from .recipe import HubUnreachable, hub_status
 WAIT = 10      # seconds for an answer or the next bytes; the libraries allow some requests a minute, and some for ever
 TRIES = 5      # requests in a row without a usable answer; the libraries make 7 for a file, and then begin with another
 PATIENCE = 60  # seconds that a Hub with too many requests may make us wait
-LATER = "Run the same again later."
+LATER, LOGIN = "Run the same again later.", "Set HF_TOKEN to a valid token, or unset it."
+# Reason, remedy, and what may cure it: "again", "anew" (leaving the cache aside) or None, by status and by the words of an exception.
+REFUSALS = {401: (" (it wants a login)", LOGIN, None), 403: (" (it wants a login)", LOGIN, None),
+            404: (" (there is no such thing)", "Look at the name, and at HF_ENDPOINT if it is set.", None),
+            429: (" (too many requests)", "Wait {} seconds, or set HF_TOKEN, and run the same again.", None)}
+BREAKS = {"No space left on device": ("the disk is full", "Make room, or set HF_HOME to a folder on another disk.", None),
+          "Timeout": (f"it stopped answering, {WAIT} seconds at a time", LATER, None),
+          "ConnectError": ("there is no connection to it", "Look at the network, the proxy and HF_ENDPOINT, and run the same again.", None),
+          "RemoteProtocolError": ("the connection is cut again and again", LATER, None),  # the libraries tried to go on
+          "ReadError|Consistency check failed": ("the connection was cut", LATER, "again")}
 
 
 def from_hub(name: str, load):
@@ -70,7 +78,7 @@ class _Watch:
         if code == 404 and (expected or "/resolve/" not in response.url.path):  # libraries look for what need not be there
             self.in_vain = 0
         elif code >= 400:
-            self.refusal = response
+            self.refusal = self.refusal or response
             if code == 429 and _asked_to_wait(response) > PATIENCE:
                 response.raise_for_status()
         else:
@@ -82,24 +90,16 @@ class _Watch:
         return self.files.get(str(url)) or re.sub(r"^.*/resolve/[^/]+/", "", url.path)
 
     def explain(self, error: BaseException) -> tuple[str, str, str | None]:
-        """The reason, the remedy, and what may cure it: "again", "anew" (leaving the cache aside) or None."""
+        """The first link in the chain of exceptions that tells, or else the first refusal; its reason, remedy and cure."""
         link = error
         while link is not None:
-            kind, text = type(link).__name__, str(link)
-            if isinstance(link, OSError) and link.errno == errno.ENOSPC:
-                return "the disk is full", "Make room, or set HF_HOME to a folder on another disk.", None
+            kind = type(link).__name__
             if getattr(link, "response", None) is not None and "EntryNotFound" not in kind:
                 return self.refused(link.response)
-            if self.refusal is None and isinstance(link, HubUnreachable):
-                return text, LATER, None
-            if "Timeout" in kind:
-                return f"it stopped answering, {WAIT} seconds at a time", LATER, None
-            if kind == "ConnectError":
-                return f"there is no connection to it ({text})", "Look at the network, the proxy and HF_ENDPOINT, and run the same again.", None
-            if kind == "RemoteProtocolError":
-                return "the connection is cut again and again", LATER, None
-            if kind == "ReadError" or "Consistency check failed" in text:
-                return "the connection was cut", LATER, "again"
+            if isinstance(link, HubUnreachable) and self.refusal is None:
+                return str(link), LATER, None
+            if found := next((told for words, told in BREAKS.items() if re.search(words, f"{kind}: {link}")), None):
+                return found
             link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
         if self.refusal is not None:
             return self.refused(self.refusal)
@@ -107,15 +107,9 @@ class _Watch:
         return f"a file is missing or damaged ({text[:200]})", LATER, "anew"
 
     def refused(self, response) -> tuple[str, str, str | None]:
-        code = response.status_code
-        reason, wait = f"error {code} for {self.file(response.url)}", max(_asked_to_wait(response), PATIENCE)
-        if code in (401, 403):
-            return f"{reason} (it wants a login)", "Set HF_TOKEN to a valid token, or unset it.", None
-        if code == 404:
-            return f"{reason} (there is no such thing)", "Look at the name, and at HF_ENDPOINT if it is set.", None
-        if code == 429:
-            return f"{reason} (too many requests)", f"Wait {wait} seconds, or set HF_TOKEN, and run the same again.", None
-        return reason, LATER, "again"
+        why, remedy, cure = REFUSALS.get(response.status_code, ("", LATER, "again"))
+        return (f"error {response.status_code} for {self.file(response.url)}{why}",
+                remedy.format(max(_asked_to_wait(response), PATIENCE)), cure)
 
 
 def _asked_to_wait(response) -> int:

@@ -191,7 +191,7 @@ def _entry(folder: Path, item: Path) -> dict:
 
 
 @contextmanager
-def serve(folder: Path, seconds: float = 120, requests: int = 400):
+def serve(folder: Path, seconds: float = 500, requests: int = 400):
     """A `Hub` with the repositories of `folder` (``models/owner/name``, ``datasets/owner/name``) while the block runs.
 
     After `seconds` it closes, and after so many `requests` it only answers 503: a client that never gives up ends too.

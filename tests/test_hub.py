@@ -1,10 +1,10 @@
 """The profiles that need the Hugging Face Hub, run against a stand-in for it, and what a reader sees when it fails."""
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,15 +29,13 @@ def repositories(tmp_path_factory):
     return make_repositories(tmp_path_factory.mktemp("hub"), rows, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
 
 
-def train(address, home, *arguments, **environment):
-    """``agnews train``, as a reader starts it, with the Hub at `address` and its cache in `home`."""
+def train(address, home, *arguments, code="", **environment):
+    """``agnews train``, as a reader starts it (or by `code`), with the Hub at `address` and its cache in `home`."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AGNEWS_", "HF_"))}
-    variables |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "NO_PROXY": "*", "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-m", "agnews_helpers", "train", "--steps", "1", "--no-resume", "--output-dir", str(home / "run"), *arguments]
-    start = time.perf_counter()
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    done.seconds = time.perf_counter() - start
-    return done
+    variables |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "NO_PROXY": "*", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, *(["-c", code] if code else ["-m", "agnews_helpers"]), "train", "--steps", "1", "--no-resume",
+               "--output-dir", str(home / "run"), *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=500, cwd=ROOT)
 
 
 def message(done) -> str:
@@ -98,7 +96,7 @@ FAULTS = {
     "401 for the weights": ([("model.safetensors", dict(status=401))], 2, "error 401 for model.safetensors .it wants a login.. Set HF_TOKEN"),
     "403 for the rows": ([("parquet", dict(status=403))], 2, "error 403 for data/train-00000-of-00001.parquet .*Set HF_TOKEN"),
     "404 for the data": ([("ag_news", dict(status=404, headers=(("X-Error-Code", "RepoNotFound"),)))], 2, "error 404 for README.md .*Look at the name"),
-    "404 for the weights": ([("model.safetensors", dict(status=404))], 2, "error 404 for model.safetensors .*Look at the name"),
+    "404 for the weights": ([("model.safetensors$", dict(status=404))], 2, "error 404 for model.safetensors .*Look at the name"),
     "429 for a moment, and a cut in the middle of the weights": (
         [(TRAIN[0], dict(status=429, headers=SHORT, times=2)), (HEAVY[1], dict(cut_after=1_000_000, times=2))], 0, ""),
     "429 and on": ([(TRAIN[0], dict(status=429, headers=SHORT))], 2, "error 429 for data/train-.* Wait 60 seconds, or set HF_TOKEN"),
@@ -120,7 +118,7 @@ def outcomes(request, repositories, tmp_path_factory):
     names = [name for name in FAULTS if any(item.name.endswith(f"[{name}]") for item in request.session.items)]
 
     def run(name):
-        with serve(repositories, seconds=250) as hub:
+        with serve(repositories) as hub:
             for pattern, how in FAULTS[name][0]:
                 hub.goes_wrong(pattern, **how)
             return train(hub.address, tmp_path_factory.mktemp("home"))
@@ -138,7 +136,6 @@ def test_a_hub_that_fails_is_survived_or_explained(outcomes, fault):
     else:
         assert re.search(words, message(done)), message(done)
         assert (HUB_MODEL in message(done)) != (HUB_DATA in message(done)) and "AGNEWS_PROFILE=offline needs no Hub." in message(done)
-        assert done.seconds < 200
 
 
 def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
@@ -208,3 +205,41 @@ def test_half_a_cache_is_none(cache, monkeypatch):
     rows.parent.with_suffix(".incomplete").rename(rows.parent)
     shorten(next(cache.rglob("model.safetensors")))
     assert not recipe._in_hub_cache()
+
+
+# the real size
+
+PEAK = """
+import sys
+from agnews_helpers.cli import main
+code = main(sys.argv[1:])
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+except ImportError:
+    import psutil
+    peak = psutil.Process().memory_info().peak_wset
+print("peak", peak)
+sys.exit(code)
+"""
+
+
+def test_distilbert_itself_trains_within_4_gib(tmp_path):
+    rows = dict(zip(("train", "test"), _read_folder(SAMPLE)))
+    folder = make_repositories(tmp_path / "hub", rows)
+    weights = next(folder.rglob("model.safetensors"))
+    assert weights.stat().st_size > 4 * 66_000_000
+    with serve(folder) as hub:
+        done = train(hub.address, tmp_path, "--profile", "full", "--steps", "3", "--test-rows", "40", code=PEAK)
+    assert done.returncode == 0, done.stderr
+    assert "Stopped after step 3 of 192 (epoch 1 of 4)" in done.stdout
+    assert re.search(r"At this pace all 4 epochs of 380 training rows take about [\d.]+ (minutes|hours)", done.stdout)
+    assert parameters(tmp_path / "run") == 66_956_548
+    assert int(done.stdout.split()[-1]) < 4 * 2**30
+
+
+def parameters(folder) -> int:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
