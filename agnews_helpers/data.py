@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
+from .hub import from_hub
 from .recipe import HUB_DATA, LABELS, Recipe
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -31,6 +32,8 @@ def load_agnews(recipe: Recipe):
     DataError
         For a missing folder or file, a malformed row, an unknown label, a class without rows, or fewer
         rows than the recipe asks for.
+    HubUnreachable
+        When the Hub fails, whatever the way.
     """
     if recipe.data == HUB_DATA:
         train, test = _read_hub()
@@ -46,12 +49,13 @@ def load_agnews(recipe: Recipe):
 
 def _read_hub():
     """Both splits of the public data set, from the Hub or from its local cache."""
-    from datasets import DownloadConfig, load_dataset
+    from datasets import load_dataset
 
-    from .recipe import hub_status
+    def load(anew):
+        news = load_dataset(HUB_DATA, download_mode="force_redownload" if anew else None)
+        return tuple({"text": news[split]["text"][:], "label": news[split]["label"][:]} for split in ("train", "test"))
 
-    news = load_dataset(HUB_DATA, download_config=DownloadConfig(local_files_only=not hub_status().reachable))
-    return tuple({"text": news[split]["text"][:], "label": news[split]["label"][:]} for split in ("train", "test"))
+    return from_hub(HUB_DATA, load)
 
 
 def _read_folder(folder: Path):

@@ -2,8 +2,9 @@
 from pathlib import Path
 
 from .cpu_kernels import use_cpu_kernels
+from .hub import from_hub
 from .mini import mini_model, mini_tokenizer
-from .recipe import HUB_MODEL, LABELS, Recipe, hub_status
+from .recipe import HUB_MODEL, LABELS, Recipe
 
 ID2LABEL = dict(enumerate(LABELS))
 LABEL2ID = {label: i for i, label in ID2LABEL.items()}
@@ -17,7 +18,9 @@ def load_tokenizer(recipe: Recipe):
     MiniUnavailable
         When the recipe asks for ``mini`` and it is not installed or damaged.
     FileNotFoundError
-        When neither the Hub nor the disk has the model.
+        When the recipe's folder holds no model.
+    HubUnreachable
+        When the Hub fails, whatever the way.
     """
     if recipe.model == "mini":
         return mini_tokenizer()
@@ -35,7 +38,7 @@ def load_model(recipe: Recipe):
 
     Raises
     ------
-    MiniUnavailable, FileNotFoundError
+    MiniUnavailable, FileNotFoundError, HubUnreachable
         As for `load_tokenizer`.
     """
     import torch
@@ -56,11 +59,11 @@ def load_model(recipe: Recipe):
 
 
 def _pretrained(auto_class, name: str, **options):
-    """`from_pretrained` that does not wait for a Hub that is known to be silent."""
-    local = Path(name).is_dir() or name == HUB_MODEL and not hub_status().reachable
+    """`from_pretrained`, from a folder or from the Hub."""
+    if not Path(name).is_dir():
+        shown = name if name == HUB_MODEL else f"The model {name!r} (there is no such folder)"
+        return from_hub(shown, lambda anew: auto_class.from_pretrained(name, force_download=anew, **options))
     try:
-        return auto_class.from_pretrained(name, local_files_only=local, **options)
+        return auto_class.from_pretrained(name, local_files_only=True, **options)
     except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
-        raise FileNotFoundError(
-            f"The model {name!r} is neither a folder with a saved model nor to be had from the Hub "
-            f"({hub_status().reason}). Check AGNEWS_MODEL, go online, or use AGNEWS_MODEL=mini.") from error
+        raise FileNotFoundError(f"The folder {name!r} does not hold a saved model. Check AGNEWS_MODEL, or use AGNEWS_MODEL=mini.") from error

@@ -24,7 +24,7 @@ PROFILES = {
 
 
 class HubUnreachable(RuntimeError):
-    """A profile that needs the Hugging Face Hub was asked for, and the Hub does not answer."""
+    """The Hugging Face Hub is needed, and it does not answer or does not give what is needed."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,10 @@ def hub_status(seconds: float = 2.5) -> HubStatus:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         reason = "HF_HUB_OFFLINE is set"
         return HubStatus(False, cached, reason + (", model and data are in its cache" if cached else ""))
-    answer = ["the Hugging Face Hub does not answer"]
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    answer = ["the Hugging Face Hub does not answer" + (f" at {endpoint}" if "HF_ENDPOINT" in os.environ else "")]
 
     def ask():
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         request = urllib.request.Request(f"{endpoint}/{HUB_MODEL}/resolve/main/config.json", method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=seconds):
@@ -228,10 +228,18 @@ def hub_status(seconds: float = 2.5) -> HubStatus:
 
 
 def _in_hub_cache() -> bool:
-    """Whether the tutorial's model and data were downloaded before."""
+    """Whether the tutorial's model and data were downloaded before, to the end."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HOME
+    from safetensors import SafetensorError, safe_open
 
-    weights = try_to_load_from_cache(HUB_MODEL, "model.safetensors")
-    datasets_home = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
-    return isinstance(weights, str) and any(datasets_home.glob(HUB_DATA.replace("/", "___") + "/**/*.arrow"))
+    files = [try_to_load_from_cache(HUB_MODEL, name) for name in ("config.json", "tokenizer.json", "model.safetensors")]
+    if not all(isinstance(file, str) for file in files):
+        return False
+    try:
+        with safe_open(files[-1], framework="numpy"):  # which fails where the file is shorter than its header says
+            pass
+    except (SafetensorError, OSError):
+        return False
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets")) / HUB_DATA.replace("/", "___")
+    return any(file.parent.suffix != ".incomplete" for file in prepared.rglob("dataset_info.json"))  # written last

@@ -64,7 +64,7 @@ class Session:
         self.lengths = self.tokens["train"]["length"][:]
         self.all_steps = -(-len(self.lengths) // self.recipe.batch_size) * self.recipe.epochs
         self.take_step = Stepper(self.parallel, self.optimizer, self.accelerator, self.progress.limits)
-        self.saved, self.before = time.perf_counter(), len(self.progress.losses)
+        self.saved, self.before, self.first = time.perf_counter(), len(self.progress.losses), None
         self.process, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.alone = self.processes == 1
         if self.before:
@@ -92,6 +92,7 @@ class Session:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 progress.losses.append(loss)
                 progress.batch += 1
+                self.first = self.first or now - clock
                 progress.epoch_seconds, clock = progress.epoch_seconds + now - clock, now
                 if due:
                     self.save()
@@ -198,9 +199,12 @@ class Session:
         progress = self.progress
         if self.steps is None:
             return ""
-        spent = progress.seconds + progress.epoch_seconds
-        total = spent / len(progress.losses) * self.all_steps
-        return f"\nAt this pace all {self.recipe.epochs} epochs take about {_duration(total)}, validation left out."
+        spent, steps = progress.seconds + progress.epoch_seconds, len(progress.losses)
+        if steps > 1:  # the first step warms up, and would weigh too much
+            spent, steps = spent - self.first, steps - 1
+        total = spent / steps * self.all_steps
+        return (f"\nAt this pace all {self.recipe.epochs} epochs of {len(self.lengths):,} training rows take about {_duration(total)}, "
+                "validation left out.")
 
     def place(self) -> str:
         """Where the run is, in words."""

@@ -64,7 +64,7 @@ def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
     train = ["train", "--epochs", "2", "--learning-rate", "1e-3", "--output-dir", str(tmp_path / "run")]
     assert main([*train, "--steps", "3"]) == 0
     output = capsys.readouterr().out
-    assert "Stopped after step 3 of 10 (epoch 1 of 2)" in output and "At this pace all 2 epochs take about" in output
+    assert "Stopped after step 3 of 10 (epoch 1 of 2)" in output and "At this pace all 2 epochs of 40 training rows take about" in output
     assert main(train) == 2  # not discarded without a word
     assert "holds an unfinished run. Continue it with --resume, or discard it with --no-resume." in capsys.readouterr().err
     assert main([*train, "--resume", "--epochs", "3"]) == 2

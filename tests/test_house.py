@@ -25,7 +25,7 @@ FLOORS = [
     {"evaluation"},
     {"prediction"},
     {"data", "model", "batching", "checkpoints", "precision"},
-    {"step", "storage"},
+    {"step", "storage", "hub"},
     {"recipe", "hardware", "mini", "cpu_kernels", "errors", "interrupts", "vram.allocator", "vram.cuda_kernels"}]
 
 

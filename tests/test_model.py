@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from agnews_helpers import LABELS, Recipe, load_model, load_tokenizer
-from agnews_helpers import model as module
+from agnews_helpers import LABELS, HubUnreachable, Recipe, hub, load_model, load_tokenizer
 from agnews_helpers.recipe import HubStatus
 
 
@@ -29,8 +28,14 @@ def test_a_folder_is_loaded_in_fp32_whatever_was_stored(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
-def test_a_model_that_is_nowhere_is_named(monkeypatch, tmp_path, load):
-    monkeypatch.setattr(module, "hub_status", lambda: HubStatus(False, False, "the Hub is a test"))
+def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty' is neither a folder with a saved model.*AGNEWS_MODEL=mini"):
+    with pytest.raises(FileNotFoundError, match="empty' does not hold a saved model.*AGNEWS_MODEL=mini"):
         load(Recipe(model=str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_model_that_is_nowhere_is_named(monkeypatch, load):
+    monkeypatch.setattr(hub, "hub_status", lambda: HubStatus(False, False, "the Hub is a test"))
+    with pytest.raises(HubUnreachable, match=r"'no/such' \(there is no such folder\) cannot be loaded.*the Hub is a test.*Go online"):
+        load(Recipe(model="no/such"))
