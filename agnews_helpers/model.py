@@ -59,6 +59,8 @@ def _pretrained(auto_class, name: str, **options):
     """`from_pretrained` that does not wait for a Hub that is known to be silent."""
     local = Path(name).is_dir() or name == HUB_MODEL and not hub_status().reachable
     try:
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise OSError("it has no config.json")  # of an empty folder transformers 5.0 makes a tokenizer
         return auto_class.from_pretrained(name, local_files_only=local, **options)
     except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
         raise FileNotFoundError(
