@@ -4,6 +4,7 @@ from pathlib import Path
 from .cpu_kernels import use_cpu_kernels
 from .mini import mini_model, mini_tokenizer
 from .recipe import HUB_MODEL, LABELS, Recipe, hub_status
+from .storage import let_go
 
 ID2LABEL = dict(enumerate(LABELS))
 LABEL2ID = {label: i for i, label in ID2LABEL.items()}
@@ -49,7 +50,7 @@ def load_model(recipe: Recipe):
             from transformers import AutoModelForSequenceClassification
 
             # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
-            model = _pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head)
+            model = let_go(_pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head))
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         use_cpu_kernels(model)
     return model

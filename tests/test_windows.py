@@ -4,20 +4,22 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from test_house import MODULES, ROOT, project_files
 
 from agnews_helpers import Recipe, load_agnews, storage, train
+from agnews_helpers.checkpoints import load_classifier
 from agnews_helpers.cli import main
 from agnews_helpers.data import SAMPLE
-from agnews_helpers.mini import mini_model
 from agnews_helpers.model import load_model
 
 POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "posix", "syslog", "readline", "curses"}
@@ -208,6 +210,14 @@ def test_a_folder_is_saved_where_folders_cannot_be_opened(tmp_path, monkeypatch)
     monkeypatch.setattr(storage, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": open_file}))
     storage.write_folder(tmp_path / "saved", lambda path: (path / "a.txt").write_text("a", encoding="utf-8"))
     assert set(storage.check_folder(tmp_path / "saved")) == {"a.txt"}
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="macOS does not say which files are mapped")
+def test_no_file_stays_mapped_that_windows_could_then_not_replace(tiny, recipe, tmp_path):
+    shutil.copytree(tiny, tmp_path / "copy")
+    models = load_model(recipe.but(model=str(tmp_path / "copy"))), *load_classifier(tmp_path / "copy")
+    mapped = [file.path for file in psutil.Process().memory_maps() if str(tmp_path) in file.path]
+    assert len(models) == 3 and not mapped
 
 
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
