@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import Damaged, ResumeError
 from .recipe import Recipe
-from .storage import PARTIAL, check_folder, publish, remove, remove_partials, sha256, write_folder
+from .storage import PARTIAL, check_folder, let_go, publish, remove, remove_partials, sha256, write_folder
 
 RUN_FILE = "agnews_run.json"
 KEEP = 2  # checkpoints, beside the best epoch's classifier
@@ -263,7 +263,7 @@ def load_classifier(folder: str | Path):
 
     with _no_bars():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return let_go(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_into(model, folder: Path):

@@ -18,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a finding or failure, 2 wrong input or a run that cannot go on (said in one
     line, no traceback), 130 a run that was interrupted and can be continued."""
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # Windows' pipes and old consoles lack most letters
+        sys.stdout.reconfigure(errors="replace")
     try:
         return options.run(options) or 0
     except (ValueError, FileNotFoundError, HubUnreachable, MiniUnavailable, SaveError, FolderInUse, DoesNotFit, NonFiniteError) as error:
@@ -90,20 +92,23 @@ def _write_json(path: Path | None, figures: dict) -> None:
 
 
 def _doctor(options) -> int:
-    from .doctor import examine
+    from .doctor import cannot_load, examine, recipe_here
     from .hardware import GTX_1650_TI, describe_machine, this_card, versions
 
-    recipe = Recipe.for_this_machine()
-    print(describe_machine())
-    print(recipe.describe(), end="\n\n")
-    checks = examine(recipe)
+    checks, figures = cannot_load(), {"versions": versions()}
+    loaded = not checks
+    if loaded:
+        recipe = recipe_here()
+        figures |= {"recipe": recipe.to_dict(), "reason": recipe.reason}
+        print(describe_machine())
+        print(recipe.describe(), end="\n\n")
+        checks = examine(recipe)
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
-    if options.picture:
+    if options.picture and loaded:
         _draw_picture(options.picture, this_card() or GTX_1650_TI)
-    _write_json(options.json, {"versions": versions(), "recipe": recipe.to_dict(), "reason": recipe.reason,
-                               "checks": [asdict(check) for check in checks]})
+    _write_json(options.json, {**figures, "checks": [asdict(check) for check in checks]})
     return 1 if failed else 0
 
 

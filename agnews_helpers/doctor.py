@@ -1,4 +1,6 @@
 """What this machine has of what the tutorial needs, and what to do about the rest: ``agnews doctor``."""
+import importlib
+import os
 import platform
 import shutil
 import sys
@@ -8,8 +10,9 @@ from pathlib import Path
 
 from .hardware import this_card
 from .mini import MiniUnavailable, checked_file
-from .recipe import Recipe, hub_status
+from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, hub_status
 
+STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")  # imported by the checks themselves
 INSTALL = 'pip install -c constraints.txt -e ".[offline]"'
 # GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 GB and three classifiers of 0.27 GB.
 DISK_GB = {"offline": 1.0, "laptop": 3.5, "full": 3.5}
@@ -27,6 +30,30 @@ class Check:
     def __str__(self) -> str:
         mark = {True: "[OK]  ", False: "[FAIL]", None: "[note]"}[self.ok]
         return f"{mark} {self.name:18} {self.found}" + (f"\n       {'':18} {self.remedy}" if self.remedy and self.ok is not True else "")
+
+
+def cannot_load() -> list[Check]:
+    """The packages that the checks stand on and that are missing or broken: with one of these, ask no further."""
+    checks = []
+    for name in STAND_ON:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            checks.append(Check(name, False, f"cannot be imported: {error}", f"Run: {INSTALL}"))
+        except OSError as error:  # a library of the system is missing; on Windows usually this one
+            checks.append(Check(name, False, f"is here and cannot be loaded: {error}",
+                                "On Windows install Microsoft's Visual C++ Redistributable (x64), which PyTorch needs."))
+    return checks
+
+
+def recipe_here() -> Recipe:
+    """The recipe that would run, also where it needs the Hub and the Hub does not answer: here that is a finding."""
+    try:
+        return Recipe.for_this_machine()
+    except HubUnreachable:
+        profile = os.environ["AGNEWS_PROFILE"]
+        chosen = {name: os.environ.get(f"AGNEWS_{name.upper()}") or PROFILES[profile][name] for name in ("model", "data")}
+        return Recipe(**{**PROFILES[profile], **chosen, "profile": profile, "reason": "asked for by AGNEWS_PROFILE"})
 
 
 def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
@@ -57,10 +84,16 @@ def _packages() -> list[Check]:
 
 
 def _kernel() -> Check:
-    from jupyter_client.kernelspec import KernelSpecManager
+    """The notebooks' kernel, and that it is this Python: another one would not find the package."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    kernels = sorted(KernelSpecManager().find_kernel_specs())
-    return Check("Jupyter kernel", "python3" in kernels, ", ".join(kernels) or "none", "Run: python -m ipykernel install --sys-prefix")
+    remedy = "Run: python -m ipykernel install --sys-prefix"
+    try:
+        program = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
+    except NoSuchKernel:
+        return Check("Jupyter kernel", False, "there is no kernel python3", remedy)
+    here = not program.is_absolute() or program.parent == Path(sys.executable).parent  # a bare name means the Python that asks
+    return Check("Jupyter kernel", here, "python3 is this Python" if here else f"python3 is another Python: {program}", remedy)
 
 
 def _cuda() -> list[Check]:
@@ -77,10 +110,20 @@ def _cuda() -> list[Check]:
         return [Check("CUDA", False, f"this PyTorch was built for CUDA {torch.version.cuda}, and the driver does not run it",
                       "Update the NVIDIA driver; nvidia-smi says which CUDA it runs.")]
     built, wanted = torch.cuda.get_arch_list(), "sm_{}{}".format(*card.capability)
-    same_major = any(arch.startswith(f"sm_{card.capability[0]}") and arch <= wanted for arch in built)
     return [Check("CUDA", True, f"{torch.version.cuda}, {card.name}"),
-            Check("compute capability", same_major, f"{wanted}; this PyTorch has {', '.join(built)}", "Install a PyTorch that was built for this card."),
+            Check("compute capability", _runs_on(card.capability, built), f"{wanted}; this PyTorch has {', '.join(built)}", "Install a PyTorch that was built for this card."),
             _vram()]
+
+
+def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether a card runs one of the architectures: ``sm_75`` is code for 7.5 to 7.9, ``compute_75`` for 7.5 and all later."""
+    wanted = 10 * capability[0] + capability[1]
+    for arch in built:
+        kind, _, number = arch.partition("_")
+        number = int(number.rstrip("af"))  # sm_90a
+        if number <= wanted and (kind == "compute" or number // 10 == capability[0]):
+            return True
+    return False
 
 
 def _vram() -> Check:
@@ -103,8 +146,8 @@ def _disk(recipe: Recipe, folder: Path) -> Check:
 
 def _hub(recipe: Recipe) -> Check:
     hub = hub_status()
-    if recipe.profile == "offline":
-        return Check("Hugging Face Hub", None, f"not needed by the profile 'offline' ({hub.reason})")
+    if not {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
+        return Check("Hugging Face Hub", None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
     return Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
 
 

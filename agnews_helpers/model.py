@@ -5,6 +5,7 @@ from .cpu_kernels import use_cpu_kernels
 from .hub import from_hub
 from .mini import mini_model, mini_tokenizer
 from .recipe import HUB_MODEL, LABELS, Recipe
+from .storage import let_go
 
 ID2LABEL = dict(enumerate(LABELS))
 LABEL2ID = {label: i for i, label in ID2LABEL.items()}
@@ -52,7 +53,7 @@ def load_model(recipe: Recipe):
             from transformers import AutoModelForSequenceClassification
 
             # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
-            model = _pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head)
+            model = let_go(_pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head))
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         use_cpu_kernels(model)
     return model
@@ -64,6 +65,8 @@ def _pretrained(auto_class, name: str, **options):
         shown = name if name == HUB_MODEL else f"The model {name!r} (there is no such folder)"
         return from_hub(shown, lambda anew: auto_class.from_pretrained(name, force_download=anew, **options))
     try:
+        if not (Path(name) / "config.json").is_file():
+            raise OSError("it has no config.json")  # of an empty folder transformers 5.0 makes a tokenizer
         return auto_class.from_pretrained(name, local_files_only=True, **options)
     except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
         raise FileNotFoundError(f"The folder {name!r} does not hold a saved model. Check AGNEWS_MODEL, or use AGNEWS_MODEL=mini.") from error

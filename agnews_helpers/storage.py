@@ -133,6 +133,17 @@ def remove_partials(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def let_go(model):
+    """Copy a model's weights out of the file that they are mapped from, and return it.
+
+    transformers maps what it loads onto a CPU, and Windows replaces no file that is mapped: a model at work
+    in one notebook would keep the next one from saving over it.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+    return model
+
+
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The system keeps it, so a process that dies does not leave it behind.

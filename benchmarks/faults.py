@@ -75,13 +75,13 @@ class SmallRun:
         result.runs += 1
         one, other = (load_file(place / "model.safetensors") for place in (folder, self.reference.folder))
         same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        result.weights_different += not (same and (folder / "steps.csv").read_text() == (self.reference.folder / "steps.csv").read_text())
+        result.weights_different += not (same and (folder / "steps.csv").read_bytes() == (self.reference.folder / "steps.csv").read_bytes())
         result.rows_lost += self.rows_lost(folder / "rows.log")
 
     def rows_lost(self, log: Path) -> int:
         """Rows that a step should have had and did not, by what each step said when it was last taken."""
         taken = {}
-        for line in log.read_text().splitlines():
+        for line in log.read_text(encoding="utf-8").splitlines():
             step, _, rows = line.partition(" ")
             taken[int(step)] = rows.split()
         lengths, lost, step = self.tokens["train"]["length"][:], 0, 0
@@ -94,7 +94,7 @@ class SmallRun:
 
 @contextmanager
 def quiet():
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
@@ -103,7 +103,7 @@ def logged(folder: Path):
     """Every step appends its number and its rows to ``rows.log``."""
     step = Session.step
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "rows.log", "a", buffering=1) as log:
+    with open(folder / "rows.log", "a", buffering=1, encoding="utf-8") as log:
         def tell(self, batch, numbers):
             loss = step(self, batch, numbers)
             log.write(f"{len(self.progress.losses)} {' '.join(map(str, numbers))}\n")

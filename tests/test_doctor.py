@@ -1,14 +1,19 @@
 """Each finding of ``agnews doctor``, on machines that this one is made to look like."""
 import collections
 import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from agnews_helpers import Recipe, doctor
+from agnews_helpers.cli import main
 from agnews_helpers.hardware import GTX_1650_TI
 from agnews_helpers.mini import MiniUnavailable
-from agnews_helpers.recipe import HubStatus
+from agnews_helpers.recipe import HUB_MODEL, HubStatus
 
 OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 
@@ -16,7 +21,9 @@ OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 def test_this_machine_passes():
     checks = doctor.examine(OFFLINE)
     assert not [str(check) for check in checks if check.ok is False]
-    assert {"Python", "torch", "ipywidgets", "jupyterlab", "Jupyter kernel", "disk", "Hugging Face Hub", "offline model"} <= {check.name for check in checks}
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(text).name for text in project["dependencies"]}
+    assert needed | {"Python", "Jupyter kernel", "disk", "Hugging Face Hub", "offline model"} <= {check.name for check in checks}
 
 
 def test_an_old_python(monkeypatch):
@@ -24,14 +31,16 @@ def test_an_old_python(monkeypatch):
     assert str(doctor._python()).startswith("[FAIL] Python") and "3.11" in str(doctor._python())
 
 
-@pytest.mark.parametrize("found, ok", [("5.0.0", True), ("4.57.3", False), ("6.0", False), (None, False)])
-def test_a_package_against_its_range(found, ok, monkeypatch):
+@pytest.mark.parametrize("line, found, ok", [
+    ("transformers<6,>=5.0", "5.0.0", True), ("transformers<6,>=5.0", "4.57.3", False), ("transformers<6,>=5.0", "6.0", False),
+    ("transformers<6,>=5.0", None, False), ("ipywidgets>=8.0", "8.1.9", True), ("ipywidgets>=8.0", "7.8.5", False), ("torch>=2.6", "2.14.0.dev1+cu130", True)])
+def test_a_package_against_its_range(line, found, ok, monkeypatch):
     def version(name):
         if found is None:
             raise doctor.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(doctor, "requires", lambda _: ["transformers<6,>=5.0", "extra-only; extra == 'offline'"])
+    monkeypatch.setattr(doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"])
     monkeypatch.setattr(doctor, "version", version)
     [check] = doctor._packages()
     assert check.ok is ok and ("Run: pip install -c constraints.txt" in str(check)) is not ok
@@ -49,7 +58,8 @@ def test_no_card_to_be_seen(driver, built, mark, words, monkeypatch):
 
 
 @pytest.mark.parametrize("built, free_gib, failed", [
-    (["sm_75", "sm_80"], 3.2, set()), (["sm_70", "sm_80"], 3.2, set()), (["sm_80", "sm_90"], 3.2, {"compute capability"}),
+    (["sm_75", "sm_80"], 3.2, set()), (["sm_70", "sm_80"], 3.2, set()), (["sm_80", "sm_90a"], 3.2, {"compute capability"}),
+    (["sm_61"], 3.2, {"compute capability"}), (["sm_61", "compute_61"], 3.2, set()), (["sm_80", "compute_80"], 3.2, {"compute capability"}),
     (["sm_75"], 1.0, {"free VRAM"})])
 def test_a_card_against_the_build_and_the_budget(built, free_gib, failed, monkeypatch):
     monkeypatch.setattr(doctor, "this_card", lambda: GTX_1650_TI)
@@ -79,8 +89,48 @@ def test_no_offline_model(recipe, ok, monkeypatch):
     assert doctor._mini(recipe).ok is ok and "install it so" in str(doctor._mini(recipe))
 
 
-def test_no_kernel(monkeypatch):
-    from jupyter_client.kernelspec import KernelSpecManager
+@pytest.mark.parametrize("program, ok, words", [
+    (sys.executable, True, "is this Python"), ("python", True, "is this Python"), (str(Path(sys.executable).parent.parent / "other" / "python"), False, "another Python"),
+    (None, False, "no kernel python3")])
+def test_the_kernel(program, ok, words, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    monkeypatch.setattr(KernelSpecManager, "find_kernel_specs", lambda _: {})
-    assert "ipykernel install" in str(doctor._kernel())
+    def get_kernel_spec(self, name):
+        if program is None:
+            raise NoSuchKernel(name)
+        return SimpleNamespace(argv=[program, "-m", "ipykernel_launcher"])
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", get_kernel_spec)
+    check = doctor._kernel()
+    assert check.ok is ok and words in check.found and ("ipykernel install" in str(check)) is not ok
+
+
+@pytest.mark.parametrize("name", ["packaging", "huggingface_hub", "torch", "transformers", "jupyter_client"])
+def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["doctor", "--picture", "never.png"]) == 1
+    output = capsys.readouterr().out
+    assert f"[FAIL] {name}" in output and "Run: pip install -c constraints.txt" in output and f"Not ready: {name}." in output
+
+
+def test_a_package_that_windows_cannot_load(monkeypatch):
+    def import_module(name):
+        if name == "torch":
+            raise OSError("[WinError 126] The specified module could not be found. Error loading c10.dll")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", import_module)
+    [check] = doctor.cannot_load()
+    assert check.name == "torch" and not check.ok and "c10.dll" in str(check) and "Visual C++ Redistributable" in str(check)
+
+
+@pytest.mark.parametrize("profile, model", [("laptop", None), ("offline", HUB_MODEL)])
+def test_the_hub_that_a_profile_needs_is_one_finding_among_others(profile, model, monkeypatch, capsys):
+    silent = HubStatus(False, False, "the Hugging Face Hub does not answer")
+    monkeypatch.setattr("agnews_helpers.recipe.hub_status", lambda: silent)
+    monkeypatch.setattr(doctor, "hub_status", lambda: silent)
+    monkeypatch.setenv("AGNEWS_PROFILE", profile)
+    if model:
+        monkeypatch.setenv("AGNEWS_MODEL", model)
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "[FAIL] Hugging Face Hub" in output and "[OK]   torch" in output and f"profile    {profile}" in output

@@ -1,5 +1,6 @@
 """The plan of the house: who imports whom, what is declared where, how small it stays."""
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -92,15 +93,31 @@ def test_environment_yml_is_in_step_with_pyproject():
     assert {"pip": ["-e .[offline]"]} in environment["dependencies"]
 
 
+def pins(name):
+    """A constraints file as package -> version."""
+    lines = [line.partition("#")[0] for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    return {package: bounds.removeprefix("==") for package, bounds in (requirement(line) for line in lines if line)}
+
+
 def test_constraints_pin_what_the_project_needs_inside_its_ranges():
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
-    pins = {requirement(line)[0]: requirement(line)[1].removeprefix("==") for line in lines}
+    tested = pins("constraints.txt")
     for text in project["dependencies"] + project["optional-dependencies"]["offline"]:
         needed = Requirement(text)
-        assert needed.specifier.contains(pins[needed.name.lower()]), text
+        assert needed.specifier.contains(tested[needed.name.lower()]), text
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = pins("constraints-oldest.txt")
+    for needed in map(Requirement, project["dependencies"]):
+        [bound] = [part.version for part in needed.specifier if part.operator == ">="]
+        assert Version(oldest[needed.name.lower()]) == Version(bound), needed.name
 
 
 def test_what_is_imported_is_declared():
@@ -125,7 +142,14 @@ def test_no_unsafe_loading_and_no_guessed_encoding():
             assert "encoding=" in call, f"{path.name}: {call}"
 
 
+def project_files():
+    """The files of the project, without what was made from them."""
+    made = {".git", ".venv", ".venv-oldest", ".venv-newest", "build", "runs", "__pycache__", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", "agnews_helpers.egg-info"}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(set(folders) - made)
+        yield from (Path(folder) / name for name in names if name not in made)  # a worktree's .git is a file
+
+
 def test_the_working_tree_is_small():
-    made = {".git", ".venv", "build", "runs", "__pycache__", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", "agnews_helpers.egg-info"}
-    sizes = {path: path.stat().st_size for path in ROOT.rglob("*") if path.is_file() and not made & set(path.relative_to(ROOT).parts)}
+    sizes = {path: path.stat().st_size for path in project_files()}
     assert sum(sizes.values()) < 15 * 2**20 and max(sizes.values()) < 1.5 * 2**20
