@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "only-this-run"
-MINUTES = 15  # for one notebook: bounds one that hangs, not a slow machine
+MINUTES = 20  # for one notebook: bounds one that hangs, not a slow machine
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 PLACES = (Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
           *(Path(os.environ.get(name, "/")) / "Google/Chrome/Application/chrome.exe"
