@@ -117,7 +117,7 @@ class Notebook:
     `complaints` are what the browser's console would show: errors of scripts, and of requests that failed.
     """
 
-    READY = "() => jupyterapp.shell.currentWidget?.context?.sessionContext.kernelDisplayStatus === 'idle'"
+    READY = "jupyterapp.shell.currentWidget?.context?.sessionContext.kernelDisplayStatus === 'idle'"
     STATES = "jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.executionState)"
 
     def __init__(self, lab: Lab, page, name: str):
@@ -126,19 +126,23 @@ class Notebook:
         page.on("requestfailed", lambda request: self.complaints.append(f"request: {request.url} {request.failure}"))
         page.on("console", lambda message: message.type == "error" and self.complaints.append(f"console: {message.text}"))
         page.goto(f"{lab.url}/lab/tree/{name}?reset&token={TOKEN}")  # reset: without the tab of the notebook before
-        page.wait_for_function(f"() => window.jupyterapp && ({self.READY})()", timeout=120_000)
+        self.wait_for(f"window.jupyterapp && {self.READY}", minutes=3)
 
     def start_all(self) -> None:
         """Run > Run All Cells, as a reader does."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        self.page.wait_for_function(f"() => {self.STATES}.includes('running')", timeout=60_000)
+        self.wait_for(f"{self.STATES}.includes('running')")
+
+    def wait_for(self, condition: str, minutes: float = 1) -> None:
+        # Asked twice a second: by default it would be at each frame, and the kernel needs the processor, too.
+        self.page.wait_for_function(f"() => {condition}", timeout=60_000 * minutes, polling=500)
 
     def wait_until_done(self) -> None:
         # The kernel is idle between two cells, too, and a folded cell shows no number: so the cells are asked.
-        self.page.wait_for_function(f"() => !{self.STATES}.includes('running')", timeout=60_000 * MINUTES)
-        self.page.wait_for_function(self.READY, timeout=60_000)
-        self.page.wait_for_function("() => [...document.images].every(image => image.complete)", timeout=60_000)
+        self.wait_for(f"!{self.STATES}.includes('running')", MINUTES)
+        self.wait_for(self.READY)
+        self.wait_for("[...document.images].every(image => image.complete)")
 
     def save(self) -> list:
         """Press Ctrl-S, and read the cells of the file that was written."""
