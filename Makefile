@@ -1,5 +1,6 @@
 # make run           execute the six notebooks into build/notebooks, as .ipynb and .html
 # make test          unit tests, and every notebook against its stored outputs
+# make test-browser  every notebook in JupyterLab, in the Chromium or Chrome that is there
 # make lab           open the notebooks in JupyterLab
 # make test-oldest   the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
 # make test-newest   the tests with the newest versions there are, in .venv-newest
@@ -9,13 +10,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install
 
-.PHONY: run test lab test-oldest test-newest clean
+.PHONY: run test test-browser lab test-oldest test-newest clean
 
 run: .venv/installed
 	$(BIN)/agnews notebooks --target build/notebooks
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+test-browser: .venv/browser
+	$(BIN)/python -m pytest tests/browser
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
@@ -24,6 +28,10 @@ lab: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline]"
+	touch $@
+
+.venv/browser: .venv/installed
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline,browser]"
 	touch $@
 
 # Lax: the stored outputs are those of constraints.txt; with other versions a notebook must only run to its end.

@@ -4,6 +4,8 @@ from agnews_helpers import Recipe, load_agnews, tokenize
 from agnews_helpers.mini import mini_tokenizer
 from agnews_helpers.recipe import LABELS
 
+collect_ignore = ["browser"]  # needs a browser and an extra: `make test-browser` names the folder, and so gets it
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):

@@ -1,0 +1,130 @@
+"""Each notebook, run from JupyterLab's menu: what nbval cannot see, since it has no eyes.
+
+Pictures of every notebook as it stood at the end are left in build/screenshots.
+"""
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 05 and 06 use what 04 leaves
+WIDGET = "application/vnd.jupyter.widget-view+json"
+RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
+
+FOLDED = "cell.querySelector('.jp-InputPlaceholder') !== null && cell.querySelector('.jp-Editor') === null"
+ANSWER_HIDDEN = "cell.querySelector('.jp-OutputPlaceholder') !== null"
+DRAWN = "[...cell.querySelectorAll('.jp-OutputArea-output img')].filter(it => it.naturalWidth && it.offsetWidth).length"
+PICTURES = "[...cell.querySelectorAll('.jp-RenderedMarkdown img')].filter(it => it.naturalWidth && it.offsetWidth).length"
+BARS = """[...cell.querySelectorAll('.jp-OutputArea-output .widget-hbox')].map(it => {
+    const bar = it.querySelector('.progress-bar')
+    return {text: it.innerText, width: bar.style.width, red: bar.classList.contains('progress-bar-danger'),
+            visible: bar.parentElement.offsetWidth > 0 && bar.parentElement.offsetHeight > 0}})"""
+TOO_WIDE = """[...cell.querySelectorAll('*')].filter(it =>
+    it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
+    ).map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} pixels: ${it.innerText.slice(0, 80)}`)"""
+TEXT = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.innerText).join('\\n')"
+KINDS = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.dataset.mimeType)"
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def run(request, opened):
+    """A notebook, opened, run and saved: its cells as `stored` in the repository, and as `saved` after the run."""
+    with opened(request.param.name) as notebook:
+        first = SimpleNamespace(folded=notebook.cells(FOLDED), answers_hidden=notebook.cells(ANSWER_HIDDEN))
+        notebook.start_all()
+        try:
+            notebook.wait_until_done()
+        finally:
+            notebook.take_pictures(ROOT / "build" / "screenshots")
+        stored = json.loads(request.param.read_text(encoding="utf-8"))["cells"]
+        yield SimpleNamespace(notebook=notebook, first=first, stored=stored, saved=notebook.save())
+
+
+def count(cell, kind):
+    return sum(kind in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def test_every_cell_ran_and_none_ended_in_an_error(run):
+    code = [cell for cell in run.saved if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+
+
+def test_no_red_box_that_the_stored_notebook_has_not(run):
+    for stored, kinds, text in zip(run.stored, run.notebook.cells(KINDS), run.notebook.cells(TEXT), strict=True):
+        expected = any(output.get("name") == "stderr" for output in stored.get("outputs", []))
+        assert expected or RED not in kinds, text
+
+
+def test_solutions_are_folded_before_and_after_the_run(run):
+    """What a solution prints may be hidden as well; running the cell shows it."""
+    hidden = [cell["metadata"].get("jupyter", {}) for cell in run.stored]
+    folded = [cell.get("source_hidden", False) for cell in hidden]
+    assert any(folded)
+    assert run.first.folded == folded and run.notebook.cells(FOLDED) == folded
+    assert run.first.answers_hidden == [cell.get("outputs_hidden", False) for cell in hidden]
+
+
+def test_every_figure_is_drawn(run):
+    expected = [count(cell, "image/png") for cell in run.stored]
+    assert any(expected) and run.notebook.cells(DRAWN) == expected
+
+
+def test_every_picture_in_the_text_is_loaded(run):
+    expected = ["".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0 for cell in run.stored]
+    assert run.notebook.cells(PICTURES) == expected
+
+
+def test_progress_bars_are_drawn_and_full(run):
+    """But for the last one of a cell that says its run was stopped: it ends where the run was stopped."""
+    for saved, bars, text in zip(run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True):
+        assert len(bars) == count(saved, WIDGET) and all(bar["visible"] for bar in bars), text
+        assert not [words for words in ("HBox(", "Error displaying widget", "Loading widget") if words in text], text
+        for bar in bars[:-1] if "Stopped after" in text else bars:
+            assert bar["width"] == "100%" and not bar["red"], bar["text"]
+
+
+def test_nothing_has_to_be_scrolled_sideways(run):
+    assert not sum(run.notebook.cells(TOO_WIDE), [])
+
+
+def test_the_browser_complains_about_nothing(run):
+    # JupyterLab shows a text first, and then puts in the pictures attached to it: only the first attempt fails.
+    attached = ("request: attachment:", "console: Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME")
+    assert not [complaint for complaint in run.notebook.complaints if not complaint.startswith(attached)]
+
+
+def test_a_folded_solution_opens_when_clicked(run):
+    """The last of the tests that look at `run`: it changes what is on the screen."""
+    number = run.first.folded.index(True)
+    cell = run.notebook.page.locator(".jp-Notebook-cell").nth(number)
+    cell.locator(".jp-InputPlaceholder").click()
+    cell.locator(".cm-content").wait_for(state="visible", timeout=10_000)
+    assert "".join(run.stored[number]["source"]).splitlines()[-1] in cell.locator(".cm-content").inner_text()
+    cell.locator(".jp-InputCollapser").click()
+    assert run.notebook.cells(FOLDED)[number]
+
+
+def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tiny):
+    import nbformat.v4 as v4
+
+    source = f"""
+        from agnews_helpers import Recipe, load_agnews, load_model, load_tokenizer, tokenize, train
+        recipe = Recipe(profile="offline", model={str(tiny)!r}, data="sample", epochs=1000)
+        tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
+        run = train(load_model(recipe), tokens, recipe, output_dir="runs/stop-button")"""
+    cells = [v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
+             v4.new_code_cell("print('finished:', run.finished, '| steps taken:', len(run.steps) > 0)")]
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (lab.folder / "stop.ipynb").write_text(json.dumps(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})), encoding="utf-8")
+    with opened("stop.ipynb") as notebook:
+        notebook.start_all()
+        notebook.page.locator(".progress-bar").nth(1).wait_for(state="attached", timeout=120_000)  # into the second epoch
+        notebook.page.get_by_role("button", name="Interrupt the kernel").click()
+        notebook.wait_until_done()
+        (trained, looked), texts = notebook.save(), notebook.cells(TEXT)
+        assert "Stopped after" in texts[0] and "error" not in [output["output_type"] for output in trained["outputs"]]
+        assert texts[1].strip() == "finished: False | steps taken: True" and looked["execution_count"] == 2
+        assert not any(RED in kinds for kinds in notebook.cells(KINDS))
