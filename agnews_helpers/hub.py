@@ -39,7 +39,7 @@ def from_hub(name: str, load):
         except Exception as error:  # three libraries and what they are built on have many ways to fail
             reason, remedy, cure = watch.explain(error)
             if not hub.reachable:
-                reason, remedy = f"{hub.reason}, and in its cache {reason}", "Go online and run the same again."
+                reason, remedy = f"{hub.reason}; {reason}", "Go online and run the same again."
             elif cure and not last:
                 print(f"note: {name}: {reason}; trying once more.")
                 continue

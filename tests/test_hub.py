@@ -179,7 +179,7 @@ def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
 def test_a_damaged_file_without_a_hub_is_explained(downloaded, cache, pattern, name):
     shorten(*cache.rglob(pattern))
     said = message(train(downloaded[1].address, cache, AGNEWS_PROFILE="laptop"))
-    assert f"{name} cannot be loaded" in said and "in its cache a file is missing or damaged" in said and "Go online and run the same again." in said
+    assert f"{name} cannot be loaded" in said and "in its cache; a file is missing or damaged" in said and "Go online and run the same again." in said
 
 
 def test_a_hub_with_a_damaged_file_is_explained_and_leaves_no_cache(repositories, tmp_path):
