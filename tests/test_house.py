@@ -56,7 +56,7 @@ def test_imports_go_down(path):
 
 def test_the_package_stays_small():
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert sum(lines.values()) < 4200 and max(lines.values()) <= 300, lines
+    assert sum(lines.values()) < 4400 and max(lines.values()) <= 300, lines
 
 
 def test_import_is_quick_and_loads_no_torch():
