@@ -109,8 +109,15 @@ def _finished(model, folder: Path, identity: dict, accelerator) -> Run | None:
         return None
     accelerator.print(f"This run is finished: its classifier is loaded from {folder}. To train it again: resume=False (agnews train --no-resume).")
     model = accelerator.unwrap_model(accelerator.prepare(load_into(model, folder)))
-    history, steps = (pd.read_csv(folder / name, index_col=0, engine="python") for name in ("history.csv", "steps.csv"))
+    history, steps = (_read_numbers(folder / name) for name in ("history.csv", "steps.csv"))
     return Run(model, folder, history, steps, facts["epoch"], facts["seconds"])
+
+
+def _read_numbers(path: Path) -> pd.DataFrame:
+    """A table of numbers to the last digit, which pandas 2 loses where it turns text into numbers itself."""
+    table = pd.read_csv(path, index_col=0, dtype=str).astype(float)
+    table.index = table.index.astype(int)
+    return table
 
 
 def make_accelerator(recipe: Recipe):

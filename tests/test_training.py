@@ -104,7 +104,7 @@ def test_the_folder_says_how_it_was_made(run, recipe):
 
 def test_bf16_after_fp32_in_one_process(recipe, tokens, tmp_path):
     few = DatasetDict(train=tokens["train"].select(range(8)), validation=tokens["validation"])
-    losses = [train(load_model(recipe), few, recipe.but(precision=precision), tmp_path / precision).steps["loss"].iloc[0]
+    losses = [train(load_model(recipe), few, recipe.but(precision=precision), tmp_path / precision, resume=False).steps["loss"].iloc[0]
               for precision in ("fp32", "bf16", "fp32")]
     assert losses[0] == losses[2] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
 
