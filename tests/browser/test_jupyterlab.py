@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 05 and 06 use what 04 leaves
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
+BUSY = "IOStream.flush timed out"  # says a kernel where other programs leave it no time; the notebook is not to blame
 
 FOLDED = "cell.querySelector('.jp-InputPlaceholder') !== null && cell.querySelector('.jp-Editor') === null"
 ANSWER_HIDDEN = "cell.querySelector('.jp-OutputPlaceholder') !== null"
@@ -25,6 +26,7 @@ TOO_WIDE = """[...cell.querySelectorAll('*')].filter(it =>
     it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
     ).map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} pixels: ${it.innerText.slice(0, 80)}`)"""
 TEXT = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.innerText).join('\\n')"
+REDS = f"[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type=\"{RED}\"]')].map(it => it.innerText.trim())"
 KINDS = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.dataset.mimeType)"
 
 
@@ -53,9 +55,9 @@ def test_every_cell_ran_and_none_ended_in_an_error(run):
 
 
 def test_no_red_box_that_the_stored_notebook_has_not(run):
-    for stored, kinds, text in zip(run.stored, run.notebook.cells(KINDS), run.notebook.cells(TEXT), strict=True):
+    for stored, reds in zip(run.stored, run.notebook.cells(REDS), strict=True):
         expected = any(output.get("name") == "stderr" for output in stored.get("outputs", []))
-        assert expected or RED not in kinds, text
+        assert expected or not [text for text in reds if text.replace(BUSY, "").strip()]
 
 
 def test_solutions_are_folded_before_and_after_the_run(run):
