@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .hardware import this_card
 from .mini import MiniUnavailable, checked_file
-from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, hub_status
+from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
 STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")  # imported by the checks themselves
 INSTALL = 'pip install -c constraints.txt -e ".[offline]"'
@@ -52,8 +52,7 @@ def recipe_here() -> Recipe:
         return Recipe.for_this_machine()
     except HubUnreachable:
         profile = os.environ["AGNEWS_PROFILE"]
-        chosen = {name: os.environ.get(f"AGNEWS_{name.upper()}") or PROFILES[profile][name] for name in ("model", "data")}
-        return Recipe(**{**PROFILES[profile], **chosen, "profile": profile, "reason": "asked for by AGNEWS_PROFILE"})
+        return Recipe(**{**PROFILES[profile], **from_environment(os.environ), "profile": profile, "reason": "asked for by AGNEWS_PROFILE"})
 
 
 def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:

@@ -112,7 +112,7 @@ class Recipe:
         unknown = set(overrides) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"Recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(cls))}.")
-        chosen = {**_from_environment(os.environ), **overrides}
+        chosen = {**from_environment(os.environ), **overrides}
         asked = chosen.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
         if asked:
             source = "argument" if "profile" in overrides else "AGNEWS_PROFILE"
@@ -154,7 +154,7 @@ def _shown(place: str) -> str:
     return Path(place).name if place not in (HUB_DATA, "sample") else place
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict:
+def from_environment(environment: Mapping[str, str]) -> dict:
     """The overrides that ``AGNEWS_*`` variables ask for."""
     values = {}
     for name in ("model", "data"):

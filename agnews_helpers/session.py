@@ -197,10 +197,10 @@ class Session:
     def expected(self) -> str:
         """What the whole run would take, where `steps` asked for a part of it to find out."""
         progress = self.progress
-        if self.steps is None:
+        if self.steps is None or not progress.losses:
             return ""
         spent, steps = progress.seconds + progress.epoch_seconds, len(progress.losses)
-        if steps > 1:  # the first step warms up, and would weigh too much
+        if self.first and steps > 1:  # the first step warms up, and would weigh too much
             spent, steps = spent - self.first, steps - 1
         total = spent / steps * self.all_steps
         return (f"\nAt this pace all {self.recipe.epochs} epochs of {len(self.lengths):,} training rows take about {_duration(total)}, "

@@ -28,25 +28,24 @@ def rows_of(recipe: Recipe, size: int):
     return DatasetDict(train=concatenate_datasets([news["train"], news["validation"]]), validation=news["test"])
 
 
-def transformer(recipe: Recipe, size: int) -> list[dict]:
+def transformer(recipe: Recipe, news) -> list[dict]:
     """Accuracy on the test rows after each epoch."""
-    tokens = tokenize(rows_of(recipe, size), load_tokenizer(recipe), recipe)
+    tokens = tokenize(news, load_tokenizer(recipe), recipe)
     with tempfile.TemporaryDirectory() as folder:  # what train() calls validation are the test rows: only looked at
         run = train(load_model(recipe), tokens, recipe, folder)
-    return [{"model": "mini", "rows": size, "seed": recipe.seed, "epoch": epoch, "accuracy": row.validation_accuracy,
+    return [{"model": "mini", "rows": len(news["train"]), "seed": recipe.seed, "epoch": epoch, "accuracy": row.validation_accuracy,
              "train_loss": row.train_loss, "test_loss": row.validation_loss} for epoch, row in run.history.iterrows()]
 
 
-def linear(recipe: Recipe, size: int) -> dict:
+def linear(recipe: Recipe, news) -> dict:
     """The baseline of notebook 01."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    news = rows_of(recipe, size)
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, stop_words="english"), LogisticRegression(C=10, max_iter=1000))
     model.fit(news["train"]["text"][:], news["train"]["label"][:])
-    return {"model": "TF-IDF", "rows": size, "seed": recipe.seed, "epoch": 0,
+    return {"model": "TF-IDF", "rows": len(news["train"]), "seed": recipe.seed, "epoch": 0,
             "accuracy": model.score(news["validation"]["text"][:], news["validation"]["label"][:])}
 
 
@@ -89,7 +88,8 @@ def main() -> None:
     for size in LINEAR_SIZES if not options.redraw else ():
         for seed in SEEDS:
             recipe = Recipe.for_this_machine(profile="offline", seed=seed, test_rows=options.test_rows)
-            found = [linear(recipe, size), *(transformer(recipe, size) if size in SIZES else [])]
+            news = rows_of(recipe, size)
+            found = [linear(recipe, news), *(transformer(recipe, news) if size in SIZES else [])]
             lines += found
             print(f"{size:6,} rows, seed {seed}:", *(f"{line['model']} {line['accuracy']:.3f}" for line in found), flush=True)
         HERE.with_suffix(".json").write_text(json.dumps({"test_rows": options.test_rows, "lines": lines}, indent=1), encoding="utf-8")

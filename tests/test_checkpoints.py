@@ -180,6 +180,20 @@ def test_what_is_stopped_before_the_first_validation_can_be_looked_at(three, tok
     assert run_facts(run.folder)["steps"] == 2 and "finished" not in run_facts(run.folder)
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_stop_before_the_first_step_of_a_sitting_is_no_failure(before, three, tokens, tmp_path, monkeypatch):
+    if before:
+        train(load_model(three), tokens, three, tmp_path, steps=before)
+
+    def enter(interrupts):
+        interrupts.wanted = True
+        return interrupts
+
+    monkeypatch.setattr(Interrupts, "__enter__", enter)
+    run = train(load_model(three), tokens, three, tmp_path, steps=5)
+    assert not run.finished and len(run.steps) == before
+
+
 # Resuming something else
 
 
