@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "only-this-run"
-MINUTES = 20  # for one notebook: bounds one that hangs, not a slow machine
+PATIENCE = 8  # minutes in which nothing changes on the screen: so a notebook that hangs fails, and a slow machine does not
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 PLACES = (Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
           *(Path(os.environ.get(name, "/")) / "Google/Chrome/Application/chrome.exe"
@@ -140,7 +140,13 @@ class Notebook:
 
     def wait_until_done(self) -> None:
         # The kernel is idle between two cells, too, and a folded cell shows no number: so the cells are asked.
-        self.wait_for(f"!{self.STATES}.includes('running')", MINUTES)
+        last, changed = None, time.monotonic()
+        while "running" in self.page.evaluate(self.STATES):
+            shown = self.page.locator(".jp-Notebook").text_content()
+            if shown != last:
+                last, changed = shown, time.monotonic()
+            assert time.monotonic() - changed < 60 * PATIENCE, f"nothing has changed for {PATIENCE} minutes: it hangs"
+            self.page.wait_for_timeout(500)  # more often would cost the kernel time
         self.wait_for(self.READY)
         self.wait_for("[...document.images].every(image => image.complete)")
 
