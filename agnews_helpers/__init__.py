@@ -18,7 +18,7 @@ _WHERE = {
     "SaveError": "errors", "FolderInUse": "errors", "ResumeError": "errors", "PrecisionRefused": "errors",
     "NonFiniteError": "errors", "DoesNotFit": "errors",
     "evaluate": "evaluation", "score": "evaluation", "Report": "evaluation", "calibration": "evaluation", "calibration_error": "evaluation",
-    "predict_logits": "prediction", "classify": "prediction",
+    "predict_logits": "prediction", "cls_vectors": "prediction", "classify": "prediction",
     "describe_machine": "hardware", "this_card": "hardware", "GTX_1650_TI": "hardware", "find_card": "hardware",
     "Setup": "vram.trace", "trace_steps": "vram.trace", "CachingAllocator": "vram.allocator", "replay": "vram.allocator",
     "step_budget": "vram.budget", "budget_table": "vram.budget", "largest_batch": "vram.budget",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import Damaged, ResumeError
+from .hub import pretrained
 from .recipe import Recipe
 from .storage import PARTIAL, check_folder, let_go, publish, remove, remove_partials, sha256, write_folder
 
@@ -253,7 +254,7 @@ def load_classifier(folder: str | Path):
     Raises
     ------
     FileNotFoundError
-        When the folder holds no saved model.
+        When the folder holds no saved model, or one that cannot be read.
     """
     if not is_classifier(folder):
         raise FileNotFoundError(f"{folder} holds no trained classifier (config.json and model.safetensors). "
@@ -262,8 +263,8 @@ def load_classifier(folder: str | Path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     with _no_bars():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return let_go(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = pretrained(AutoModelForSequenceClassification, folder, dtype=torch.float32)
+    return let_go(model), pretrained(AutoTokenizer, folder)
 
 
 def load_into(model, folder: Path):

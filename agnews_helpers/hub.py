@@ -1,8 +1,9 @@
 """Loading from the Hugging Face Hub: every wait ends, what a second try can cure gets one, a failure is one clear line."""
 import re
 from contextlib import contextmanager
+from pathlib import Path
 
-from .recipe import HubUnreachable, hub_status
+from .recipe import HUB_MODEL, HubUnreachable, hub_status
 
 WAIT = 10      # seconds for an answer or the next bytes; the libraries allow some requests a minute, and some for ever
 TRIES = 5      # requests in a row without a usable answer; the libraries make 7 for a file, and then begin with another
@@ -47,6 +48,29 @@ def from_hub(name: str, load):
                                  "Files that arrived whole are kept. AGNEWS_PROFILE=offline needs no Hub.") from error
 
 
+def pretrained(auto_class, name: str, **options):
+    """What ``auto_class.from_pretrained`` makes of the folder `name`, or of what the Hub has by that name.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder holds nothing that can be read.
+    HubUnreachable
+        As of `from_hub`.
+    """
+    if not Path(name).is_dir():
+        shown = name if name == HUB_MODEL else f"The model {name!r} (there is no such folder)"
+        return from_hub(shown, lambda anew: auto_class.from_pretrained(name, force_download=anew, **options))
+    try:
+        if not (Path(name) / "config.json").is_file():
+            raise FileNotFoundError("it has no config.json")  # of an empty folder transformers 5.0 makes a tokenizer
+        return auto_class.from_pretrained(name, local_files_only=True, **options)
+    except Exception as error:  # transformers, tokenizers and safetensors each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(f"The folder {str(name)!r} does not hold a model that can be read ({reason[:200]}). "
+                                "Give another folder; AGNEWS_MODEL=mini needs none.") from error
+
+
 class _Watch:
     """Sees the requests of one load, ends what would take too long, and knows afterwards why it failed."""
 
@@ -57,14 +81,17 @@ class _Watch:
     def over_requests(self, online: bool):
         from huggingface_hub import constants, get_session
 
-        client, offline = get_session(), constants.HF_HUB_OFFLINE
+        client, offline, no_xet = get_session(), constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
         hooks = client.event_hooks
         client.event_hooks = {"request": [*hooks["request"], self.request], "response": [*hooks["response"], self.response]}
         constants.HF_HUB_OFFLINE = offline or not online  # no argument reaches all requests, and each costs 25 s in vain
+        # Xet, the faster way for large files, makes its requests where nobody sees them, and is reported to stall
+        # for ever on poor networks where plain HTTP goes on (xet-core issues 850 and 898).
+        constants.HF_HUB_DISABLE_XET = True
         try:
             yield
         finally:
-            client.event_hooks, constants.HF_HUB_OFFLINE = hooks, offline
+            client.event_hooks, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = hooks, offline, no_xet
 
     def request(self, request):
         if self.in_vain >= TRIES:

@@ -1,10 +1,8 @@
 """The classifier and its tokenizer: from the Hub, from a folder, or the offline ``mini``. Notebook 01."""
-from pathlib import Path
-
 from .cpu_kernels import use_cpu_kernels
-from .hub import from_hub
+from .hub import pretrained
 from .mini import mini_model, mini_tokenizer
-from .recipe import HUB_MODEL, LABELS, Recipe
+from .recipe import LABELS, Recipe
 from .storage import let_go
 
 ID2LABEL = dict(enumerate(LABELS))
@@ -19,7 +17,7 @@ def load_tokenizer(recipe: Recipe):
     MiniUnavailable
         When the recipe asks for ``mini`` and it is not installed or damaged.
     FileNotFoundError
-        When the recipe's folder holds no model.
+        When the recipe's folder holds no model that can be read.
     HubUnreachable
         When the Hub fails, whatever the way.
     """
@@ -27,7 +25,7 @@ def load_tokenizer(recipe: Recipe):
         return mini_tokenizer()
     from transformers import AutoTokenizer
 
-    return _pretrained(AutoTokenizer, recipe.model)
+    return pretrained(AutoTokenizer, recipe.model)
 
 
 def load_model(recipe: Recipe):
@@ -53,20 +51,7 @@ def load_model(recipe: Recipe):
             from transformers import AutoModelForSequenceClassification
 
             # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
-            model = let_go(_pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head))
+            model = let_go(pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head))
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         use_cpu_kernels(model)
     return model
-
-
-def _pretrained(auto_class, name: str, **options):
-    """`from_pretrained`, from a folder or from the Hub."""
-    if not Path(name).is_dir():
-        shown = name if name == HUB_MODEL else f"The model {name!r} (there is no such folder)"
-        return from_hub(shown, lambda anew: auto_class.from_pretrained(name, force_download=anew, **options))
-    try:
-        if not (Path(name) / "config.json").is_file():
-            raise OSError("it has no config.json")  # of an empty folder transformers 5.0 makes a tokenizer
-        return auto_class.from_pretrained(name, local_files_only=True, **options)
-    except (OSError, ValueError) as error:  # transformers raises either, depending on which file is missing
-        raise FileNotFoundError(f"The folder {name!r} does not hold a saved model. Check AGNEWS_MODEL, or use AGNEWS_MODEL=mini.") from error

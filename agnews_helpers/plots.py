@@ -2,8 +2,6 @@
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
-from collections import Counter
-
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -26,16 +24,8 @@ def _axes(width=7.0, height=3.2, **options):
 
 def class_balance(news):
     """Rows of each class in each split, as grouped bars."""
-    axes = _axes()
-    width = 0.8 / len(news)
-    for i, (split, colour) in enumerate(zip(news, (BLUE, SKY, ORANGE))):
-        count = Counter(news[split]["label"])
-        bars = axes.bar(np.arange(4) + (i - 1) * width, [count[c] for c in range(4)], width * 0.95, color=colour, label=split)
-        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
-    axes.set(xticks=range(4), xticklabels=LABELS, ylabel="rows", title="Rows of each class")
-    axes.margins(y=0.12)
-    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    return axes
+    counts = {split: np.bincount(rows["label"][:], minlength=len(LABELS)) for split, rows in news.items()}
+    return bars_side_by_side(pd.DataFrame(counts, index=LABELS), "Rows of each class", "rows", fmt="{:,.0f}")
 
 
 def length_histogram(lengths, max_length=512):
@@ -45,7 +35,7 @@ def length_histogram(lengths, max_length=512):
     for value, name, colour in ((np.mean(lengths), "mean", ORANGE), (np.percentile(lengths, 99), "99 % of rows up to", GREEN),
                                 (max_length, "limit", RED)):
         axes.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.0f}")
-    axes.set(xlabel="tokens, [CLS] and [SEP] included", ylabel="rows", xlim=(0, max_length + 8), title="How long the news are")
+    axes.set(xlabel="tokens, [CLS] and [SEP] included", ylabel="rows", xlim=(0, max_length + 8), title="Length of a news item")
     axes.legend(frameon=False, loc="center")
     return axes
 
@@ -161,17 +151,28 @@ def confusion_matrix(report):
     return axes
 
 
-def bars_side_by_side(table: pd.DataFrame, title: str, unit: str):
+def bars_side_by_side(table: pd.DataFrame, title: str, unit: str, fmt: str = "{:,.1f}"):
     """A small grouped bar chart: a group for each row of `table`, a bar for each column."""
     axes = _axes()
     width = 0.8 / len(table.columns)
-    for i, (name, colour) in enumerate(zip(table.columns, (BLUE, ORANGE, GREEN, PURPLE))):
+    for i, (name, colour) in enumerate(zip(table.columns, (BLUE, ORANGE, SKY, PURPLE))):
         places = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * width
-        axes.bar_label(axes.bar(places, table[name], width * 0.95, color=colour, label=name), fmt="{:,.1f}", fontsize=8)
+        axes.bar_label(axes.bar(places, table[name], width * 0.95, color=colour, label=name), fmt=fmt, fontsize=8)
     axes.set(xticks=range(len(table)), xticklabels=table.index, ylabel=unit, title=title)
     axes.margins(y=0.12)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=len(table.columns), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return axes
+
+
+def clouds(panels: dict[str, np.ndarray], labels):
+    """Points in the plane, a panel for each entry of `panels` (shape [rows, 2]), in the colour and shape of their class."""
+    drawn = _axes(9.0, 4.0, ncols=len(panels))
+    for axes, (title, points) in zip(np.atleast_1d(drawn), panels.items()):
+        for label, (name, colour, marker) in enumerate(zip(LABELS, (BLUE, ORANGE, GREEN, PURPLE), "os^D")):
+            axes.scatter(*points[np.asarray(labels) == label].T, s=16, color=colour, marker=marker, alpha=0.7, label=name)
+        axes.set(title=title, xlabel="first component", ylabel="second component")
+    axes.figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=len(LABELS), loc="outside lower center")
+    return drawn
 
 
 def probabilities(table: pd.DataFrame):

@@ -16,7 +16,6 @@ def best_device() -> torch.device:
     return processes().device
 
 
-@torch.inference_mode()
 def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """Logits of tokenized rows in the rows' own order: fp32 tensor on the CPU, shape [rows, classes].
 
@@ -24,23 +23,32 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     dropout PyTorch has a fused attention kernel for every device, so that one is used. Where several
     processes run, all must call this: each computes its share, and all get all logits.
     """
+    return _run(model, rows, recipe, lambda inputs: model(**inputs).logits, model.config.num_labels)
+
+
+def cls_vectors(model, rows, recipe: Recipe) -> torch.Tensor:
+    """What the head reads of each row, the encoder's vector at [CLS]: fp32, shape [rows, hidden size], else as `predict_logits`."""
+    return _run(model, rows, recipe, lambda inputs: model.base_model(**inputs).last_hidden_state[:, 0], model.config.hidden_size)
+
+
+@torch.inference_mode()
+def _run(model, rows, recipe, ask, width):
     was_training, attention = model.training, model.config._attn_implementation
     model.eval()
     if attention == CPU_ATTENTION:
         model.config._attn_implementation = "sdpa"
     state = processes()
     loader = make_loader(rows, recipe, pad_token_id=model.config.pad_token_id, process=state.process_index, processes=state.num_processes)
-    logits = torch.zeros(len(rows), model.config.num_labels)
+    answers = torch.zeros(len(rows), width)
     for numbers, batch in zip(loader.batch_sampler, loader):
-        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        logits[numbers] = model(**inputs).logits.float().cpu()
+        answers[numbers] = ask({name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}).float().cpu()
     if state.num_processes > 1:  # each did its share of the batches; the rest of its rows are zeros
         from accelerate.utils import reduce
 
-        logits = reduce(logits.to(state.device), "sum").cpu()
+        answers = reduce(answers.to(state.device), "sum").cpu()
     model.train(was_training)
     model.config._attn_implementation = attention
-    return logits
+    return answers
 
 
 def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = None):

@@ -1,6 +1,6 @@
-"""How accuracy grows with the training rows, for DistilBERT's small sister and for a linear model; and with the epochs.
+"""How accuracy grows with the training rows: DistilBERT's small sister trained or frozen, and a linear model; and with the epochs.
 
-    AGNEWS_DATA=folder python benchmarks/learning_curve.py       about a quarter of an hour on two cores; writes learning_curve.json and .png
+    AGNEWS_DATA=folder python benchmarks/learning_curve.py       about half an hour on two cores; writes learning_curve.json and .png
 
 Three seeds each; every seed draws its own rows. Nothing is chosen by the test rows: a classifier counts as it is after
 its fourth epoch.
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from agnews_helpers import Recipe, load_agnews, load_model, load_tokenizer, tokenize, train
+from agnews_helpers import Recipe, cls_vectors, load_agnews, load_model, load_tokenizer, tokenize, train
 
 HERE = Path(__file__)
 SIZES, SEEDS = (100, 300, 900), (1, 2, 3)
-LINEAR_SIZES = (*SIZES, 2700, 8100, 24300)
+FROZEN_SIZES = (*SIZES, 2700, 8100)
+LINEAR_SIZES = (*FROZEN_SIZES, 24300)
 EPOCHS = 4
 
 
@@ -49,6 +50,17 @@ def linear(recipe: Recipe, news) -> dict:
             "accuracy": model.score(news["validation"]["text"][:], news["validation"]["label"][:])}
 
 
+def frozen(recipe: Recipe, news) -> dict:
+    """A linear head on the vectors at [CLS] of the model as it was loaded, as in notebook 06."""
+    from sklearn.linear_model import LogisticRegression
+
+    tokens, model = tokenize(news, load_tokenizer(recipe), recipe), load_model(recipe)
+    train_vectors, test_vectors = (cls_vectors(model, tokens[split], recipe) for split in ("train", "validation"))
+    head = LogisticRegression(max_iter=2000).fit(train_vectors, news["train"]["label"][:])
+    return {"model": "frozen", "rows": len(news["train"]), "seed": recipe.seed, "epoch": 0,
+            "accuracy": head.score(test_vectors, news["validation"]["label"][:])}
+
+
 def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
     import matplotlib
 
@@ -58,10 +70,10 @@ def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
     from agnews_helpers.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(1.3, 1))
-    for model, colour, marker in (("TF-IDF", ORANGE, "s"), ("mini", BLUE, "o")):
+    for model, colour, marker in (("TF-IDF", ORANGE, "s"), ("frozen", PURPLE, "^"), ("mini", BLUE, "o")):
         last = table[(table["model"] == model) & table["epoch"].isin((0, EPOCHS))]
         spread = 100 * last.groupby("rows")["accuracy"].agg(["mean", "min", "max"])
-        name = {"mini": f"DistilBERT, 384 wide ({EPOCHS} epochs)", "TF-IDF": "TF-IDF, logistic regression"}[model]
+        name = {"mini": f"DistilBERT, 384 wide ({EPOCHS} epochs)", "frozen": "the same, frozen", "TF-IDF": "TF-IDF, logistic regression"}[model]
         left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.25, linewidth=0)
         left.plot(spread.index, spread["mean"], color=colour, marker=marker, label=name)
     sizes = sorted(table["rows"].unique())
@@ -89,7 +101,8 @@ def main() -> None:
         for seed in SEEDS:
             recipe = Recipe.for_this_machine(profile="offline", seed=seed, test_rows=options.test_rows)
             news = rows_of(recipe, size)
-            found = [linear(recipe, news), *(transformer(recipe, news) if size in SIZES else [])]
+            found = [linear(recipe, news), *([frozen(recipe, news)] if size in FROZEN_SIZES else []),
+                     *(transformer(recipe, news) if size in SIZES else [])]
             lines += found
             print(f"{size:6,} rows, seed {seed}:", *(f"{line['model']} {line['accuracy']:.3f}" for line in found), flush=True)
         HERE.with_suffix(".json").write_text(json.dumps({"test_rows": options.test_rows, "lines": lines}, indent=1), encoding="utf-8")

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, LABELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".parquet")  # kept in large-file storage, reached by a redirect
+LARGE = (".safetensors", ".parquet")  # kept in large-file storage, reached by a redirect, and offered through Xet as well
 CHUNK = 2**16
 FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 ABOUT = re.compile(r"/api/(?P<kind>models|datasets)/(?P<repository>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?")
@@ -110,7 +110,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha256(file)}"'}
         if file.suffix in LARGE:
-            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(file.stat().st_size),
+            headers |= {"X-Xet-Hash": _sha256(file), "Link": f'<{self.hub.address}/api/{kind}{repository}/xet-read-token/{COMMIT}>; rel="xet-auth"',
+                        "X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(file.stat().st_size),
                         "Location": f"http://localhost:{self.server.server_port}/large/{kind}{repository}/{path}"}  # another host
             return self.send(b"", 302, headers)
         self.stream(file, headers, fault)
@@ -186,7 +187,7 @@ def _entry(folder: Path, item: Path) -> dict:
     if item.is_file():
         entry["size"] = item.stat().st_size
         if item.suffix in LARGE:
-            entry["lfs"] = {"oid": _sha256(item), "size": entry["size"], "pointerSize": 134}
+            entry |= {"lfs": {"oid": _sha256(item), "size": entry["size"], "pointerSize": 134}, "xetHash": _sha256(item)}
     return entry
 
 

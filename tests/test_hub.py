@@ -16,8 +16,8 @@ from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
 from hub_server import make_repositories, serve
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = "HEAD .*model.safetensors$", "GET .*model.safetensors$"
-TRAIN = "HEAD .*train-.*parquet$", "GET .*train-.*parquet$"
+HEAVY = "HEAD .*model.safetensors$", "GET /large/.*model.safetensors$"
+TRAIN = "HEAD .*train-.*parquet$", "GET /large/.*train-.*parquet$"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     assert f"model      {HUB_MODEL}; data {HUB_DATA}: 800 train rows, 400 test rows" in done.stdout
     assert "Stopped after step 1 of 380 (epoch 1 of 4)" in done.stdout
     for file in ("model.safetensors", "tokenizer.json", "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
-        assert hub.count(f"GET .*{file}$") == 1, hub.asked
+        assert hub.count(f"GET .*/resolve/.*{file}$") == 1, hub.asked
+    assert hub.count("xet") == 0, hub.asked  # though the Hub offers it
 
 
 @pytest.mark.parametrize("profile, reason", [
@@ -172,7 +173,7 @@ def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
     assert done.returncode == 0, done.stderr
     for name in (HUB_DATA, HUB_MODEL):
         assert re.search(rf"note: {name}: a file is missing or damaged \(.+\); trying once more\.", done.stdout), done.stdout
-    assert hub.count("GET .*train-.*parquet$") == hub.count(f"GET .*{model}$") == 1
+    assert hub.count("GET .*/resolve/.*train-.*parquet$") == hub.count(f"GET .*/resolve/.*{model}$") == 1
 
 
 @pytest.mark.parametrize("pattern, name", [("*train.arrow", HUB_DATA), ("tokenizer.json", HUB_MODEL)])

@@ -1,7 +1,10 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from agnews_helpers import LABELS, HubUnreachable, Recipe, hub, load_model, load_tokenizer
+from agnews_helpers import LABELS, HubUnreachable, Recipe, hub, load_classifier, load_model, load_tokenizer
 from agnews_helpers.recipe import HubStatus
 
 
@@ -30,8 +33,20 @@ def test_a_folder_is_loaded_in_fp32_whatever_was_stored(tiny, tmp_path):
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty' does not hold a saved model.*AGNEWS_MODEL=mini"):
+    with pytest.raises(FileNotFoundError, match="empty' does not hold a model that can be read .it has no config.json.*AGNEWS_MODEL=mini"):
         load(Recipe(model=str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize("load, name", [(load_model, "model.safetensors"), (load_tokenizer, "tokenizer.json"), (load_model, "config.json")])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name, left):
+    folder = Path(shutil.copytree(tiny, tmp_path / "spoiled"))
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:int(left * len(whole))])
+    with pytest.raises(FileNotFoundError, match=r"spoiled' does not hold a model that can be read \(.+\)\. Give another folder"):
+        load(Recipe(model=str(folder)))
+    with pytest.raises(FileNotFoundError, match="does not hold a model"):
+        load_classifier(folder)
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])

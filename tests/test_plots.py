@@ -72,6 +72,7 @@ DRAWINGS = {
     "continued_run": lambda: plots.continued_run(run(), replace(run(), steps=run().steps[:17]), run()),
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars_side_by_side": lambda: plots.bars_side_by_side(pd.DataFrame({"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]}, index=["embeddings", "encoder"]), "Parts", "millions"),
+    "clouds": lambda: plots.clouds({"before training": np.eye(8)[:, :2], "after training": np.eye(8)[:, :2] * [100, -1000]}, [0, 1, 2, 3] * 2),
     "probabilities": lambda: plots.probabilities(ANSWERS),
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
     "vram_timeline": lambda: plots.vram_timeline(timeline(trace_steps(CONFIG, [(8, 128)] * 3, Setup(implementation="foreach")))),

@@ -146,7 +146,7 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--card", "Voodoo"], "no card 'Voodoo'"), (["--system", "dos"], "system is 'dos'"), (["--vram-gib", "-1"], "--vram-gib is -1"),
-    (["--attention", "flash"], "Setup.attention is 'flash'"), (["--batch-size", "0"], "Recipe.batch_size is 0"), (["--model", "no/such-model"], "There is no model")])
+    (["--attention", "flash"], "Setup.attention is 'flash'"), (["--batch-size", "0"], "Recipe.batch_size is 0"), (["--model", "no/such-model"], "'no/such-model' (there is no such folder) cannot be loaded")])
 def test_bad_input_of_the_command(arguments, message, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["budget", *arguments]) == 2

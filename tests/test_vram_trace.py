@@ -150,7 +150,7 @@ def test_shapes_out_of_range(shapes, message):
 
 
 def test_models_that_cannot_be_traced(tmp_path):
-    with pytest.raises(ValueError, match="There is no model"):
+    with pytest.raises(FileNotFoundError, match="does not hold a model that can be read"):
         trace_steps(str(tmp_path), [(8, 16)])
     from transformers import CLIPConfig
 

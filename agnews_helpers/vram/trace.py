@@ -9,12 +9,11 @@ import functools
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..recipe import hub_status
+from ..hub import pretrained
 from . import cuda_kernels
 from .recorder import Allocation, Recorder, fuse_in_place
 
@@ -111,15 +110,14 @@ def sequence_classifier_config(config):
     Raises
     ------
     ValueError
-        When transformers has no sequence classifier for it, or there is no such model.
+        When transformers has no sequence classifier for it.
+    FileNotFoundError, HubUnreachable
+        When the folder or the Hub has no such model.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 
     if not isinstance(config, PretrainedConfig):
-        try:
-            config = AutoConfig.from_pretrained(config, local_files_only=Path(config).is_dir() or not hub_status().reachable)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"There is no model {config!r}: neither a folder with config.json nor to be had from the Hub.") from error
+        config = pretrained(AutoConfig, str(config))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise ValueError(f"{type(config).__name__} has no sequence classifier in transformers; give a model such as "
                          "distilbert-base-uncased.")
