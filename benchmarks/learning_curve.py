@@ -73,7 +73,7 @@ def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
     for model, colour, marker in (("TF-IDF", ORANGE, "s"), ("frozen", PURPLE, "^"), ("mini", BLUE, "o")):
         last = table[(table["model"] == model) & table["epoch"].isin((0, EPOCHS))]
         spread = 100 * last.groupby("rows")["accuracy"].agg(["mean", "min", "max"])
-        name = {"mini": f"DistilBERT, 384 wide ({EPOCHS} epochs)", "frozen": "the same, frozen", "TF-IDF": "TF-IDF, logistic regression"}[model]
+        name = {"mini": f"DistilBERT, 384 wide ({EPOCHS} epochs)", "frozen": "DistilBERT frozen, linear head", "TF-IDF": "TF-IDF, logistic regression"}[model]
         left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.25, linewidth=0)
         left.plot(spread.index, spread["mean"], color=colour, marker=marker, label=name)
     sizes = sorted(table["rows"].unique())

@@ -63,7 +63,7 @@ def test_the_opening_and_the_end(notebook):
     everything = "\n".join(cell["text"] for cell in cells)
     assert "## In this notebook we have" in everything and "## Exercises" in everything
     assert 5 <= len(re.findall(r"^## ", everything, re.M)) <= 12
-    assert "**What could go wrong**" in everything
+    assert "**What could go wrong**" in everything and everything.count("<b>Think first.</b>") >= 2
 
 
 def test_outputs_are_followed_by_a_sentence(notebook):

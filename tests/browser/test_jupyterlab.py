@@ -3,6 +3,7 @@
 Pictures of every notebook as it stood at the end are left in build/screenshots.
 """
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,11 @@ TOO_WIDE = """[...cell.querySelectorAll('*')].filter(it =>
     it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
     ).map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} pixels: ${it.innerText.slice(0, 80)}`)"""
 TEXT = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.innerText).join('\\n')"
+WORDS = """[...cell.querySelectorAll('.jp-RenderedMarkdown')].map(it => {
+    const words = it.cloneNode(true)
+    words.querySelectorAll('code, pre').forEach(code => code.remove())
+    return words.textContent}).join(' ')"""
+ANSWERS = "[...cell.querySelectorAll('details')].map(it => it.open)"
 REDS = f"[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type=\"{RED}\"]')].map(it => it.innerText.trim())"
 
 
@@ -76,6 +82,23 @@ def test_every_figure_is_drawn(run):
 def test_every_picture_in_the_text_is_loaded(run):
     expected = ["".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0 for cell in run.stored]
     assert run.notebook.cells(PICTURES) == expected
+
+
+def test_the_text_is_rendered_to_the_last_mark(run):
+    """A star, a bracket or a tag that JupyterLab did not understand stands in the text as it is."""
+    left = [found for text in run.notebook.cells(WORDS) for found in re.findall(r".{0,40}(?:\*\*|`|\]\(|</?\w+>|\n#).{0,40}", text)]
+    assert not left
+
+
+def test_the_questions_hide_their_answers(run):
+    expected = [[False] * "".join(cell["source"]).count("<details>") for cell in run.stored]
+    assert run.notebook.cells(ANSWERS) == expected
+    question = run.notebook.page.locator("details").first
+    answer = question.locator("p").first
+    assert not answer.is_visible()
+    question.locator("summary").click()
+    assert answer.is_visible()
+    question.locator("summary").click()
 
 
 def test_progress_bars_are_drawn_and_full(run):
