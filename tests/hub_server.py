@@ -30,6 +30,7 @@ class Fault:
 
     status : answered instead of the file, with `headers`. cut_after : the connection is closed after so many bytes
     of the body. silent_after : the same, but it stays open and nothing more comes. mute : there is no answer at all.
+    gone : after that, nobody listens any more.
     """
 
     pattern: str
@@ -38,6 +39,7 @@ class Fault:
     cut_after: int | None = None
     silent_after: int | None = None
     mute: bool = False
+    gone: bool = False
     times: int | None = None
 
 
@@ -86,6 +88,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self):
+        if self.hub.over.is_set():
+            self.close_connection = True
+            return
         path = unquote(urlsplit(self.path).path)
         fault = self.hub.fault(f"{self.command} {path}") or Fault("")
         if fault.mute:
@@ -165,6 +170,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault.silent_after is not None:
                 self.hub.over.wait(120)
+            if fault.gone:
+                self.hub.over.set()
+                self.server.shutdown()
+                self.server.server_close()
             self.close_connection = True
 
     def handle(self):

@@ -107,8 +107,9 @@ FAULTS = {
         f"(?s)note: {HUB_DATA}: error 500 for data/train-.*; trying once more.*note: {HUB_MODEL}: error 500 for model.safetensors; trying once more."),
     "500 and on": ([(HEAVY[1], dict(status=500))], 2, "error 500 for model.safetensors. Run the same again later"),
     "cut again and again": ([(TRAIN[1], dict(cut_after=0))], 2, "the connection is cut again and again. Run the same again later"),
+    "gone in the middle of the rows": ([(TRAIN[1], dict(cut_after=0, gone=True))], 2, "there is no connection to it. Look at the network"),
     "silent in the middle of the weights": ([(HEAVY[1], dict(silent_after=1_000_000, times=1)), (HEAVY[1], dict(silent_after=0))], 2, "it stopped answering, 10 seconds at a time"),
-    "silent before the list of files": ([("GET .*/tree/", dict(mute=True))], 2, "no answer to 5 requests in a row, the last for /api/datasets/"),
+    "silent before the list of files": ([("GET .*/tree/", dict(mute=True))], 2, "no answer to 5 requests in a row, the last for /api/datasets/|it stopped answering, 10 seconds at a time"),
     "silent after its first answer": ([("", dict(times=1)), ("", dict(mute=True))], 2, "no answer to 5 requests in a row, the last for README.md. Run the same again later"),
 }
 
