@@ -1,0 +1,116 @@
+"""Dropout, attention and the last layer on a CPU: the same results as PyTorch's, faster. Notebook 08."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NAME = "agnews_cpu"
+
+
+@contextmanager
+def cpu_kernels(model, device: torch.device):
+    """Have `model` train with the functions below while this is entered, where `device` is a CPU.
+
+    PyTorch draws the random numbers of a CPU's dropout one by one, 9 ns each, a tenth of a training step; and
+    its ``scaled_dot_product_attention`` has no fused kernel for training with dropout on a CPU. And the head
+    reads the last layer at ``[CLS]`` alone, where `transformers` computes it for every token: a seventh of
+    all products. Whatever happens, the model is afterwards as it was: its mode, too, and its forward pass,
+    which Accelerate wraps for bf16 and fp16.
+    """
+    forwards = {module: vars(module).get("forward") for module in model.modules()}
+    mode, attention = model.training, model.config._attn_implementation
+    try:
+        if device.type == "cpu":  # a GPU has better ones
+            _put_in(model)
+        yield
+    finally:
+        model.config._attn_implementation = attention
+        for module, forward in forwards.items():
+            for name in ("forward", "_original_forward"):
+                vars(module).pop(name, None)
+            if forward is not None:
+                module.forward = forward
+        model.train(mode)
+
+
+def _put_in(model) -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, cpu_attention)
+    AttentionMaskInterface.register(NAME, additive_mask)
+    model.config._attn_implementation = NAME
+    for module in model.modules():
+        if type(module) is nn.Dropout and "forward" not in vars(module):
+            module.forward = partial(layer_dropout, module)
+    if model.config.model_type == "distilbert":
+        last = model.distilbert.transformer.layer[-1]
+        last.forward = partial(first_token_only, last)
+
+
+def first_token_only(
+    block, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **options
+):
+    """DistilBERT's `TransformerBlock` at the first token: [rows, tokens, width] to [rows, 1, width].
+
+    That token still attends to all others, so its vector is the one of the whole block.
+    """
+    part, first = block.attention, hidden_states[:, :1]
+
+    def heads(linear, states):
+        return linear(states).view(*states.shape[:2], -1, part.attention_head_size).transpose(1, 2)
+
+    query, key, value = (
+        heads(part.q_lin, first),
+        heads(part.k_lin, hidden_states),
+        heads(part.v_lin, hidden_states),
+    )
+    p = part.dropout.p if block.training else 0.0
+    mixed, _ = cpu_attention(
+        part, query, key, value, attention_mask, scaling=part.scaling, dropout=p, **options
+    )
+    first = block.sa_layer_norm(part.out_lin(mixed.flatten(2)) + first)
+    return block.output_layer_norm(block.ffn(first) + first)
+
+
+def layer_dropout(module: nn.Dropout, input: torch.Tensor) -> torch.Tensor:
+    """The forward pass of `nn.Dropout`, by `drop` below."""
+    return drop(input, module.p) if module.training else input
+
+
+def drop(input: torch.Tensor, p: float) -> torch.Tensor:
+    """Set each element to 0 with probability `p` (to within 1/65536), scale the others by 1 / (1 - p).
+
+    Four elements share one 64-bit random number, from PyTorch's global generator.
+    """
+    if p == 0:
+        return input
+    numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+    keep = numbers.view(torch.int16)[: input.numel()].view(input.shape) < round((1 - p) * 65536) - 32768
+    return input * (keep * (1 / (1 - p)))
+
+
+def additive_mask(attention_mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float32, **_):
+    """[rows, 1, 1, tokens]: 0 where a token is, the least number where padding is; None where none is."""
+    if attention_mask is None or attention_mask.all():
+        return None
+    return (~attention_mask[:, None, None, :].bool()).to(dtype) * torch.finfo(dtype).min
+
+
+def cpu_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+    """softmax(query key' x scaling + mask) value, with dropout on the probabilities; [rows, heads, tokens,
+    width].
+
+    Without dropout PyTorch has a fused kernel for a CPU too, so evaluation takes that one.
+    """
+    if not (module.training and dropout > 0):
+        mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling)
+        return mixed.transpose(1, 2).contiguous(), None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scaling, key.transpose(-1, -2))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = drop(scores.softmax(-1), dropout)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None

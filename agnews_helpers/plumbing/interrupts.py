@@ -1,0 +1,65 @@
+"""Ctrl-C, the stop button, SIGTERM and a closed terminal: wishes, granted between two steps. Notebook 08."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+
+class StopWish:
+    """While this context is entered, the first signal sets `made`; one that comes later raises
+    KeyboardInterrupt.
+
+    Signals within `PATIENCE` seconds of the first are the same wish: the step at hand and the save take a
+    moment. Python lets only the main thread handle signals. In any other nothing changes: there Ctrl-C does
+    not arrive. A signal that is ignored, as SIGHUP is under nohup, stays so.
+    """
+
+    PATIENCE = 3.0
+    SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+    def __init__(self):
+        self.made = False
+        self._first = 0.0
+        self._at_once = False
+        self._before, self._terminals = {}, []
+
+    def __enter__(self) -> "StopWish":
+        streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
+        self._terminals = [stream.fileno() for stream in streams if not stream.closed and stream.isatty()]
+        if threading.current_thread() is threading.main_thread():
+            wanted = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in wanted}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not one of Python's
+
+    def interruptible(self, function, *arguments):
+        """What ``function(*arguments)`` returns; None where a stop is wished before it ends."""
+        self._at_once = True
+        try:
+            return None if self.made else function(*arguments)
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._at_once = False
+
+    def _handle(self, number, frame) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            self._leave_terminal()
+        now = time.monotonic()
+        again = self.made and now - self._first >= self.PATIENCE
+        if not self.made:
+            self.made, self._first = True, now
+        if again or self._at_once:
+            raise KeyboardInterrupt
+
+    def _leave_terminal(self) -> None:
+        """Send what is still printed nowhere: writing to a terminal that was closed is an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)

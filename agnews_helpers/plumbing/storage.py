@@ -1,0 +1,287 @@
+"""Files that no crash leaves half-written, and a lock on a run's folder. Notebook 08.
+
+What this program did not write is neither replaced nor removed here.
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import Damaged, FolderInUse, SaveError
+
+MANIFEST = "manifest.json"
+PARTIAL = ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
+ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
+NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Make `folder` with what ``write(path)`` puts there, all of it or nothing.
+
+    The files are written beside it under another name, their SHA-256 noted in ``manifest.json``, flushed
+    to the disk, and renamed: whoever finds `folder` finds it whole. One of our own that exists is replaced.
+
+    Raises
+    ------
+    SaveError
+        When the disk is full or the folder cannot be written.
+    """
+    partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+        write_json(partial / MANIFEST, {path.relative_to(partial).as_posix(): sha256(path) for path in files})
+        for path in files:
+            if path.stat().st_nlink == 1:  # else it is another name of a file that is on the disk already
+                shutil.copymode(partial / MANIFEST, path)  # some writers make files for their owner alone
+                _flush(path)
+        _flush(partial)
+        if folder.exists():
+            remove_folder(folder)
+        rename(partial, folder)
+        _flush(folder.parent)
+    except Exception as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
+        shutil.rmtree(partial, ignore_errors=True)
+        raise _not_saved(folder, error) from error
+    return folder
+
+
+def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
+    """The files of a folder that are missing or have other bytes than `sums`, or else its manifest, says."""
+    try:
+        sums = read_json(folder / MANIFEST) if sums is None else sums
+    except Damaged:
+        return [MANIFEST]
+    return [name for name, wanted in sums.items() if not has(folder / name, wanted)]
+
+
+def remove_folder(folder: Path) -> None:
+    """Take away what `write_folder` made, at once; where other files lie in it, only its own, one by one.
+
+    Where its manifest is damaged, nobody knows which are its own: it is set aside.
+    """
+    try:
+        listed = {*read_json(folder / MANIFEST), MANIFEST}
+    except Damaged:
+        set_aside(folder, "its manifest is damaged")
+        return
+    if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in folder.rglob("*")):
+        going = folder.with_name(f"{PARTIAL}old-{folder.name}")
+        rename(folder, going)
+        shutil.rmtree(going, ignore_errors=True)
+    else:
+        for name in listed:
+            (folder / name).unlink(missing_ok=True)
+
+
+def publish(source: Path, target: Path, record: str, facts: dict) -> None:
+    """Move the files of `source` into `target`, where others may be, and describe them in the file `record`.
+
+    `record` is a JSON file of `facts`, and of ``files``, the SHA-256 of each. Until all are there it has
+    ``writing`` as well, so that it never describes a mixture. One of ours that was changed is set aside.
+
+    Raises
+    ------
+    SaveError
+        When the disk is full, or a file of another origin is in the way.
+    """
+    new = {path.name: sha256(path) for path in sorted(source.iterdir()) if path.name != MANIFEST}
+    told = read_json(target / record) if (target / record).is_file() else {}
+    refuse_foreign(target, new, told)
+    known = [new, told.get("files", {}), told.get("writing", {})]  # the last, of one that died in here
+    try:
+        write_json(target / record, facts | {"finished": False, "files": known[1], "writing": known[2] | new})
+        for name in {**known[1], **known[2]}:
+            if (target / name).is_file() and not any(has(target / name, sums.get(name)) for sums in known):
+                set_aside(target / name, "it was changed since it was saved")
+            elif name not in new:
+                (target / name).unlink(missing_ok=True)
+        for name in new:
+            rename(source / name, target / name)
+        write_json(target / record, facts | {"files": new})
+        _flush(target)
+    except OSError as error:
+        raise _not_saved(target / record, error) from error
+    shutil.rmtree(source, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, names: Iterable[str], record: dict) -> None:
+    """Raise SaveError where one of `names` is in `folder` and not in the record of what we put there."""
+    ours = [*record.get("files", ()), *record.get("writing", ())]
+    foreign = [name for name in names if name not in ours and (folder / name).exists()]
+    if foreign:
+        raise SaveError(
+            f"{folder} holds {', '.join(foreign)}, which no run of this version wrote there; they would be "
+            "replaced. Give another output folder, or move them away."
+        )
+
+
+def write_json(path: Path, values) -> None:
+    """Write a small JSON file at once or not at all. Raises SaveError."""
+    partial = path.with_name(PARTIAL + path.name)
+    try:
+        partial.write_text(json.dumps(values, indent=2), encoding="utf-8")
+        _flush(partial)
+        rename(partial, path)
+    except OSError as error:
+        raise _not_saved(path, error) from error
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises Damaged, also where the file is missing or holds something else."""
+    try:
+        values = json.loads(patiently(path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{path.name} is missing in {path.parent}") from error
+    except ValueError as error:
+        raise Damaged(f"{path} is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise Damaged(f"{path} holds a {type(values).__name__} instead of names and values")
+    return values
+
+
+def patiently(function: Callable, *arguments):
+    """``function(*arguments)``, tried again for two seconds: a virus scanner may hold a file so long."""
+    for wait in (0.1, 0.4, 1.6, None):
+        try:
+            return function(*arguments)
+        except OSError as error:
+            if (
+                wait is None
+                or isinstance(error, (FileNotFoundError, NotADirectoryError))
+                or error.errno in NO_ROOM
+            ):
+                raise
+            time.sleep(wait)
+
+
+def rename(source: Path, target: Path) -> None:
+    """`os.replace`, patient with Windows."""
+    patiently(os.replace, source, target)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    with patiently(open, path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(rows) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 over a split's tokens and labels, in their order."""
+    table = rows.select_columns(["input_ids", "label"]).with_format("arrow")[:]
+    ids = table["input_ids"].combine_chunks()
+    sums = hashlib.sha256()
+    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
+        sums.update(column.to_numpy(zero_copy_only=False).astype("int64").tobytes())
+    return sums.hexdigest()[:16]
+
+
+def has(path: Path, wanted: str | None) -> bool:
+    """Whether `path` is a file with that SHA-256."""
+    return path.is_file() and sha256(path) == wanted
+
+
+def unused(path: Path) -> Path:
+    """`path`, or with a number behind it if there is something of that name."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in range(2, 10**6))
+    return path if not path.exists() else next(other for other in numbered if not other.exists())
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Give a file or folder that is not what was written a name under which nothing touches it again."""
+    kept = unused(path.with_name(path.name + ASIDE))
+    rename(path, kept)
+    print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file's bytes; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def remove_partials(folder: Path) -> None:
+    """Take away what a process that died was writing or removing."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Take a folder away if nothing is in it."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, which exists. The system keeps it, so a process that dies leaves none
+    behind.
+
+    Raises
+    ------
+    FolderInUse
+        When another process has it, or its file cannot be opened.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder.resolve() / ".agnews.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FolderInUse(
+            f"Another process is training into {folder}. Wait until it ends, or give another."
+        ) from error
+    except PermissionError as error:
+        raise FolderInUse(
+            f"{path} cannot be opened: {error.strerror}. Give another output folder."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        _note(f"{folder} is on a file system without locks ({error}); see to it that only one run uses it.")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held; Windows cannot, and does it by itself afterwards
+        lock.release()
+
+
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or the names in a folder, on the disk and not only in the system's memory."""
+    if path.is_dir() and os.name != "posix":  # Windows cannot open a folder, and does not need it
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        _note(f"{path.parent} cannot flush ({error}): a power cut may lose the last save.")
+    finally:
+        os.close(handle)
+
+
+@functools.cache
+def _note(text: str) -> None:
+    print(f"note: {text}")
+
+
+def _not_saved(path: Path, error: Exception) -> SaveError:
+    free = ""
+    with suppress(OSError):
+        free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there. "
+    return SaveError(
+        f"{path.name} could not be saved in {path.parent}: {error}. {free}What was saved before is "
+        "untouched. Make room there, or choose another folder, and run again."
+    )
