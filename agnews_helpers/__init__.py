@@ -2,28 +2,31 @@
 
 Importing this loads nothing heavy; each name is fetched from its module when it is first used.
 """
+
 from importlib import import_module
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
-# public name -> module
-_WHERE = {
-    "Recipe": "recipe", "LABELS": "recipe", "HubUnreachable": "recipe",
-    "load_agnews": "data", "DataError": "data",
-    "load_tokenizer": "model", "load_model": "model", "MiniUnavailable": "mini",
-    "tokenize": "batching", "epoch_batches": "batching", "sorted_batches": "batching", "padded_tokens": "batching",
-    "make_loader": "batching", "Collator": "batching",
-    "train": "training", "training_step": "step", "find_or_train": "training", "Run": "training",
-    "save_classifier": "checkpoints", "load_classifier": "checkpoints",
-    "SaveError": "errors", "FolderInUse": "errors", "ResumeError": "errors", "PrecisionRefused": "errors",
-    "NonFiniteError": "errors", "DoesNotFit": "errors",
-    "evaluate": "evaluation", "score": "evaluation", "Report": "evaluation", "calibration": "evaluation", "calibration_error": "evaluation",
-    "predict_logits": "prediction", "cls_vectors": "prediction", "classify": "prediction",
-    "describe_machine": "hardware", "this_card": "hardware", "GTX_1650_TI": "hardware", "find_card": "hardware",
-    "Setup": "vram.trace", "trace_steps": "vram.trace", "CachingAllocator": "vram.allocator", "replay": "vram.allocator",
-    "step_budget": "vram.budget", "budget_table": "vram.budget", "largest_batch": "vram.budget",
-    "largest_epoch_batch": "vram.budget", "measure_step": "vram.budget",
+# module -> its public names, in the order of the notebooks
+_NAMES = {
+    "recipe": "Recipe LABELS",
+    "data": "load_data",
+    "model": "load_tokenizer load_model pretrained_name save_classifier load_classifier",
+    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
+    "training": "train forward_backward find_or_train Run",
+    "evaluation": "evaluate score Report calibration calibration_error",
+    "prediction": "predict_logits cls_vectors classify best_device",
+    "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
+    "plumbing.cpu_kernels": "cpu_kernels",
+    "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
+    "FolderInUse ResumeError PrecisionRefused NonFiniteError DoesNotFit",
+    "vram.trace": "StepOptions trace_steps",
+    "vram.allocator": "CachingAllocator replay",
+    "vram.budget": "step_budget budget_table largest_batch largest_epoch_batch measure_step "
+    "reserved_by_shape levers timeline usable_mib",
+    "vram.time": "full_run_hours",
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)
 
 

@@ -1,4 +1,5 @@
 """``python -m agnews_helpers`` is the ``agnews`` command."""
+
 import sys
 
 from .cli import main

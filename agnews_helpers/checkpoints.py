@@ -1,31 +1,72 @@
-"""What a training run leaves on disk: checkpoints to continue from, and a classifier's folder. Notebooks 04 and 06."""
-import json
-import random
-from contextlib import contextmanager
+"""What a training run leaves on disk: checkpoints to continue from, and the best classifier. Notebook 08.
+
+output_dir/           the best epoch's classifier, agnews_run.json; when finished, history.csv, steps.csv
+  checkpoints/        until then: the newest two moments of the run, each whole by itself
+    step-00000120/    model.safetensors, state.pt, progress.json; best/, the best epoch's classifier
+"""
+
+import hashlib
+import re
+import shlex
+import shutil
+import statistics
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .errors import Damaged, ResumeError
-from .hub import pretrained
-from .recipe import Recipe
-from .storage import PARTIAL, check_folder, let_go, publish, remove, remove_partials, sha256, write_folder
+import pandas as pd
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors.torch import load_model, save_model
 
-RUN_FILE = "agnews_run.json"
-KEEP = 2  # checkpoints, beside the best epoch's classifier
-# What may differ between the two parts of a run: where things lie, what is tested later, how often is saved.
-FREE_FIELDS = ("profile", "reason", "data", "train_rows", "test_rows", "checkpoint_minutes")
+from .model import RUN_FILE, load_tokenizer, run_facts, source_files, write_classifier
+from .plumbing import storage
+from .plumbing.errors import Damaged, InvalidValue, ResumeError, SaveError
+from .recipe import Recipe
+
+KEEP = 2  # checkpoints
+ELSEWHERE = "Give another output folder."
+DISCARD = "Or begin with resume=False (agnews train --no-resume)."
+NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")  # the second number: where several have as many steps
+HISTORY = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "rows_per_second")
+OUTPUTS = "config.json model.safetensors tokenizer.json tokenizer_config.json history.csv steps.csv".split()
+# What decides the course of a run, beside the model, the tokens and the number of processes.
+DECIDES = "max_length padding group_by_length batch_size learning_rate epochs precision seed".split()
 
 
 @dataclass
-class Progress:
-    """How far a run is.
+class Run:
+    """A training run, as far as it came.
 
-    epoch : the one at work, from 1. batch : how many batches of it are done. losses : of every step, in nats.
-    history : a dict for each validated epoch. best_epoch : 0 before the first validation. seconds : of
-    training, in all sessions; epoch_seconds : of the epoch at work. limits : (tokens, rows) pairs: batches of
-    rows this long ran out of memory and are taken in parts of so many rows.
+    model : the best epoch's model, on the training device (before the first validation, the model as it is).
+    folder : where it is saved with its tokenizer. history : DataFrame, one row an epoch. steps : DataFrame,
+    the loss of every step. best_epoch : the epoch that was kept; 0 before the first validation. seconds :
+    of training, all sittings together. finished : False for a run that was stopped and can be continued.
     """
 
+    model: torch.nn.Module
+    folder: Path
+    history: pd.DataFrame
+    steps: pd.DataFrame
+    best_epoch: int
+    seconds: float
+    finished: bool = True
+
+
+@dataclass
+class State:
+    """How far a run is: all that `train` counts. Its text says where it is.
+
+    rows, batch_size, epochs : how large the run is. epoch : the one at work, from 1. batch : how many batches
+    of it are done. losses : of every step, in nats. history : a dict for each validated epoch. best_epoch : 0
+    before the first validation. seconds : of training, in all sittings; epoch_seconds : of the epoch at work.
+    limits : [tokens, rows] pairs: batches this long ran out of memory and are taken in parts of so many rows.
+    """
+
+    rows: int
+    batch_size: int
+    epochs: int
     epoch: int = 1
     batch: int = 0
     losses: list[float] = field(default_factory=list)
@@ -35,259 +76,374 @@ class Progress:
     epoch_seconds: float = 0.0
     limits: list[list[int]] = field(default_factory=list)
 
+    def __post_init__(self):
+        self.all_steps = -(-self.rows // self.batch_size) * self.epochs
+        self.sitting: list[float] = []  # seconds of each step since the program was started
+        self._last = time.perf_counter()
 
-class Checkpoints:
-    """The checkpoints of one run: folders ``step-00000120``, and ``best-epoch-2``.
+    def __str__(self) -> str:
+        epoch = min(self.epoch, self.epochs)
+        return f"step {len(self.losses):,} of {self.all_steps:,} (epoch {epoch} of {self.epochs})"
+
+    @property
+    def best(self) -> dict:
+        """The best epoch's line of the history; an empty one before the first validation."""
+        return self.history[self.best_epoch - 1] if self.best_epoch else {}
+
+    def tick(self) -> float:
+        """Seconds since this was called last."""
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
+
+    def count(self, loss: float) -> None:
+        """A step is done."""
+        self.losses.append(loss)
+        self.batch += 1
+        self.sitting.append(self.tick())
+        self.epoch_seconds += self.sitting[-1]
+
+    def end_epoch(self, report) -> bool:
+        """An epoch is done and validated. Whether it is the best so far, by accuracy, then by loss."""
+
+        def score(row):
+            return row["validation_accuracy"], -row["validation_loss"]
+
+        train_loss = statistics.fmean(self.losses[-self.batch :])
+        found = (self.epoch, train_loss, report.loss, report.accuracy, self.rows / self.epoch_seconds)
+        self.history.append(dict(zip(HISTORY, found)))
+        self.seconds += self.epoch_seconds + self.tick()
+        self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
+        if self.best and score(self.history[-1]) <= score(self.best):
+            return False
+        self.best_epoch = len(self.history)
+        return True
+
+    def pace(self) -> str:
+        """What the whole run takes, by the steps of this sitting but its first, which warms up."""
+        minutes = statistics.fmean(self.sitting[1:] or self.sitting) * self.all_steps / 60
+        told = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.1f} minutes"
+        told = told if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+        return (
+            f"all {self.epochs} epochs of {self.rows:,} training rows take about {told}, validation left out"
+        )
+
+
+class RunFolder:
+    """The output folder of one run: its lock, its checkpoints, the best classifier so far, the finished run.
+
+    Of several processes the first alone writes; the others are told. What no run of this package wrote there
+    stays as it is.
 
     Parameters
     ----------
-    folder : where they lie. identity : what must be equal for a run to be continued, from `identity_of`.
+    resume : ``"auto"``, True or False, as for `train`. minutes : between two checkpoints.
+
+    Attributes
+    ----------
+    finished : whether the run that was asked for is finished already; then `load_run` returns it.
+
+    Raises
+    ------
+    ResumeError, FolderInUse, SaveError, Damaged
+        When it is entered; as for `train`.
     """
 
-    def __init__(self, folder: Path, identity: dict):
-        self.folder, self.identity = folder, identity
+    def __init__(self, output_dir, model, tokens, recipe: Recipe, accelerator, resume="auto", minutes=10.0):
+        if resume not in ("auto", True, False):
+            raise InvalidValue(f"resume is {resume!r}; it must be 'auto', True or False.")
+        if not minutes > 0:
+            raise InvalidValue(f"save_minutes is {minutes}; it must be above 0.")
+        self.path, self.checkpoints = Path(output_dir), Path(output_dir) / "checkpoints"
+        self.recipe, self.accelerator, self.resume, self.minutes = recipe, accelerator, resume, minutes
+        self.rows = {name: len(split) for name, split in tokens.items()}
+        self.identity = identity_of(recipe, tokens, model, accelerator.num_processes)
+        self.source, self.first = model.name_or_path, accelerator.is_main_process
+        self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
+        self.newest: Path | None = None  # the checkpoint to continue from; then the last that was written
+        self.best: dict[str, Path] = {}  # the files of the best classifier, by name
+        self.finished = self.protected = False
 
-    def steps(self) -> list[Path]:
-        """The checkpoints, the newest first."""
-        return sorted(self.folder.glob("step-*"), reverse=True)
+    def __enter__(self) -> "RunFolder":
+        with ExitStack() as held:
+            if self.first:
+                self._open(held)
+                self._look()
+            found = broadcast_object_list([self.finished, self.newest, self.best])
+            self.finished, self.newest, self.best = found
+            self.held = held.pop_all()
+        self.saved_at = time.perf_counter()
+        return self
 
-    def best(self, epoch: int) -> Path:
-        """Where the classifier of that epoch lies."""
-        return self.folder / f"best-epoch-{epoch}"
+    def __exit__(self, *_) -> None:
+        self.held.close()
 
-    def save(self, model, optimizer, scaler, progress: Progress, rng: list[dict] | None = None) -> Path:
-        """Write a checkpoint of this very moment; keep the newest two, and the classifiers they name.
+    def _open(self, held: ExitStack) -> None:
+        """Lock and try the folder: one that cannot be written fails now, not after an epoch."""
+        if self.source and Path(self.source).resolve() == self.path.resolve():
+            raise ResumeError(f"{self.path} holds the model to begin with. {ELSEWHERE}")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(storage.folder_lock(self.path))
+            if not self.checkpoints.exists():
+                self.checkpoints.mkdir()
+                held.callback(storage.remove_if_empty, self.checkpoints)
+            (self.checkpoints / f"{storage.PARTIAL}trial").touch()
+        except OSError as error:
+            raise SaveError(f"{self.path} cannot be written: {error}. {ELSEWHERE}") from error
+        storage.remove_partials(self.path)
+        storage.remove_partials(self.checkpoints)
 
-        `rng` has the `rng_state` of each process, where there are several.
+    def _look(self) -> None:
+        """What is here already: nothing, this run or a part of it, or something that must not be replaced."""
+        facts = run_facts(self.path)
+        storage.refuse_foreign(self.path, OUTPUTS, facts)
+        self.protected = facts.get("finished", False)  # then nothing replaces it but a finished one
+        if not self.resume:
+            return self.clear()
+        other = self.protected and differences(facts["identity"], self.identity)
+        if self.protected and not other:
+            damaged = storage.damaged_files(self.path, facts["files"])
+            if not damaged:
+                self.finished = True
+                return self.clear()
+            print(f"The finished run in {self.path} is damaged ({', '.join(damaged)}); training it again.")
+        self.newest = self._newest_checkpoint()
+        if self.newest is None and other:
+            raise ResumeError(
+                f"{self.path} holds a finished run of another kind: {'; '.join(other)}. {ELSEWHERE} "
+                f"{DISCARD} What is there stays until the new one is finished."
+            )
+        if self.newest is None and self.resume is True:
+            raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The newest good one. One that is damaged is set aside, and the one before it tried."""
+        without_best = []
+        for path in checkpoints_in(self.path):
+            try:
+                damaged = [name for name in storage.damaged_files(path) if not name.startswith("best/")]
+                if damaged:
+                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
+                    continue
+                other = differences(storage.read_json(path / "progress.json")["identity"], self.identity)
+                if other:
+                    raise ResumeError(
+                        f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}. "
+                        f"Continue it as it was begun. {ELSEWHERE} {DISCARD}"
+                    )
+                best = self._best_of(path)
+                if None not in best.values():
+                    for newer in without_best:
+                        storage.set_aside(newer, "its best classifier is damaged")
+                    self.best = best
+                    return path
+                without_best.append(path)
+            except OSError as error:
+                print(f"The checkpoint {path.name} cannot be read: {error}. It stays as it is.")
+        if without_best:
+            print("The best classifier is damaged everywhere; the best of the epochs from here on is kept.")
+        return without_best[0] if without_best else None
+
+    def _best_of(self, path: Path) -> dict[str, Path | None]:
+        """The best classifier's files, each where it is whole: in this checkpoint, in another, published."""
+        sums, found = storage.read_json(path / storage.MANIFEST), {}
+        for name in (name for name in sums if name.startswith("best/")):
+            places = [one / name for one in (path, *checkpoints_in(self.path))]
+            places.append(self.path / Path(name).name)
+            found[Path(name).name] = next((place for place in places if storage.has(place, sums[name])), None)
+        return found
+
+    def load_run(self, model) -> Run:
+        """The finished run that is here, with its weights in `model`."""
+        self.accelerator.print(f"This run is finished: its classifier is loaded from {self.path}. {DISCARD}")
+        model = self.accelerator.unwrap_model(self.accelerator.prepare(model))
+        load_model(model, self.path / "model.safetensors", device=str(model.device))
+        facts = run_facts(self.path)
+        tables = (_read_numbers(self.path / name) for name in OUTPUTS[-2:])
+        return Run(model, self.path, *tables, facts["epoch"], facts["seconds"])
+
+    def restore(self, model, optimizer) -> State:
+        """Where the run is: at its beginning, or where the newest checkpoint left model and optimizer."""
+        state = State(self.rows["train"], self.recipe.batch_size, self.recipe.epochs)
+        if self.newest is None:
+            return state
+        load_model(model, self.newest / "model.safetensors", device=str(model.device))
+        kept = torch.load(self.newest / "state.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(kept["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+        states = kept["generators"][self.accelerator.process_index]
+        for generator, drawn in zip(_generators(model.device), states):
+            generator.set_rng_state(drawn)
+        told = storage.read_json(self.newest / "progress.json")["state"]
+        state = State(**told | {"losses": kept["losses"].tolist()})
+        self.accelerator.print(f"Continuing after {state}.")
+        if not self.best:
+            state.best_epoch = 0
+        elif state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
+            self._publish(model, state)
+        return state
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.perf_counter() - self.saved_at >= 60 * self.minutes
+
+    def save(self, model, optimizer, state: State) -> None:
+        """Write a checkpoint of this very moment, keep the newest two; publish the best epoch at its end.
 
         Raises
         ------
         SaveError
             When it cannot be written; the ones before it stay.
         """
-        target = self.folder / f"step-{len(progress.losses):08d}"
+        states = [generator.get_rng_state() for generator in _generators(model.device)]
+        states = gather_object([states])  # of each process
+        is_best = state.best_epoch and state.best_epoch == state.epoch - 1 and state.batch == 0
 
         def write(folder: Path) -> None:
-            import torch
-            from safetensors.torch import save_model
-
             save_model(model, folder / "model.safetensors")
-            losses = torch.tensor(progress.losses, dtype=torch.float64)
-            state = {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict(), "rng": rng or [rng_state(model.device)],
-                     "losses": losses}
-            torch.save(state, folder / "state.pt")
-            told = {**asdict(progress), "losses": len(progress.losses), "identity": self.identity}
-            (folder / "progress.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+            losses = torch.tensor(state.losses, dtype=torch.float64)
+            scaler = self.accelerator.scaler and self.accelerator.scaler.state_dict()
+            kept = {"optimizer": optimizer.state_dict(), "scaler": scaler, "generators": states}
+            torch.save(kept | {"losses": losses}, folder / "state.pt")
+            told = {"identity": self.identity, "recipe": self.recipe.from_anywhere(), "state": asdict(state)}
+            told["state"]["losses"] = len(state.losses)
+            storage.write_json(folder / "progress.json", told)
+            if is_best:
+                write_classifier(model, self.tokenizer, folder / "best")
+            elif state.best_epoch:
+                (folder / "best").mkdir()
+                for name, path in self.best.items():
+                    storage.link(path, folder / "best" / name)
 
-        write_folder(target, write)
-        self.prune(progress.best_epoch)
-        return target
+        if self.first:
+            # A name that nothing has: no checkpoint is ever rewritten in its place.
+            name = storage.unused(self.checkpoints / f"step-{len(state.losses):08d}")
+            self.newest = storage.write_folder(name, write)
+            found = checkpoints_in(self.path)
+            for path in found[found.index(self.newest) + KEEP :]:
+                storage.remove_folder(path)
+            self.best = {path.name: path for path in (self.newest / "best").glob("*")}
+        self.newest, self.best = broadcast_object_list([self.newest, self.best])
+        if is_best:
+            self._publish(model, state)
+        self.saved_at = time.perf_counter()
+        state.tick()
 
-    def prune(self, best_epoch: int) -> None:
-        """Keep the newest two checkpoints, the best epoch's classifier and those that the checkpoints name."""
-        for old in self.steps()[KEEP:]:
-            remove(old)
-        named = {best_epoch, *map(_best_epoch, self.steps())}
-        for path in self.folder.glob("best-epoch-*"):
-            if int(path.name.rpartition("-")[2]) not in named:
-                remove(path)
+    def _publish(self, model, state: State, run: Run | None = None) -> None:
+        """Put the best classifier, before the first validation the model as it is, where all find it."""
+        if not self.first or self.protected and run is None:
+            return
+        facts = {"recipe": self.recipe.to_dict(), "rows": self.rows, "steps": len(state.losses)}
+        facts |= {"epoch": state.best_epoch, "validation_accuracy": state.best.get("validation_accuracy")}
+        if run:
+            facts |= {"finished": True, "seconds": run.seconds, "identity": self.identity}
+
+        def write(folder: Path) -> None:
+            if state.best_epoch:
+                for name, path in self.best.items():
+                    shutil.copyfile(path, folder / name)
+            else:
+                write_classifier(model, self.tokenizer, folder)
+            if run:
+                run.history.to_csv(folder / "history.csv")
+                run.steps.to_csv(folder / "steps.csv")
+
+        staged = storage.write_folder(self.checkpoints / f"{storage.PARTIAL}classifier", write)
+        storage.publish(staged, self.path, RUN_FILE, facts)
+
+    def stopped(self, model, optimizer, state: State, asked: bool) -> Run:
+        """Save, say how to continue, return the run so far. `asked`: for some steps, to see the pace."""
+        self.save(model, optimizer, state)
+        if not state.best_epoch:  # so that there is something to look at
+            self._publish(model, state)
+        pace = f"\nAt this pace {state.pace()}." if asked and state.sitting else ""
+        self.accelerator.print(
+            f"Stopped after {state}; saved in {self.path}. To continue, run the same again, or: "
+            f"agnews train --resume --output-dir {shlex.quote(str(self.path))}{pace}"
+        )
+        return self._run(model, state, finished=False)
+
+    def finish(self, model, state: State) -> Run:
+        """Publish the finished run, and take its checkpoints away."""
+        run = self._run(model, state, finished=True)
+        self._publish(model, state, run)
+        if self.first:
+            self.clear()
+        self.accelerator.wait_for_everyone()
+        return run
+
+    def _run(self, model, state: State, finished: bool) -> Run:
+        if state.best_epoch and (state.best_epoch < len(state.history) or state.batch):
+            load_model(model, self.best["model.safetensors"], device=str(model.device))
+        history = pd.DataFrame(state.history, columns=HISTORY).set_index("epoch")
+        numbers = pd.RangeIndex(1, len(state.losses) + 1, name="step")
+        steps = pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float)
+        seconds = state.seconds + state.epoch_seconds
+        return Run(model, self.path, history, steps, state.best_epoch, seconds, finished)
 
     def clear(self) -> None:
-        """Take everything away: the run is finished, or not wanted any more."""
-        remove(self.folder)
-
-    def load(self, model, optimizer, scaler) -> Progress | None:
-        """`restore` from the `newest` good checkpoint; None if there is none. Errors as theirs."""
-        path = self.newest()
-        return path and self.restore(path, model, optimizer, scaler)
-
-    def newest(self) -> Path | None:
-        """The newest good checkpoint. One that is damaged is said to be, taken away, and the one before it tried.
-
-        Raises
-        ------
-        ResumeError
-            When it belongs to another recipe, other data or another number of processes.
-        """
-        remove_partials(self.folder)
-        for path in self.steps():
-            try:
-                check_folder(path)
-                told = _told(path)
-                if told["best_epoch"]:
-                    check_folder(self.best(told["best_epoch"]))
-            except Damaged as error:
-                print(f"The checkpoint {path.name} cannot be used: {error}. Going back to the one before it.")
-                remove(path)
-                continue
-            self._compare(told["identity"], path)
-            return path
-        return None
-
-    def _compare(self, theirs: dict, path: Path) -> None:
-        other = differences(theirs, self.identity)
-        if other:
-            raise ResumeError(f"{path.parent.parent} holds an unfinished run of another kind: {'; '.join(other)}. Continue it as it was "
-                              "begun, give another output_dir, or discard it with resume=False (agnews train --no-resume).")
-
-    @staticmethod
-    def restore(path: Path, model, optimizer, scaler, process: int = 0) -> Progress:
-        """Put a checkpoint into model, optimizer, scaler and the random generators of one of the processes."""
-        import torch
-        from safetensors.torch import load_model
-
-        load_model(model, path / "model.safetensors", device=str(model.device))
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        if scaler is not None:
-            scaler.load_state_dict(state["scaler"])
-        _set_rng_state(state["rng"][process], model.device)
-        told = {name: value for name, value in _told(path).items() if name != "identity"}
-        return Progress(**told | {"losses": state["losses"].tolist()})
+        """Take our checkpoints away, and their folder if nothing else is in it."""
+        for path in checkpoints_in(self.path):
+            storage.remove_folder(path)
+        storage.remove_if_empty(self.checkpoints)
 
 
-def unfinished(folder: str | Path) -> bool:
-    """Whether an output folder holds a run that was begun and not finished."""
-    return any(Path(folder).glob("checkpoints/step-*"))
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """The checkpoints of the unfinished run in an output folder, the newest first."""
+    found = [path for path in Path(folder).glob("checkpoints/step-*") if NAME.fullmatch(path.name)]
+    ours = [path for path in found if any((path / name).is_file() for name in ("progress.json", "state.pt"))]
+    return sorted(ours, key=lambda path: [int(n or 1) for n in NAME.fullmatch(path.name).groups()])[::-1]
 
 
-def identity_of(recipe: Recipe, tokens, processes: int = 1) -> dict:
-    """What decides the course of a run: the recipe's numbers, the tokens and labels, the number of processes."""
-    numbers = {name: value for name, value in recipe.to_dict().items() if name not in FREE_FIELDS}
-    return {**numbers, **{f"data ({name})": fingerprint(tokens[name]) for name in ("train", "validation")}, "processes": processes}
+def _read_numbers(path: Path) -> pd.DataFrame:
+    """A table of numbers to the last digit, which pandas 2 loses where it turns text into numbers itself."""
+    table = pd.read_csv(path, index_col=0, dtype=str).astype(float)
+    table.index = table.index.astype(int)
+    return table
+
+
+def begun_with(folder: str | Path) -> Recipe:
+    """The recipe of the unfinished run in an output folder, or else of the finished one.
+
+    Raises
+    ------
+    ResumeError
+        When there is none.
+    """
+    for path in checkpoints_in(folder):
+        with suppress(Damaged, KeyError):
+            return Recipe.from_dict(storage.read_json(path / "progress.json")["recipe"])
+    facts = run_facts(folder)
+    if not facts.get("finished"):
+        raise ResumeError(f"{folder} holds no run: there is nothing to continue.")
+    return Recipe.from_dict(facts["recipe"])
+
+
+def identity_of(recipe: Recipe, tokens, model, processes: int = 1) -> dict:
+    """What decides the course of a run: the recipe's numbers, data, model, and number of processes."""
+    numbers = {name: value for name, value in recipe.to_dict().items() if name in DECIDES}
+    data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
+    return {**numbers, **data, "model": fingerprint_of_model(model), "processes": processes}
 
 
 def differences(theirs: dict, ours: dict) -> list[str]:
     """What two identities differ in, each in words."""
-    return [f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in dict.fromkeys([*ours, *theirs])
-            if theirs.get(name) != ours.get(name)]
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
+    return [f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names]
 
 
-def fingerprint(rows) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 over tokens and labels, in their order."""
-    import hashlib
+def fingerprint_of_model(model) -> str:
+    """Sixteen digits of the SHA-256 over the files that a model was loaded from; over its shapes if none.
 
-    table = rows.select_columns(["input_ids", "label"]).with_format("arrow")[:]
-    ids = table["input_ids"].combine_chunks()
-    sums = hashlib.sha256()
-    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
-        sums.update(column.to_numpy(zero_copy_only=False).astype("int64").tobytes())
-    return sums.hexdigest()[:16]
-
-
-def _told(path: Path) -> dict:
-    return json.loads((path / "progress.json").read_text(encoding="utf-8"))
-
-
-def _best_epoch(path: Path) -> int:
-    """The best epoch that a checkpoint names; 0 for one that is damaged."""
-    try:
-        return _told(path)["best_epoch"]
-    except (OSError, ValueError, KeyError):
-        return 0
-
-
-def rng_state(device) -> dict:
-    """Python's, NumPy's and PyTorch's random generators, as plain values and tensors."""
-    import numpy as np
-    import torch
-
-    version, words, gauss = random.getstate()
-    kind, keys, place, has_gauss, cached = np.random.get_state()
-    state = {"python": [version, list(words), gauss], "numpy": [kind, keys.tolist(), place, has_gauss, cached], "torch": torch.get_rng_state()}
-    if device.type in ("cuda", "mps"):
-        state["device"] = getattr(torch, device.type).get_rng_state()
-    return state
-
-
-def _set_rng_state(state: dict, device) -> None:
-    import numpy as np
-    import torch
-
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"])
-    if "device" in state and device.type in ("cuda", "mps"):
-        getattr(torch, device.type).set_rng_state(state["device"])
-
-
-def save_classifier(model, tokenizer, folder: str | Path, recipe: Recipe, **facts) -> Path:
-    """Write model (safetensors), tokenizer and ``agnews_run.json`` into `folder` and return it.
-
-    `facts` are plain values to keep beside the recipe, such as the epoch and its validation accuracy.
-    ``transformers.pipeline("text-classification", model=folder)`` loads the result. What is in the folder
-    already is replaced file by file, each at once.
-
-    Raises
-    ------
-    SaveError
-        When the disk is full or the folder cannot be written.
+    Not over its weights as they are: those of a run that is to be continued have moved.
     """
-    folder = Path(folder)
-    made = write_classifier(model, tokenizer, folder / (PARTIAL + "classifier"), recipe, **facts)
-    publish(made, folder, last=RUN_FILE)
-    remove(made)
-    return folder
+    parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
+    parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
+    return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
 
 
-def write_classifier(model, tokenizer, folder: Path, recipe: Recipe, **facts) -> Path:
-    """The same into a folder of its own, with checksums: all of it or nothing."""
-    def write(path: Path) -> None:
-        with _no_bars():
-            model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
-        told = {"recipe": recipe.to_dict(), "sha256": sha256(path / "model.safetensors"), **facts}
-        (path / RUN_FILE).write_text(json.dumps(told, indent=2), encoding="utf-8")
-
-    return write_folder(folder, write)
-
-
-def is_classifier(folder: str | Path) -> bool:
-    """Whether `folder` holds a saved model."""
-    return all((Path(folder) / name).is_file() for name in ("config.json", "model.safetensors"))
-
-
-def load_classifier(folder: str | Path):
-    """Model and tokenizer from a folder that `save_classifier` or ``save_pretrained`` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder holds no saved model, or one that cannot be read.
-    """
-    if not is_classifier(folder):
-        raise FileNotFoundError(f"{folder} holds no trained classifier (config.json and model.safetensors). "
-                                f"Run notebook 04, or: agnews train --output-dir {folder}")
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    with _no_bars():
-        model = pretrained(AutoModelForSequenceClassification, folder, dtype=torch.float32)
-    return let_go(model), pretrained(AutoTokenizer, folder)
-
-
-def load_into(model, folder: Path):
-    """Put the weights of a saved classifier into `model`, and return it."""
-    model.load_state_dict(load_classifier(folder)[0].state_dict())
-    return model
-
-
-@contextmanager
-def _no_bars():
-    """Without transformers' progress bars, which tell nothing about files that are read in under a second."""
-    from transformers.utils import logging
-
-    active = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if active:
-            logging.enable_progress_bar()
-
-
-def run_facts(folder: str | Path) -> dict:
-    """What `save_classifier` noted about the run, or an empty dict for a model from elsewhere."""
-    path = Path(folder) / RUN_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _generators(device) -> list:
+    """What dropout draws from: PyTorch's random generator, and that of the device."""
+    return [torch] if device.type == "cpu" else [torch, getattr(torch, device.type)]

@@ -1,11 +1,14 @@
-"""How good is the classifier, and how far to trust it: accuracy, F1, confusions, mistakes, calibration. Notebooks 04 and 06."""
+"""How good is the classifier, and how far to trust it: F1, mistakes, calibration. Notebooks 04 and 06."""
+
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .plumbing.errors import InvalidValue
 from .prediction import predict_logits
 from .recipe import LABELS, Recipe
 
@@ -18,7 +21,7 @@ class Report:
     macro_f1 : F1 averaged over the classes, each counting the same. loss : mean cross-entropy in nats.
     per_class : DataFrame, precision, recall, F1 and rows of each class.
     confusion : DataFrame of counts, true class down, predicted class across.
-    answers : DataFrame, one line a row: true and predicted class, confidence (the probability of the answer),
+    answers : DataFrame, one line per row: true and predicted class, confidence (probability of the answer),
     p_true (that of the true class), loss, text.
     """
 
@@ -34,17 +37,19 @@ class Report:
     @property
     def worst(self) -> pd.DataFrame:
         """The wrong answers by loss, the surest mistake first."""
-        return self.answers[self.answers["true"] != self.answers["predicted"]].sort_values("loss", ascending=False, kind="stable")
+        wrong = self.answers["true"] != self.answers["predicted"]
+        return self.answers[wrong].sort_values("loss", ascending=False, kind="stable")
 
     def __str__(self) -> str:
         low, high = self.interval
-        return (f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {self.rows:,} rows), "
-                f"macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}")
+        share = f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {self.rows:,} rows)"
+        return f"{share}, macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}"
 
     def to_dict(self) -> dict:
         """The figures without the texts, for a JSON file."""
-        return {"rows": self.rows, "accuracy": self.accuracy, "interval": list(self.interval), "macro_f1": self.macro_f1,
-                "loss": self.loss, "per_class": self.per_class.to_dict("index"), "confusion": self.confusion.values.tolist()}
+        figures = {name: getattr(self, name) for name in ("rows", "accuracy", "interval", "macro_f1", "loss")}
+        per_class, confusion = self.per_class.to_dict("index"), self.confusion.values.tolist()
+        return figures | {"interval": list(self.interval), "per_class": per_class, "confusion": confusion}
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict()` as JSON."""
@@ -52,52 +57,59 @@ class Report:
 
 
 def evaluate(model, rows, recipe: Recipe) -> Report:
-    """Score `model` on tokenized rows (a split of `tokenize`'s result, with ``label`` and ``text``)."""
-    return score(predict_logits(model, rows, recipe).numpy(), np.asarray(rows["label"][:]), rows["text"][:])
+    """Score `model` on tokenized rows (a split of `tokenize`'s result, with ``label`` and ``text``).
+
+    The classes are called what the model calls them, in its ``config.id2label``.
+    """
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    logits = predict_logits(model, rows, recipe).numpy()
+    return score(logits, np.asarray(rows["label"][:]), rows["text"][:], names)
 
 
-def score(logits: np.ndarray, labels: np.ndarray, texts: list[str]) -> Report:
-    """A `Report` from logits of shape [rows, 4] (or log-probabilities) and true labels of shape [rows]."""
+def score(logits: np.ndarray, labels: np.ndarray, texts: list[str], names: Sequence[str] = LABELS) -> Report:
+    """A `Report` from logits of shape [rows, classes] (or log-probabilities) and true labels of shape [rows].
+
+    `names` has what each class is called, in the order of the logits; by default AG News' four.
+    """
     from scipy.special import log_softmax
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    classes = range(len(LABELS))
-    log_p = log_softmax(logits, axis=-1)
-    predicted, losses = logits.argmax(-1), -log_p[np.arange(len(labels)), labels]
+    classes, called = range(len(names)), np.asarray(names)
+    log_p, predicted = log_softmax(logits, axis=-1), logits.argmax(-1)
+    losses = -log_p[np.arange(len(labels)), labels]
     right = int((predicted == labels).sum())
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    answers = pd.DataFrame({
-        "true": [LABELS[label] for label in labels],
-        "predicted": [LABELS[label] for label in predicted],
-        "confidence": np.exp(log_p.max(-1)),
-        "p_true": np.exp(-losses),
-        "loss": losses,
-        "text": texts})
-    names = pd.Index(LABELS, name="class")
+    columns = {"true": called[labels], "predicted": called[predicted], "confidence": np.exp(log_p.max(-1))}
+    columns |= {"p_true": np.exp(-losses), "loss": losses, "text": texts}
+    figures = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    table = dict(zip(("precision", "recall", "f1", "rows"), figures))
+    counts = confusion_matrix(labels, predicted, labels=classes)
     return Report(
-        rows=len(labels), accuracy=right / len(labels), interval=wilson(right, len(labels)),
-        macro_f1=float(f1.mean()), loss=float(losses.mean()),
-        per_class=pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": support}, index=names),
-        confusion=pd.DataFrame(confusion_matrix(labels, predicted, labels=classes),
-                               index=pd.Index(LABELS, name="true"), columns=pd.Index(LABELS, name="predicted")),
-        answers=answers)
+        rows=len(labels),
+        accuracy=right / len(labels),
+        interval=wilson(right, len(labels)),
+        macro_f1=float(table["f1"].mean()),
+        loss=float(losses.mean()),
+        per_class=pd.DataFrame(table, pd.Index(names, name="class")),
+        confusion=pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted")),
+        answers=pd.DataFrame(columns),
+    )
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval (1927) of a share: it stays inside 0..1 and holds for small samples too."""
+    """Wilson's 95 % score interval (1927) of a share: it stays inside 0 to 1 and holds for few rows, too."""
     from scipy.stats import binomtest  # SciPy comes with scikit-learn
 
-    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    low, high = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, the least sure first.
+    """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, least sure first.
 
     Returns
     -------
     pandas.DataFrame
-        A line a group: ``rows``, mean ``confidence``, ``accuracy``, and its Wilson interval ``low``, ``high``.
+        A line per group: ``rows``, mean ``confidence``, ``accuracy``, its Wilson interval ``low``, ``high``.
 
     Raises
     ------
@@ -105,16 +117,15 @@ def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
         For fewer answers than groups.
     """
     if not 1 <= bins <= len(answers):
-        raise ValueError(f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers.")
+        raise InvalidValue(f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers.")
     groups = []
-    for part in np.array_split(np.argsort(answers["confidence"].to_numpy(), kind="stable"), bins):
-        group = answers.iloc[part]
-        right = int((group["true"] == group["predicted"]).sum())
-        low, high = wilson(right, len(group))
-        groups.append({"rows": len(group), "confidence": group["confidence"].mean(), "accuracy": right / len(group), "low": low, "high": high})
-    return pd.DataFrame(groups)
+    sure, right = answers["confidence"].to_numpy(), (answers["true"] == answers["predicted"]).to_numpy()
+    for part in np.array_split(np.argsort(sure, kind="stable"), bins):
+        rows, hits = len(part), int(right[part].sum())
+        groups.append((rows, sure[part].mean(), hits / rows, *wilson(hits, rows)))
+    return pd.DataFrame(groups, columns=["rows", "confidence", "accuracy", "low", "high"])
 
 
 def calibration_error(groups: pd.DataFrame) -> float:
-    """Expected calibration error: how far accuracy lies from confidence, averaged over the rows (Naeini et al., 2015)."""
+    """Expected calibration error (Naeini et al., 2015): mean distance from confidence to accuracy."""
     return float(np.average((groups["accuracy"] - groups["confidence"]).abs(), weights=groups["rows"]))

@@ -1,16 +1,31 @@
 """What this machine is, and what a GTX 1650 Ti is. Notebook 05."""
+
 import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "jupyterlab", "ipywidgets",
-            "matplotlib", "pandas", "scikit-learn", "tqdm", "nbval", "pytest")
+from .plumbing.errors import InvalidValue, PrecisionRefused
+
+PACKAGES = (
+    "torch transformers datasets accelerate jupyterlab ipywidgets matplotlib pandas scikit-learn tqdm".split()
+)
+LARGEST_GAP = 0.1  # nats between the losses of one batch in the two precisions
+LEAST_COSINE = 0.9  # between their gradients
 
 
 @dataclass(frozen=True)
 class Card:
-    """Facts of a graphics card. Memory in GiB, bandwidth in GB/s, fp32 speed in TFLOP/s; None is unknown."""
+    """Facts of a graphics card; None is unknown.
+
+    Parameters
+    ----------
+    vram_gib : memory in GiB. memory : its kind and the width of its bus.
+    capability : CUDA's compute capability, such as (7, 5).
+    multiprocessors, cuda_cores : how many. bandwidth : of the memory, in GB/s.
+    fp32_tflops : 10**12 products and sums of fp32 numbers a second, at the boost clock.
+    tensor_cores : whether it has units for products of fp16 matrices. source : where this is from.
+    """
 
     name: str
     vram_gib: float
@@ -25,34 +40,38 @@ class Card:
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each known fact, for people."""
-        rows = [
-            ("memory", f"{self.vram_gib:.2f} GiB" + (f" {self.memory}" if self.memory else "")),
-            ("bandwidth", self.bandwidth and f"{self.bandwidth:.0f} GB/s"),
-            ("CUDA cores", self.cuda_cores and f"{self.cuda_cores:,} in {self.multiprocessors} multiprocessors"),
-            ("fp32 speed", self.fp32_tflops and f"{self.fp32_tflops:.2f} TFLOP/s"),
-            ("tensor cores", None if self.tensor_cores is None else "yes" if self.tensor_cores else "none: stay with fp32"),
-            ("compute capability", "{}.{}".format(*self.capability))]
-        return [(name, value) for name, value in rows if value]
+        cores = self.cuda_cores and f"{self.cuda_cores:,} in {self.multiprocessors} multiprocessors"
+        rows = {
+            "memory": f"{self.vram_gib:.2f} GiB {self.memory or ''}".rstrip(),
+            "bandwidth": self.bandwidth and f"{self.bandwidth:.0f} GB/s",
+            "CUDA cores": cores,
+            "fp32 speed": self.fp32_tflops and f"{self.fp32_tflops:.2f} TFLOP/s",
+            "tensor cores": {True: "yes", False: "none: stay with fp32"}.get(self.tensor_cores),
+            "compute capability": "{}.{}".format(*self.capability),
+        }
+        return [(name, value) for name, value in rows.items() if value]
 
-
-# 1024 cores x 2 operations x 1.485 GHz boost = 3.04 TFLOP/s; 128 bit x 12 Gbit/s / 8 = 192 GB/s.
-GTX_1650_TI = Card("NVIDIA GeForce GTX 1650 Ti", 4.0, (7, 5), 16, cuda_cores=1024, memory="GDDR6, 128 bit",
-                   bandwidth=192, fp32_tflops=3.04, tensor_cores=False,
-                   source="published facts of the 50 W laptop version, not measured here")
 
 _SHEET = "the manufacturer's published facts"
-CARDS = {card.name.removeprefix("NVIDIA ").removeprefix("GeForce "): card for card in (
-    GTX_1650_TI,
-    Card("NVIDIA GeForce GTX 1650", 4.0, (7, 5), 14, 896, "GDDR5, 128 bit", 128, 2.98, False, _SHEET),
-    Card("NVIDIA GeForce GTX 1050 Ti", 4.0, (6, 1), 6, 768, "GDDR5, 128 bit", 112, 2.14, False, _SHEET),
-    Card("NVIDIA GeForce RTX 3050 4 GB", 4.0, (8, 6), 16, 2048, "GDDR6, 128 bit", 192, None, True, _SHEET + ", laptop version"),
-    Card("NVIDIA GeForce RTX 2060", 6.0, (7, 5), 30, 1920, "GDDR6, 192 bit", 336, 6.45, True, _SHEET),
-    Card("NVIDIA T4", 16.0, (7, 5), 40, 2560, "GDDR6, 256 bit", 320, 8.1, True, _SHEET),
-    Card("NVIDIA V100", 16.0, (7, 0), 80, 5120, "HBM2, 4096 bit", 900, 15.7, True, _SHEET + ", 16 GB version"),
-    Card("NVIDIA GeForce RTX 3090", 24.0, (8, 6), 82, 10496, "GDDR6X, 384 bit", 936, 35.6, True, _SHEET),
-    Card("NVIDIA A100", 40.0, (8, 0), 108, 6912, "HBM2, 5120 bit", 1555, 19.5, True, _SHEET + ", 40 GB version"))}
+_MOBILE = _SHEET + ", laptop version"
+_50_W = "published facts of the 50 W laptop version, not measured here"
+# The fields of `Card`, in its order. GTX 1650 Ti: 1024 cores x 2 operations x 1.485 GHz boost = 3.04 TFLOP/s,
+# 128 bit x 12 Gbit/s / 8 = 192 GB/s.
+_FACTS = {
+    "GeForce GTX 1650 Ti": (4.0, (7, 5), 16, 1024, "GDDR6, 128 bit", 192, 3.04, False, _50_W),
+    "GeForce GTX 1650": (4.0, (7, 5), 14, 896, "GDDR5, 128 bit", 128, 2.98, False, _SHEET),
+    "GeForce GTX 1050 Ti": (4.0, (6, 1), 6, 768, "GDDR5, 128 bit", 112, 2.14, False, _SHEET),
+    "GeForce RTX 3050 4 GB": (4.0, (8, 6), 16, 2048, "GDDR6, 128 bit", 192, None, True, _MOBILE),
+    "GeForce RTX 2060": (6.0, (7, 5), 30, 1920, "GDDR6, 192 bit", 336, 6.45, True, _SHEET),
+    "T4": (16.0, (7, 5), 40, 2560, "GDDR6, 256 bit", 320, 8.1, True, _SHEET),
+    "V100": (16.0, (7, 0), 80, 5120, "HBM2, 4096 bit", 900, 15.7, True, _SHEET + ", 16 GB version"),
+    "GeForce RTX 3090": (24.0, (8, 6), 82, 10496, "GDDR6X, 384 bit", 936, 35.6, True, _SHEET),
+    "A100": (40.0, (8, 0), 108, 6912, "HBM2, 5120 bit", 1555, 19.5, True, _SHEET + ", 40 GB version"),
+}
+CARDS = {name.removeprefix("GeForce "): Card(f"NVIDIA {name}", *facts) for name, facts in _FACTS.items()}
+GTX_1650_TI = CARDS["GTX 1650 Ti"]
 
-# What the system takes of the card before PyTorch starts, in GiB, without the context. From reports of 4 GB cards:
+# What the system takes of the card before PyTorch starts, in GiB, without the context: reports of 4 GB cards.
 #   linux, no display: cards show 3.94 GiB (PCT_Pytorch#27) to 3.81 GiB (yolov5#285, lc0#1670) of 4
 #   linux-desktop: 0.94 GiB outside PyTorch when memory ran out (PCT_Pytorch#27), less the context
 #   windows: 0.93 to 1.38 GiB outside PyTorch (bert_ner#10, pytorch#67971, MyGirlGPT#11), less the context
@@ -71,13 +90,17 @@ def find_card(name: str) -> Card:
     ValueError
         For a card that is not in the list; the message has the list.
     """
+
     def plain(text):
         return "".join(text.lower().removeprefix("nvidia").split()).removeprefix("geforce")
 
     for known, card in CARDS.items():
         if plain(known) == plain(name):
             return card
-    raise ValueError(f"There is no card {name!r} in the list: {', '.join(CARDS)}. For another card give its memory: --vram-gib.")
+    listed = ", ".join(CARDS)
+    raise InvalidValue(
+        f"There is no card {name!r} in the list: {listed}. For another card give its memory: --vram-gib."
+    )
 
 
 def this_card() -> Card | None:
@@ -86,9 +109,9 @@ def this_card() -> Card | None:
 
     if not torch.cuda.is_available():
         return None
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Card(properties.name, properties.total_memory / 2**30, (properties.major, properties.minor),
-                properties.multi_processor_count)
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    capability = (found.major, found.minor)
+    return Card(found.name, found.total_memory / 2**30, capability, found.multi_processor_count)
 
 
 def processes():
@@ -127,6 +150,88 @@ def describe_machine() -> str:
         device = f"CPU, {torch.get_num_threads()} threads"
     found = versions()
     names = ("python", "torch", "transformers", "datasets", "accelerate")
-    return (f"versions   {', '.join(f'{name} {found[name]}' for name in names)}\n"
-            f"system     {platform.system()} {platform.machine()}, {'64' if sys.maxsize > 2**32 else '32'} bit\n"
-            f"device     {device}")
+    return (
+        f"versions   {', '.join(f'{name} {found[name]}' for name in names)}\n"
+        f"system     {platform.system()} {platform.machine()}, {'64' if sys.maxsize > 2**32 else '32'} bit\n"
+        f"device     {device}"
+    )
+
+
+def check_precision(model, batch: dict, precision: str, device) -> None:
+    """Run one batch forward and backward in fp32 and in `precision`, and compare. The model stays as it was.
+
+    Parameters
+    ----------
+    batch : tensors of shape [rows, tokens], and ``labels`` of shape [rows].
+    precision : ``"fp16"`` or ``"bf16"``.
+    device : the ``torch.device`` that training would use; the model is moved to it.
+
+    Raises
+    ------
+    PrecisionRefused
+        Where the hardware is known to be slow or to fail, or when losses or gradients differ too much.
+    """
+    import torch
+
+    reason = refusal(precision, device.type, this_card() if device.type == "cuda" else None)
+    if reason:
+        raise PrecisionRefused(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    training = model.training
+    model.to(device).eval()  # without dropout, whose masks would differ
+    try:
+        loss, gradient = _one_batch(model, batch, None)
+        low_loss, low_gradient = _one_batch(model, batch, half)
+    finally:
+        model.train(training)
+    cosine = torch.nn.functional.cosine_similarity(gradient, low_gradient, dim=0).item()
+    if not (abs(loss - low_loss) <= LARGEST_GAP and cosine >= LEAST_COSINE):  # also where one is not a number
+        raise PrecisionRefused(
+            f"precision={precision!r} is refused: on the first batch the loss is {low_loss:.4f} instead of "
+            f"{loss:.4f}, and its gradient agrees with that of fp32 by a cosine of {cosine:.3f} (at least "
+            f"{LEAST_COSINE} is wanted). Use precision='fp32'."
+        )
+
+
+def _one_batch(model, batch: dict, dtype):
+    """Loss of one batch, in nats, and its gradient: all parameters' one after the other, shape [numbers].
+
+    Each gradient goes into the computer's memory as soon as it is there: the card never holds all of them.
+    """
+    import torch
+
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    labels, gradients = inputs.pop("labels"), {}
+
+    def take(parameter):
+        gradients[parameter], parameter.grad = parameter.grad.cpu().flatten(), None
+
+    hooks = [p.register_post_accumulate_grad_hook(take) for p in model.parameters() if p.requires_grad]
+    try:
+        with torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            logits = model(**inputs).logits
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+        loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return loss.item(), torch.cat([gradients[p] for p in model.parameters() if p in gradients])
+
+
+def refusal(precision: str, device: str, card: Card | None) -> str | None:
+    """Why `precision` is known not to be worth trying on a device, in a sentence; None where it is.
+
+    Reports: GTX 16xx cards have no tensor cores, fp16 products are slow on them (pytorch#121957, #195716) and
+    NaNs are reported (pytorch#58123, #77955); below compute capability 8.0 bf16 is emulated; below 7.0 fp16
+    runs at a fraction of fp32's speed.
+    """
+    if card is None:
+        return f"fp16 needs a CUDA card, and training would run on {device}." if precision == "fp16" else None
+    if "GTX 16" in card.name:
+        troubles = "fp16 is slow, NaNs are reported, and bf16 is only emulated"
+        return f"the {card.name} has no tensor cores: {troubles}."
+    if precision == "bf16" and card.capability < (8, 0):
+        return f"the {card.name} only emulates bf16, which needs compute capability 8.0."
+    if precision == "fp16" and card.capability < (7, 0):
+        return f"fp16 on the {card.name} is slower than fp32: it needs compute capability 7.0."
+    return None

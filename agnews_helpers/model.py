@@ -1,57 +1,144 @@
-"""The classifier and its tokenizer: from the Hub, from a folder, or the offline ``mini``. Notebook 01."""
-from .cpu_kernels import use_cpu_kernels
-from .hub import pretrained
-from .mini import mini_model, mini_tokenizer
-from .recipe import LABELS, Recipe
-from .storage import let_go
+"""The classifier and its tokenizer: from the Hub or a folder, into a folder, and back. Notebooks 01, 04."""
 
-ID2LABEL = dict(enumerate(LABELS))
-LABEL2ID = {label: i for i, label in ID2LABEL.items()}
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from .plumbing import storage
+from .plumbing.hub import pretrained
+from .plumbing.mini import mini_folder
+from .recipe import LABELS, Recipe
+
+FILES = ("config.json", "model.safetensors")  # what makes a folder a model's
+RUN_FILE = "agnews_run.json"
+
+
+def pretrained_name(recipe: Recipe) -> str:
+    """What ``from_pretrained`` takes: a Hub id or a folder. May raise MiniUnavailable."""
+    return str(mini_folder()) if recipe.model == "mini" else recipe.model
 
 
 def load_tokenizer(recipe: Recipe):
-    """The model's own tokenizer.
-
-    Raises
-    ------
-    MiniUnavailable
-        When the recipe asks for ``mini`` and it is not installed or damaged.
-    FileNotFoundError
-        When the recipe's folder holds no model that can be read.
-    HubUnreachable
-        When the Hub fails, whatever the way.
-    """
-    if recipe.model == "mini":
-        return mini_tokenizer()
-    from transformers import AutoTokenizer
-
-    return pretrained(AutoTokenizer, recipe.model)
+    """The model's own tokenizer: ``AutoTokenizer.from_pretrained(name)``. Errors as of `load_model`."""
+    return pretrained(AutoTokenizer, pretrained_name(recipe))
 
 
 def load_model(recipe: Recipe):
-    """The pretrained encoder with a classification head for the four classes, in fp32, on the CPU.
+    """``AutoModelForSequenceClassification.from_pretrained(name, num_labels=4)``, in fp32, on the CPU.
 
-    A head that the checkpoint lacks is drawn from `recipe.seed`, so the same recipe starts from the
-    same weights. The state of the global random generator is left as it was. Where there is no GPU, the
-    model trains with the functions of ``cpu_kernels``.
+    The head, which a pretrained model lacks, is drawn from `recipe.seed`: the same recipe starts from the
+    same weights. The global random generators are left as they were.
 
     Raises
     ------
-    MiniUnavailable, FileNotFoundError, HubUnreachable
-        As for `load_tokenizer`.
+    FileNotFoundError, HubUnreachable, MiniUnavailable
+        When the folder, the Hub or the offline package does not give what is needed; the message says why.
     """
-    import torch
-
-    head = dict(num_labels=len(LABELS), id2label=ID2LABEL, label2id=LABEL2ID)
+    names = dict(id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        if recipe.model == "mini":
-            model = mini_model(**head)
-        else:
-            from transformers import AutoModelForSequenceClassification
-
-            # Since transformers 5 the default dtype is the checkpoint's; training wants fp32 whatever was stored.
-            model = let_go(pretrained(AutoModelForSequenceClassification, recipe.model, dtype=torch.float32, **head))
-    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        use_cpu_kernels(model)
+        torch.default_generator.manual_seed(recipe.seed)
+        model, new = _load(pretrained_name(recipe), num_labels=len(LABELS), **names)
+    if lacking := [weight for weight in new if weight.startswith(model.base_model_prefix)]:
+        print(f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is.")
     return model
+
+
+def _load(name: str | Path, **options):
+    """A classifier in fp32, whatever type was stored, and the names of the weights that it lacked."""
+    auto = AutoModelForSequenceClassification
+    with _quietly(name):
+        model, info = pretrained(auto, name, dtype=torch.float32, output_loading_info=True, **options)
+    # transformers maps the file, and Windows replaces no mapped file: the next notebook could not save there.
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+    return model, sorted(info["missing_keys"])
+
+
+@contextmanager
+def _quietly(folder: str | Path):
+    """Without transformers' report of a new head and its progress bars; those of a download stay."""
+    with ExitStack() as afterwards:
+        afterwards.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        if logging.is_progress_bar_enabled() and Path(folder).is_dir():
+            afterwards.callback(logging.enable_progress_bar)
+            logging.disable_progress_bar()
+        yield
+
+
+def save_classifier(model, tokenizer, folder: str | Path, recipe: Recipe, **facts) -> Path:
+    """Write model (safetensors), tokenizer and ``agnews_run.json`` into `folder` and return it.
+
+    `facts` are plain values to keep beside the recipe, such as the epoch. The result is what
+    ``transformers.pipeline("text-classification", model=folder)`` loads. Files of another origin are not
+    replaced.
+
+    Raises
+    ------
+    SaveError
+        When the disk is full, the folder cannot be written, or files of another origin are in the way.
+    """
+    folder = Path(folder)
+    staging = folder / f"{storage.PARTIAL}classifier"
+    storage.write_folder(staging, lambda path: write_classifier(model, tokenizer, path))
+    storage.publish(staging, folder, RUN_FILE, {"recipe": recipe.to_dict(), **facts})
+    return folder
+
+
+def write_classifier(model, tokenizer, folder: Path) -> None:
+    """Write model and tokenizer into a folder that nobody reads yet."""
+    with _quietly(folder.parent):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def is_classifier(folder: str | Path) -> bool:
+    """Whether `folder` holds a saved model."""
+    return all((Path(folder) / name).is_file() for name in FILES)
+
+
+def load_classifier(folder: str | Path):
+    """Model and tokenizer from a folder that `save_classifier` or ``save_pretrained`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder holds no classifier, or a damaged one. OSError : when its files may not be read.
+    """
+    how = f"Run notebook 04, or: agnews train --output-dir {folder}"
+    for name in FILES:
+        try:
+            (Path(folder) / name).open("rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{folder} holds no trained classifier (no {name}). {how}") from None
+    if run_facts(folder).get("writing"):
+        raise FileNotFoundError(f"{folder} holds a part of a classifier, whose run was ended. {how}")
+    model, new = _load(folder)
+    if new:
+        raise FileNotFoundError(f"{folder} holds a model without a trained head ({new[0]}). {how}")
+    return model, pretrained(AutoTokenizer, folder)
+
+
+def source_files(name: str) -> list[Path]:
+    """Configuration and weights that ``from_pretrained(name)`` reads: of a folder, or in the Hub's cache."""
+    if name and Path(name).is_dir():
+        kinds = ("config.json", "*.safetensors", "*.bin")
+        return sorted(path for kind in kinds for path in Path(name).glob(kind))
+    found = [try_to_load_from_cache(name, file) for file in FILES] if name else []
+    return [Path(path) for path in found if isinstance(path, str)]
+
+
+def run_facts(folder: str | Path) -> dict:
+    """What `save_classifier` noted about the run, or an empty dict for a model from elsewhere.
+
+    Raises
+    ------
+    Damaged
+        When the file is there, and is empty, cut, or of something else.
+    """
+    path = Path(folder) / RUN_FILE
+    return storage.read_json(path) if path.is_file() else {}

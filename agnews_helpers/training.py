@@ -1,40 +1,47 @@
-"""The training loop. Notebook 04 writes it in plain PyTorch and proves that this is the same."""
-from contextlib import nullcontext
+"""The training loop. Notebook 04 writes it in plain PyTorch and shows that this is the same."""
+
+import gc
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
 import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
 
-from .batching import make_loader, tokenize
-from .checkpoints import Checkpoints, Progress, differences, identity_of, is_classifier, load_classifier, load_into, run_facts
-from .data import load_agnews
-from .hardware import processes
-from .interrupts import Interrupts
-from .model import load_model, load_tokenizer
-from .precision import check_precision
+from .batching import epoch_batches, make_loader, tokenize
+from .checkpoints import Run, RunFolder, State
+from .data import load_data
+from .evaluation import evaluate
+from .hardware import check_precision, processes
+from .model import is_classifier, load_classifier, load_model, load_tokenizer, run_facts
+from .plumbing.cpu_kernels import cpu_kernels
+from .plumbing.errors import DoesNotFit, InvalidValue, NonFiniteError, is_out_of_memory
+from .plumbing.interrupts import StopWish
 from .recipe import Recipe
-from .session import Run, Session
-from .step import training_step
-from .storage import only_one, sha256
 
-__all__ = ["Run", "find_or_train", "make_accelerator", "train", "training_step"]
+__all__ = ["Run", "find_or_train", "forward_backward", "train"]
 
 
-def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews", resume: str | bool = "auto",
-          steps: int | None = None) -> Run:
+def train(
+    model, tokens, recipe: Recipe, output_dir="runs/agnews", resume="auto", steps=None, save_minutes=10.0
+) -> Run:
     """Fine-tune `model` on ``tokens["train"]``, validate after each epoch, keep the best one.
 
     The best epoch is the one with the highest validation accuracy; among equals, the lowest loss. It is
-    saved in `output_dir` as soon as it is known, with its tokenizer and ``history.csv``. Every
-    `recipe.checkpoint_minutes`, and when it is stopped (Ctrl-C, the notebook's stop button, SIGTERM), the
-    run is saved in ``output_dir/checkpoints``; the same call continues it, step for step as if nothing had been.
+    saved in `output_dir` as soon as it is known, with its tokenizer. Every `save_minutes`, after each best
+    epoch, and when it is stopped (Ctrl-C, the notebook's stop button, SIGTERM, a closed terminal), the run is
+    saved in ``output_dir/checkpoints``; the same call continues it, step for step as if nothing had been.
 
     Parameters
     ----------
     model : from `load_model`; its weights change.
     tokens : from `tokenize`, with splits ``train`` and ``validation``.
+    output_dir : a folder, made where there is none.
     resume : ``"auto"`` continues an unfinished run of `output_dir`, returns a finished one of the same recipe
-        and data, and otherwise begins; False discards what is there and begins.
+        and data, and otherwise begins; True never begins; False discards an unfinished one and begins. A
+        finished classifier stays until the new one is finished.
     steps : stop after so many steps, as Ctrl-C would.
 
     Returns
@@ -44,80 +51,198 @@ def train(model, tokens, recipe: Recipe, output_dir: str | Path = "runs/agnews",
     Raises
     ------
     ResumeError
-        When the unfinished run there is of another recipe, other data or another number of processes.
+        When the run there is of another recipe, model, data or number of processes, or none can be continued.
     FolderInUse
         When another process trains into `output_dir`.
     SaveError
-        When the disk is full. NonFiniteError : when a loss or gradient is not finite.
-    DoesNotFit
-        When memory runs out even with one row at a time.
+        When the disk is full, `output_dir` cannot be written, or files of another origin are in the way.
+    NonFiniteError
+        When a loss or gradient is not finite. DoesNotFit : when memory runs out even with one row at a time.
     PrecisionRefused
         When `recipe.precision` fails on this machine.
     """
-    from accelerate.utils import set_seed
-
-    if resume not in ("auto", False):
-        raise ValueError(f"resume is {resume!r}; it must be 'auto' or False.")
     if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1, or None for all.")
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
+        raise InvalidValue(f"steps is {steps}; it must be at least 1, or None for all.")
     accelerator = make_accelerator(recipe)
-    first = accelerator.is_main_process  # of several processes, this one alone writes and talks
-    with only_one(folder) if first else nullcontext(), Interrupts() as interrupts:
-        checkpoints = Checkpoints(folder / "checkpoints", identity_of(recipe, tokens, accelerator.num_processes))
-        if not resume and first:
-            checkpoints.clear()
-        path = _told_by_first(accelerator, checkpoints.newest)
-        if resume and not path and (run := _finished(model, folder, checkpoints.identity, accelerator)):
-            return run
-        if recipe.precision != "fp32":
-            batch = next(iter(make_loader(tokens["train"], recipe, 1, model.config.pad_token_id)))
-            check_precision(model, batch, recipe.precision, accelerator.device)
-        set_seed(recipe.seed + accelerator.process_index)  # dropout
-        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)  # one kernel, the same update
-        parallel, optimizer = accelerator.prepare(model, optimizer)
-        model, progress = accelerator.unwrap_model(parallel), Progress()
-        if path:
-            progress = checkpoints.restore(path, model, optimizer, accelerator.scaler, accelerator.process_index)
-        session = Session(model, parallel, optimizer, accelerator, tokens, recipe, folder, checkpoints, progress, interrupts, steps)
-        session.begin()
-        for epoch in range(progress.epoch, recipe.epochs + 1):
-            if not (session.train_epoch(epoch) and session.validate(epoch)):
-                return session.stop()
-        return session.finish()
+    folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
+    with folder, StopWish() as wish, cpu_kernels(model, accelerator.device):
+        if folder.finished:
+            return folder.load_run(model)
+        check_first_batch(model, tokens["train"], recipe, accelerator.device)
+        torch.manual_seed(recipe.seed + accelerator.process_index)  # dropout
+        # `fused`: the update of all weights in one kernel; the numbers are those of the plain Adam
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+        parallel, optimizer = accelerator.prepare(
+            model, optimizer
+        )  # moved to the device, shared by all processes
+        state = folder.restore(model, optimizer)  # epoch 1, batch 0; or where the run was when it stopped
+        lengths = tokens["train"]["length"][:]
+        for epoch in range(state.epoch, recipe.epochs + 1):
+            # Seed and epoch alone decide the order, so the rest of a stopped epoch is a slice.
+            batches = epoch_batches(lengths, recipe, epoch)[state.batch :]
+            loader = make_loader(tokens["train"], batches, recipe, accelerator, model.config.pad_token_id)
+            parallel.train()  # dropout on; `evaluate` switches it off and on again
+            for rows, batch in progress(state, batches, loader, accelerator):
+                if agreed(accelerator, wish.made or len(state.sitting) == steps):
+                    return folder.stopped(model, optimizer, state, steps is not None)
+                with explained(state, rows, batch, recipe):  # an error says where the run is, and what helps
+                    loss = forward_backward(parallel, batch, accelerator, state.limits, rows)
+                    check_finite(loss, model, accelerator)  # before the weights move
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)  # else the next gradients are added to these
+                state.count(accelerator.reduce(loss, "mean").item())
+                if agreed(accelerator, folder.due):
+                    folder.save(model, optimizer, state)
+            report = wish.interruptible(evaluate, model, tokens["validation"], recipe)
+            if report is None:  # a stop in the middle: the validation is done again when the run continues
+                return folder.stopped(model, optimizer, state, steps is not None)
+            if state.end_epoch(report):  # the best so far: saved, and published for all to use
+                folder.save(model, optimizer, state)
+        return folder.finish(model, state)
 
 
-def _told_by_first(accelerator, function):
-    """What `function` returns in the first process, in all of them."""
-    from accelerate.utils import broadcast_object_list
+def forward_backward(model, batch: dict, accelerator, limits: list | None = None, rows: float | None = None):
+    """The loss of one batch, and its gradients in the model's parameters. No weight moves here.
 
-    return broadcast_object_list([function() if accelerator.is_main_process else None])[0]
+    Where memory runs out, the same is done in halves, quarters, ... of the batch. Their gradients add up to
+    the same, in the memory of one part. ``vram.trace`` runs this very function on tensors without storage.
+
+    Parameters
+    ----------
+    batch : ``input_ids`` and ``attention_mask`` of shape [rows, tokens], ``labels`` of shape [rows].
+    limits : [tokens, rows] pairs: batches at least so long are taken in parts of so many rows. What is found
+        out here is added.
+    rows : numbers of all rows that the loss is the mean of, where several processes share them.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean cross-entropy over the rows, in nats: a number on the device, detached.
+
+    Raises
+    ------
+    DoesNotFit
+        When not even one row fits.
+    """
+    limits = [] if limits is None else limits
+    here, length = batch["input_ids"].shape
+    count = here if rows is None else mean_over(rows, accelerator)
+    while True:
+        size = min([here, *(most for tokens, most in limits if tokens <= length)])
+        total = None
+        try:
+            for start in range(0, here, size):
+                part = {name: tensor[start : start + size] for name, tensor in batch.items()}
+                labels = part.pop("labels")
+                loss = F.cross_entropy(model(**part).logits, labels, reduction="sum") / count
+                accelerator.backward(loss)
+                total = loss.detach() if total is None else total + loss.detach()
+            return total
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error)
+        # Outside of `except`, whose traceback would keep the tensors of the failed part alive.
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if accelerator.num_processes > 1:  # the others wait for this one's gradients
+            raise DoesNotFit(
+                f"{here} rows of {length} tokens do not fit in one of the processes ({problem})", length
+            )
+        if size == 1:
+            raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})", length)
+        limits.append([length, size // 2])
+        tqdm.write(
+            f"Out of memory with {size} rows of {length} tokens: the same step again in parts of "
+            f"{size // 2}, and so for all batches this long. Nothing else changes."
+        )
 
 
-def _finished(model, folder: Path, identity: dict, accelerator) -> Run | None:
-    """The finished run in `folder` if it is the one that was asked for, with its weights in `model`."""
-    facts = run_facts(folder)
-    if not facts.get("finished") or not is_classifier(folder):
-        return None
-    other = differences(facts["identity"], identity)
-    if other:
-        accelerator.print(f"{folder} holds a finished run of another kind; this one will replace it: {'; '.join(other)}.")
-        return None
-    if sha256(folder / "model.safetensors") != facts["sha256"]:
-        accelerator.print(f"The classifier in {folder} is damaged; training it again.")
-        return None
-    accelerator.print(f"This run is finished: its classifier is loaded from {folder}. To train it again: resume=False (agnews train --no-resume).")
-    model = accelerator.unwrap_model(accelerator.prepare(load_into(model, folder)))
-    history, steps = (_read_numbers(folder / name) for name in ("history.csv", "steps.csv"))
-    return Run(model, folder, history, steps, facts["epoch"], facts["seconds"])
+def check_first_batch(model, rows, recipe: Recipe, device) -> None:
+    """Raise PrecisionRefused where a lower precision than fp32 is asked for and fails on the first batch."""
+    if recipe.precision != "fp32":
+        batches = epoch_batches(rows["length"][:], recipe, 1)[:1]
+        [batch] = make_loader(rows, batches, recipe, pad_token_id=model.config.pad_token_id)
+        check_precision(model, batch, recipe.precision, device)
 
 
-def _read_numbers(path: Path) -> pd.DataFrame:
-    """A table of numbers to the last digit, which pandas 2 loses where it turns text into numbers itself."""
-    table = pd.read_csv(path, index_col=0, dtype=str).astype(float)
-    table.index = table.index.astype(int)
-    return table
+def mean_over(rows: list[int], accelerator) -> float:
+    """How many rows a process's loss is the mean of, so that in the end each row of the batch weighs the
+    same.
+
+    Accelerate averages the gradients of several processes. One that got no row of a short batch weighs
+    nothing.
+    """
+    mine = rows[accelerator.process_index :: accelerator.num_processes]
+    return len(rows) / accelerator.num_processes if mine else math.inf
+
+
+def check_finite(loss: torch.Tensor, model, accelerator) -> None:
+    """Raise NonFiniteError where the loss or a gradient is not finite. Costs a GPU about 1 ms a step."""
+    total = loss.float()
+    if accelerator.scaler is None:
+        total = total + torch.nn.utils.get_total_norm(
+            [p.grad for p in model.parameters() if p.grad is not None]
+        )
+    elif (
+        accelerator.scaler.get_scale() < 1
+    ):  # fp16: the scaler itself leaves out a step whose gradients overflow
+        total = total * math.nan
+    if not torch.isfinite(total):
+        model.zero_grad(set_to_none=True)
+        raise NonFiniteError("gradient" if torch.isfinite(loss) else "loss")
+
+
+@contextmanager
+def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
+    """Errors in here say where the run is, which rows were at work, and what helps."""
+    length = batch["input_ids"].shape[1]
+    try:
+        yield
+    except NonFiniteError as error:
+        numbers = ", ".join(map(str, rows))
+        raise NonFiniteError(
+            f"The {error} of the step after {state} is not finite; the step was not taken, and no checkpoint "
+            f"has it. Its rows of the train split are {numbers}, padded to {length} tokens. Look at them; if "
+            "nothing is wrong with them, use precision='fp32' or a learning rate below "
+            f"{recipe.learning_rate:g}."
+        ) from None
+    except RuntimeError as error:
+        if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
+            raise
+        what = error if isinstance(error, DoesNotFit) else "Adam's two running means do not fit either"
+        raise DoesNotFit(
+            f"Out of memory after {state}: {what}. What was saved is whole; the same call continues it. "
+            "What helps: (1) close what else uses the memory: nvidia-smi lists it, another notebook keeps "
+            "its share until its kernel is restarted. (2) Shorter rows: "
+            f"Recipe(max_length={max(length // 4, 3)}). (3) A smaller model: AGNEWS_MODEL=mini.",
+            length,
+        ) from None
+
+
+def agreed(accelerator, wish: bool) -> bool:
+    """Whether this process or any other has a wish: then all do the same."""
+    if accelerator.num_processes == 1:
+        return wish
+    if wish:
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
+
+
+def progress(state: State, batches: list[list[int]], loader, accelerator) -> Iterator[tuple[list[int], dict]]:
+    """The row numbers and tensors of each batch, on the device; and a bar that shows the rows done."""
+    done, quiet = state.rows - sum(map(len, batches)), not accelerator.is_main_process
+    title = f"epoch {state.epoch}/{state.epochs}"
+    with tqdm(total=state.rows, initial=done, unit="row", desc=title, disable=quiet) as bar:
+        for rows, batch in zip(batches, loader):
+            yield (
+                rows,
+                {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()},
+            )
+            bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
+            bar.update(len(rows))
 
 
 def make_accelerator(recipe: Recipe):
@@ -143,6 +268,6 @@ def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int 
         return load_classifier(folder)
     print(f"No classifier of notebook 04 here: training one on at most {rows} rows.")
     brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows))
-    news = load_agnews(brief)
+    news = load_data(brief)
     train(load_model(brief), tokenize(news, load_tokenizer(brief), brief), brief, folder)
     return load_classifier(folder)
