@@ -1,9 +1,10 @@
-"""Is the time of a step predicted rightly? Six shapes on this processor, by its own measured speed and bandwidth.
+"""Is the time of a step predicted rightly? Six shapes on this processor, by its measured speed and bandwidth.
 
-    python benchmarks/step_time.py         about a minute; prints a table, writes step_time.json beside this file
+    python benchmarks/step_time.py      about a minute; prints a table, writes step_time.json beside this file
 
-The same arithmetic estimates the hours on a graphics card (``agnews budget``), from the card's published figures.
+The same arithmetic estimates the hours on a graphics card (``agnews budget``), from its published figures.
 """
+
 import json
 import statistics
 import time
@@ -12,21 +13,25 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from agnews_helpers import Recipe, load_model, training_step
-from agnews_helpers.roofline import step_work
+from agnews_helpers import Recipe, forward_backward, load_model
 from agnews_helpers.training import make_accelerator
-from agnews_helpers.vram.trace import Setup
+from agnews_helpers.vram.time import step_work
+from agnews_helpers.vram.trace import StepOptions
 
 SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 
 
 def encoder_weights(model) -> list[torch.Tensor]:
     """The weights of the linear layers that every token passes."""
-    return [layer.weight.detach() for layer in model.distilbert.transformer.modules() if isinstance(layer, torch.nn.Linear)]
+    return [
+        layer.weight.detach()
+        for layer in model.distilbert.transformer.modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
 
 
 def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
-    """FLOP/s of matrix products alone, in the shapes of the model's linear layers: forward, and both of backward."""
+    """FLOP/s of matrix products, in the shapes of the model's linear layers: forward and both of backward."""
     weights = encoder_weights(model)
     inputs = {size: torch.randn(tokens, size) for weight in weights for size in weight.shape}
 
@@ -58,28 +63,47 @@ def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
     optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, fused=True)
     mask = torch.ones(rows, length, dtype=torch.long)
     mask[0, -1] = 0
-    batch = {"input_ids": torch.randint(1000, 20_000, (rows, length)), "attention_mask": mask, "labels": torch.arange(rows) % 4}
+    batch = {
+        "input_ids": torch.randint(1000, 20_000, (rows, length)),
+        "attention_mask": mask,
+        "labels": torch.arange(rows) % 4,
+    }
     accelerator, times = make_accelerator(Recipe()), []
     for _ in range(repeat + 1):
         started = time.perf_counter()
-        training_step(model, batch, optimizer, accelerator)
+        forward_backward(model, batch, accelerator)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 
 
 def main() -> None:
     model = load_model(Recipe(profile="offline", model="mini"))
-    del model.distilbert.transformer.layer[-1].forward  # the estimate is for cards, where the last layer is computed whole
-    setup, lines = Setup(attention="eager"), []
+    # the estimate is for cards, where the last layer is computed whole
+    vars(model.distilbert.transformer.layer[-1]).pop("forward", None)
+    options, lines = StepOptions(attention="eager"), []
     for rows, length in SHAPES:
-        speed, moved = product_speed(model), bandwidth()  # anew for each: the machine is not the same all the time
-        work = step_work(model.config, rows, length, setup)
-        lines.append({"rows": rows, "tokens": length, "gflops": speed / 1e9, "gb_per_second": moved / 1e9,
-                      "predicted_ms": 1e3 * work.seconds(speed, moved), "measured_ms": 1e3 * step_seconds(model, rows, length)})
+        # anew for each: the machine is not the same all the time
+        speed, moved = product_speed(model), bandwidth()
+        work = step_work(model.config, rows, length, options)
+        lines.append(
+            {
+                "rows": rows,
+                "tokens": length,
+                "gflops": speed / 1e9,
+                "gb_per_second": moved / 1e9,
+                "predicted_ms": 1e3 * work.seconds(speed, moved),
+                "measured_ms": 1e3 * step_seconds(model, rows, length),
+            }
+        )
     table = pd.DataFrame(lines)
     table["error"] = table["predicted_ms"] / table["measured_ms"] - 1
     median = table["error"].abs().median()
-    print(table.to_string(index=False, float_format="{:.1f}".format, formatters={"error": "{:+.1%}".format}), f"\n\nmedian error {median:.1%}")
+    print(
+        table.to_string(index=False, float_format="{:.1f}".format, formatters={"error": "{:+.1%}".format}),
+        f"\n\nmedian error {median:.1%}",
+    )
     figures = {"shapes": table.round(4).to_dict("records"), "median_error": median}
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
 

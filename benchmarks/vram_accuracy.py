@@ -3,62 +3,176 @@
 1. Published measurements: rows whose recipe is known well enough to be repeated, predicted and compared.
    One constant for each machine, the CUDA context of its driver, is fitted and named: the one whose largest
    relative error is least. The errors with the median as the constant are printed beside it.
-2. The same step, run for real on the CPU under PyTorch's memory profiler: the traced peak against the real one.
+2. The same step, run for real on the CPU under PyTorch's memory profiler: the traced peak against the real.
 
-    python benchmarks/vram_accuracy.py            prints both tables, writes vram_accuracy.json beside this file
+    python benchmarks/vram_accuracy.py      prints both tables, writes vram_accuracy.json beside this file
 
 None of the published rows is of a GTX 1650 Ti, of memory-efficient attention or of fused Adam.
 """
+
 import json
 import statistics
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from unittest import mock
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+)
 from transformers.initialization import no_init_weights
 
-from agnews_helpers import find_card, step_budget, training_step
-from agnews_helpers.vram import cuda_kernels
-from agnews_helpers.vram.allocator import MIB, CachingAllocator, replay
-from agnews_helpers.vram.recorder import Allocation, Recorder, fuse_in_place
-from agnews_helpers.vram.trace import Setup, Trace, trace_inference, trace_steps
+from agnews_helpers import find_card, forward_backward, step_budget
+from agnews_helpers.vram import on_cuda, recorder, trace
+from agnews_helpers.vram.allocator import MIB
+from agnews_helpers.vram.budget import reserved_mib
+from agnews_helpers.vram.recorder import Allocation, Recorder, make_optimizer
+from agnews_helpers.vram.trace import StepOptions, Trace, new_model, trace_steps
 
-OLD = dict(attention="eager", era="torch<1.11")
 DOCS = "transformers docs, "
-BERT_LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+BERT_LARGE = BertConfig(
+    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+)
 MRPC = BertConfig(vocab_size=28996, num_labels=2)  # bert-base-cased
 
 
-def reserved(events) -> float:
-    return replay(events, CachingAllocator()).memory_stats()["reserved_bytes.all.peak"] / MIB
+# What needed other memory when the published figures were measured, in 2019 to 2021
+
+
+@dataclass(frozen=True)
+class OptionsOf2019(StepOptions):
+    """Eager attention as transformers had it before version 5."""
+
+    attention: Literal["eager_2019"] = "eager_2019"
+
+
+def attention_of_2019(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+    """Its probabilities end with the call. Today's hands them back to the layer, which holds them a while."""
+    scores = torch.matmul(query, key.transpose(-1, -2))
+    scores = scores / (query.shape[-1] ** 0.5)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = F.softmax(scores, dim=-1)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None
+
+
+def mask_of_2019(attention_mask=None, dtype=torch.float32, **_):
+    """The additive mask as it was: [rows, 1, 1, tokens], not yet spread over the queries."""
+    return None if attention_mask is None else (1.0 - attention_mask[:, None, None, :].to(dtype)) * -10000.0
+
+
+AttentionInterface.register("eager_2019", attention_of_2019)
+AttentionMaskInterface.register("eager_2019", mask_of_2019)
+
+
+class SoftmaxKeepsInput(torch.autograd.Function):
+    """Softmax before PyTorch 1.11: its backward pass kept the input beside the output (pytorch#64000)."""
+
+    @staticmethod
+    def forward(ctx, input, dim):
+        output = torch.softmax(input, dim)
+        ctx.save_for_backward(input, output)
+        ctx.dim = dim
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        input, output = ctx.saved_tensors
+        return torch.ops.aten._softmax_backward_data(gradient, output, ctx.dim, input.dtype), None
+
+    @classmethod
+    def call(cls, input, dim=-1, _stacklevel=3, dtype=None):
+        return cls.apply(input if dtype is None else input.to(dtype), dim)
+
+
+def own_loss(model, batch, accelerator, limits):
+    """The loss that the model itself computes, instead of the loop's."""
+    loss = model(**batch).loss
+    accelerator.backward(loss)
+    return loss.detach()
+
+
+def without_gradients(self, shapes):
+    """Instead of training steps: one forward pass for each shape, as for an evaluation."""
+    self.model.eval()
+    for self.step, shape in enumerate(shapes, 1):
+        self.phase = "forward"
+        batch = self._batch(*shape)
+        del batch["labels"]
+        with torch.no_grad():
+            self.model(**batch)
+    self.active = False
+
+
+ZERO_GRAD = torch.optim.Optimizer.zero_grad
+KEEP_GRADIENTS = mock.patch.object(  # PyTorch's default before 2.0
+    torch.optim.Optimizer, "zero_grad", lambda self, set_to_none: ZERO_GRAD(self, set_to_none=False)
+)
+INFERENCE = mock.patch.object(Recorder, "_run", without_gradients)
+OWN_LOSS = mock.patch.object(recorder, "forward_backward", own_loss)
+OF_2019 = (
+    OWN_LOSS,
+    mock.patch.object(F, "softmax", SoftmaxKeepsInput.call),
+    mock.patch.object(on_cuda, "workspace_size", lambda capability: 0),  # outside of the allocator before 2.0
+)
+
+
+@contextmanager
+def changed(*patches):
+    """Trace with these patches. No trace is kept from before to inside, or from inside to after."""
+    trace._trace.cache_clear()
+    try:
+        with ExitStack() as stack:
+            for patch in patches:
+                stack.enter_context(patch)
+            yield
+    finally:
+        trace._trace.cache_clear()
+
+
+# 1. Published measurements
 
 
 def loading() -> float:
     """bert-large-uncased copied to a card that holds one small tensor already: the difference."""
     first = [(Allocation(4, "ones", "", "load", 0), True)]
-    weights = [event for event in trace_inference(BERT_LARGE, [(1, 8)], Setup(**OLD)).events if event[0].phase == "load"]
-    return reserved(first + weights) - reserved(first)
+    with changed(*OF_2019, INFERENCE):
+        events = trace_steps(BERT_LARGE, [(1, 8)], OptionsOf2019()).events
+    weights = [event for event in events if event[0].phase == "load"]
+    return reserved_mib(Trace(first + weights)) - reserved_mib(Trace(first))
 
 
 def inference(config, length: int) -> float:
-    return reserved(trace_inference(config, [(8, length)], Setup(**OLD)).events)
+    with changed(*OF_2019, INFERENCE):
+        return reserved_mib(trace_steps(config, [(8, length)], OptionsOf2019()))
 
 
 def distributed(rows: int, precision: str) -> float:
     """run_glue on MRPC under DistributedDataParallel, whose buckets hold the gradients once more."""
     shapes = [(rows, 128)] * 4 + [(3668 % rows or rows, 128), (rows, 128)]  # MRPC's last batch is smaller
-    setup = Setup(optimizer="adamw", implementation="single", keep_gradients=True, precision=precision, **OLD)
-    events = trace_steps(MRPC, shapes, setup).events
+    options = OptionsOf2019(optimizer="adamw", implementation="single", precision=precision)
+    with changed(*OF_2019, KEEP_GRADIENTS):
+        events = trace_steps(MRPC, shapes, options).events
     weights = [allocation.size for allocation, made in events if made and allocation.phase == "load"]
-    place = len(weights)
-    return reserved(events[:place] + [(bucket, True) for bucket in buckets(weights)] + events[place:])
+    loaded = len(weights)
+    made = [(bucket, True) for bucket in buckets(weights)]
+    return reserved_mib(Trace(events[:loaded] + made + events[loaded:]))
 
 
 def buckets(weights: list[int]) -> list[Allocation]:
-    """DDP's buckets: parameters from the last to the first, closed at 1 MiB for the first bucket and 25 MiB after."""
+    """DDP's buckets: parameters from last to first, the first bucket closed at 1 MiB, others at 25."""
     found, size, limit = [], 0, MIB
     for weight in reversed(weights):
         size += weight
@@ -70,20 +184,48 @@ def buckets(weights: list[int]) -> list[Allocation]:
 
 def published() -> pd.DataFrame:
     """Name, machine, source, published and predicted MiB; the machine's constant is added last."""
-    rows = [("bert-large-uncased on the card", "V100 (a difference)", DOCS + "perf_train_gpu_one", 1288, loading())]
+    rows = [
+        (
+            "bert-large-uncased on the card",
+            "V100 (a difference)",
+            DOCS + "perf_train_gpu_one",
+            1288,
+            loading(),
+        )
+    ]
     for name, config, figures in (
-            ("BERT-base", BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
-            ("BERT, 6 layers", BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
-            ("BERT, 384 wide", BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255})):
+        ("BERT-base", BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
+        ("BERT, 6 layers", BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
+        ("BERT, 384 wide", BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255}),
+    ):
         for length, figure in figures.items():
-            rows.append((f"{name}, inference 8 x {length}", "TITAN RTX, 2020", DOCS + "benchmarks", figure, inference(config, length)))
+            rows.append(
+                (
+                    f"{name}, inference 8 x {length}",
+                    "TITAN RTX, 2020",
+                    DOCS + "benchmarks",
+                    figure,
+                    inference(config, length),
+                )
+            )
     for precision, figures in (("fp32", (4247, 4971, 6827, 10037)), ("fp16", (4163, 4793, 6207, 8061))):
         for batch, figure in zip((8, 16, 32, 64), figures):
-            rows.append((f"BERT-base, training {batch} x 128, {precision}", "2 GPUs, 2021", DOCS + "performance", figure, distributed(batch, precision)))
+            rows.append(
+                (
+                    f"BERT-base, training {batch} x 128, {precision}",
+                    "2 GPUs, 2021",
+                    DOCS + "performance",
+                    figure,
+                    distributed(batch, precision),
+                )
+            )
     table = pd.DataFrame(rows, columns=["what", "machine", "source", "published", "traced"])
     machines = table.groupby("machine")
     constants = {machine: 0.0 if "difference" in machine else fitted(group) for machine, group in machines}
-    medians = {machine: 0.0 if "difference" in machine else statistics.median(group["published"] - group["traced"]) for machine, group in machines}
+    medians = {
+        machine: 0.0 if "difference" in machine else statistics.median(group["published"] - group["traced"])
+        for machine, group in machines
+    }
     table["constant"] = table["machine"].map(constants)
     table["predicted"] = table["traced"] + table["constant"]
     table["error"] = table["predicted"] / table["published"] - 1
@@ -97,7 +239,9 @@ def fitted(rows: pd.DataFrame) -> float:
     There two rows are off by as much, one above and one below: the constant of some pair is the best.
     """
     inverse, wanted = 1 / rows["published"].to_numpy(), (1 - rows["traced"] / rows["published"]).to_numpy()
-    candidates = [(wanted[i] + wanted[j]) / (inverse[i] + inverse[j]) for i in range(len(rows)) for j in range(i + 1)]
+    candidates = [
+        (wanted[i] + wanted[j]) / (inverse[i] + inverse[j]) for i in range(len(rows)) for j in range(i + 1)
+    ]
     return float(min(candidates, key=lambda constant: abs(constant * inverse - wanted).max()))
 
 
@@ -105,9 +249,17 @@ def fits() -> pd.DataFrame:
     """Reports of what ran and what did not on a 4 GB card (transformers#1469), against the verdict."""
     rows = []
     for batch, ran in ((1, True), (12, False)):
-        setup = Setup(keep_gradients=True, implementation="single", **OLD)
-        budget = step_budget(MRPC, batch, 384, setup, find_card("GTX 1050 Ti"), "linux")
-        rows.append((f"BERT-base {batch} x 384 on a GTX 1050 Ti", "ran" if ran else "out of memory", budget.reserved, budget.verdict))
+        options = OptionsOf2019(implementation="single")
+        with changed(*OF_2019, KEEP_GRADIENTS):
+            budget = step_budget(MRPC, batch, 384, options, find_card("GTX 1050 Ti"), "linux")
+        rows.append(
+            (
+                f"BERT-base {batch} x 384 on a GTX 1050 Ti",
+                "ran" if ran else "out of memory",
+                budget.reserved,
+                budget.verdict,
+            )
+        )
     return pd.DataFrame(rows, columns=["what", "reported", "reserved", "verdict"])
 
 
@@ -123,38 +275,53 @@ class LanguageModel(Recorder):
 
 def language_model() -> pd.DataFrame:
     """A plot of PyTorch's profiler, read by its author as "8 GiB": GPT-2, 8 x 512, the Trainer's defaults."""
-    setup, mode = Setup(optimizer="adamw", mask=False), FakeTensorMode(allow_non_fake_inputs=True)
+    options, mode = StepOptions(optimizer="adamw", mask=False), FakeTensorMode(allow_non_fake_inputs=True)
     with mode, no_init_weights():
         model = AutoModelForCausalLM.from_config(GPT2Config(), dtype=torch.float32)
-    recorder = LanguageModel(model, setup)
-    with mode, cuda_kernels.patched(setup), recorder.watching():
-        recorder.load()
-        recorder.train([(8, 512)] * 3)
-    peak, _ = Trace(fuse_in_place(recorder.events)).peak()
-    return pd.DataFrame([("GPT-2 as a language model, 8 x 512, fp32", "forum of Hugging Face, 172332", 8, peak / MIB / 1024)],
-                        columns=["what", "source", "reported_gib", "traced_gib"])
+    watched = LanguageModel(model, options)
+    with mode, on_cuda.patched(model, options), OWN_LOSS:
+        watched.record([(8, 512)] * 3)
+    peak, _ = Trace(watched.events).peak()
+    return pd.DataFrame(
+        [("GPT-2 as a language model, 8 x 512, fp32", "forum of Hugging Face, 172332", 8, peak / MIB / 1024)],
+        columns=["what", "source", "reported_gib", "traced_gib"],
+    )
 
 
-def real_peak(config, rows: int, length: int, setup: Setup, steps: int = 2) -> float:
-    """MiB that the step really allocates on the CPU with CUDA's ops, weights included, by the memory profiler."""
-    class Accelerator:
-        def backward(self, loss):
-            loss.backward()
+# 2. Steps that were really taken
 
-    config._attn_implementation = setup.attention
-    with cuda_kernels.patched(setup):
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).train()
-        own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[setup.optimizer]
-        optimizer = kind(model.parameters(), lr=2e-5, fused=setup.implementation == "fused", foreach=setup.implementation == "foreach")
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            for _ in range(steps):
-                batch = {"input_ids": torch.ones(rows, length, dtype=torch.long), "attention_mask": torch.ones(rows, length, dtype=torch.long)}
-                batch["attention_mask"][0, -1] = 0
-                batch["labels"] = torch.ones(rows, dtype=torch.long)
-                training_step(model, batch, optimizer, Accelerator(), setup.micro_batch_size)
+
+class Accelerator:
+    """What `forward_backward` asks of Accelerate, on one CPU."""
+
+    num_processes = 1
+
+    def backward(self, loss):
+        loss.backward()
+
+
+def real_peak(config, rows: int, length: int, options: StepOptions, steps: int = 2) -> float:
+    """MiB that the step really allocates on the CPU with CUDA's ops, weights included; by the profiler."""
+    model = new_model(config, options).train()
+    own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
+    optimizer = make_optimizer(model, options)
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with on_cuda.patched(model, options), profiler:
+        for _ in range(steps):
+            batch = {
+                "input_ids": torch.ones(rows, length, dtype=torch.long),
+                "attention_mask": torch.ones(rows, length, dtype=torch.long),
+            }
+            batch["attention_mask"][0, -1] = 0
+            batch["labels"] = torch.ones(rows, dtype=torch.long)
+            forward_backward(model, batch, Accelerator(), options.limits)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
     live = peak = 0
-    for event in sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    ):
         live += event.nbytes()
         peak = max(peak, live)
     return (own + peak) / MIB
@@ -163,31 +330,47 @@ def real_peak(config, rows: int, length: int, setup: Setup, steps: int = 2) -> f
 def exact() -> pd.DataFrame:
     """Traced against real peaks on the CPU, in MiB, without the workspaces that only CUDA has."""
     rows = []
-    for name, config, shape in (("DistilBERT", DistilBertConfig(num_labels=4), (8, 64)), ("DistilBERT", DistilBertConfig(num_labels=4), (8, 256)),
-                                ("BERT-base", BertConfig(num_labels=4), (4, 128))):
+    for name, config, shape in (
+        ("DistilBERT", DistilBertConfig(num_labels=4), (8, 64)),
+        ("DistilBERT", DistilBertConfig(num_labels=4), (8, 256)),
+        ("BERT-base", BertConfig(num_labels=4), (4, 128)),
+    ):
         for implementation in ("fused", "foreach", "single"):
-            setup = Setup(attention="eager", implementation=implementation)
-            found = trace_steps(config, [shape] * 2, setup)
-            peak, place = found.peak()
-            workspaces = sum(a.size for a, made in found.events[:place + 1] if a.category == "workspaces")
-            traced, real = (peak - workspaces) / MIB, real_peak(config, *shape, setup)
-            rows.append((f"{name} {shape[0]} x {shape[1]}, {implementation} Adam", traced, real, traced / real - 1))
+            options = StepOptions(attention="eager", implementation=implementation)
+            found = trace_steps(config, [shape] * 2, options)
+            peak, at = found.peak()
+            workspaces = sum(a.size for a, made in found.events[: at + 1] if a.category == "workspaces")
+            traced, real = (peak - workspaces) / MIB, real_peak(config, *shape, options)
+            rows.append(
+                (f"{name} {shape[0]} x {shape[1]}, {implementation} Adam", traced, real, traced / real - 1)
+            )
     return pd.DataFrame(rows, columns=["step", "traced", "real", "error"])
 
 
 def main() -> None:
     others, cards, language, own = published(), fits(), language_model(), exact()
     percent = dict.fromkeys(("error", "error_by_median"), "{:+.2%}".format)
-    print(others.drop(columns="source").to_string(index=False, float_format="{:,.0f}".format, formatters=percent))
+    print(
+        others.drop(columns="source").to_string(
+            index=False, float_format="{:,.0f}".format, formatters=percent
+        )
+    )
     errors = others["error"].abs()
-    print(f"\nmedian {errors.median():.2%}, largest {errors.max():.2%} of {len(errors)} published rows; "
-          f"with the median as the constant, largest {others['error_by_median'].abs().max():.2%}\n")
+    print(
+        f"\nmedian {errors.median():.2%}, largest {errors.max():.2%} of {len(errors)} published rows; "
+        f"with the median as the constant, largest {others['error_by_median'].abs().max():.2%}\n"
+    )
     print(cards.to_string(index=False, float_format="{:,.0f}".format), "\n")
     print(language.to_string(index=False, float_format="{:,.2f}".format), "\n")
     print(own.to_string(index=False, float_format="{:,.2f}".format, formatters={"error": "{:+.4%}".format}))
-    figures = {"published": others.round(4).to_dict("records"), "median_error": errors.median(), "largest_error": errors.max(),
-               "fits": cards.round(1).to_dict("records"),
-               "language_model": language.round(3).to_dict("records"), "exact": own.round(6).to_dict("records")}
+    figures = {
+        "published": others.round(4).to_dict("records"),
+        "median_error": errors.median(),
+        "largest_error": errors.max(),
+        "fits": cards.round(1).to_dict("records"),
+        "language_model": language.round(3).to_dict("records"),
+        "exact": own.round(6).to_dict("records"),
+    }
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 

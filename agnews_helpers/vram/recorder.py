@@ -1,24 +1,29 @@
-"""Watches training steps on tensors without storage: what ``trace`` uses to note each allocation. Notebook 05."""
+"""Watches training steps on tensors without storage, and notes each allocation for ``trace``. Notebook 05."""
+
 import weakref
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from unittest import mock
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..step import training_step
-from . import cuda_kernels
+from ..training import forward_backward
+from . import on_cuda
 
 aten = torch.ops.aten
-CATEGORIES = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces", "batch")
 MATMULS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass(eq=False, slots=True)
 class Allocation:
-    """One tensor's storage: bytes, category, the op and the module that made it, and when."""
+    """One tensor's storage: bytes, category, the op and the module that made it, and when.
+
+    phase : ``"load"``, ``"forward"``, ``"backward"`` or ``"optimizer"``. step : from 1; the weights are of 0.
+    category : ``"weights"``, ``"gradients"``, ``"optimizer state"``, ``"activations"``, ``"temporaries"``,
+    ``"workspaces"`` or ``"batch"``.
+    """
 
     size: int
     op: str
@@ -28,184 +33,136 @@ class Allocation:
     category: str = "temporaries"
 
 
+def make_optimizer(model, options):
+    """The optimizer that the options describe, at the recipe's learning rate."""
+    flags = {name: options.implementation == name for name in ("fused", "foreach")}
+    return OPTIMIZERS[options.optimizer](model.parameters(), lr=2e-5, **flags)
+
+
 class Recorder(TorchDispatchMode):
     """Notes each new storage, and its release by a finalizer on the storage itself."""
 
-    def __init__(self, model, setup):
+    num_processes = 1  # with `backward`, all that the training step asks of its accelerator
+
+    def __init__(self, model, options):
         super().__init__()
-        self.model, self.setup = model, setup
-        self.events, self.live, self.owner = [], {}, {}
-        self.phase, self.step, self.active = "load", 0, False
+        self.model, self.options = model, options
+        self.events, self.live = [], {}  # live: address of a storage -> its allocation
+        self.newest = None  # the address of the storage that was made last, if none was released since
+        self.phase, self.step, self.active = "load", 0, True
         self.modules = []  # the stack of module names in the forward pass
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.threads = set()  # those that have a cuBLAS workspace
 
-    # what the training step sees as its accelerator
+    def record(self, shapes) -> None:
+        """Load the model and take one training step for each (rows, tokens)."""
+        with register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave), self:
+            self.model.apply(self._load)  # children first: the order in which ``model.to("cuda")`` copies
+            self._run(shapes)
+        self.model = self.names = self.loss = (
+            None  # the finalizers of the weights would keep all of them alive
+        )
+
+    def _load(self, module) -> None:
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            self._note(tensor, "to", (), "weights", self.names[module])
+
+    def _enter(self, module, _) -> None:
+        self.modules.append(self.names.get(module, ""))
+
+    def _leave(self, *_) -> None:
+        self.modules.pop()
+
+    def _run(self, shapes) -> None:
+        optimizer = make_optimizer(self.model.train(), self.options)
+        for self.step, shape in enumerate(shapes, 1):
+            self.phase = "forward"
+            batch = self._batch(*shape)  # like the loss, it lives until the next one
+            self.loss = forward_backward(self.model, batch, self, self.options.limits)
+            self.phase = "optimizer"
+            optimizer.step()
+            self._mark(list(optimizer.state.values()), "optimizer state")
+            optimizer.zero_grad(set_to_none=True)
+        self.active = False  # what Python drops when this returns is not part of a step
+
     def backward(self, loss) -> None:
+        """Called by the training step. What the forward pass has left alive are its activations."""
         for allocation in self.live.values():
             if allocation.step == self.step and allocation.category == "temporaries":
                 allocation.category = "activations"
         self.phase = "backward"
         loss.backward()
-        self._mark((p.grad for p in self.model.parameters()), "gradients")
+        self._mark([p.grad for p in self.model.parameters()], "gradients")
         self.phase = "forward"
-
-    def load(self) -> None:
-        self.model.zero_grad(set_to_none=True)
-        for module in _children_first(self.model):  # the order in which model.to("cuda") copies
-            for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-                self._note(tensor, "to", "weights", self.names[module])
-
-    def train(self, shapes) -> None:
-        self.model.train()
-        optimizer, losses = self._optimizer(), []
-        for self.step, shape in enumerate(shapes, 1):
-            batch = self._batch(*shape)
-            losses.append(training_step(self.model, batch, optimizer, self, self.setup.micro_batch_size))
-        self.active = False
-        self.model.zero_grad(set_to_none=True)
-
-    def infer(self, shapes) -> None:
-        self.model.eval()
-        for self.step, shape in enumerate(shapes, 1):
-            batch = self._batch(*shape)
-            del batch["labels"]
-            with torch.no_grad():
-                self.model(**batch)
-        self.active = False
 
     def _batch(self, rows: int, length: int) -> dict:
-        self.phase = "forward"
-        batch = {"input_ids": torch.ones(rows, length, dtype=torch.long)}
-        if self.setup.mask:
-            batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
+        names = ("input_ids", "attention_mask") if self.options.mask else ("input_ids",)
+        batch = {name: torch.ones(rows, length, dtype=torch.long) for name in names}
         batch["labels"] = torch.ones(rows, dtype=torch.long)
-        self._mark(batch.values(), "batch")
+        self._mark(batch, "batch")
         return batch
-
-    def _optimizer(self):
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        flags = dict(fused=self.setup.implementation == "fused", foreach=self.setup.implementation == "foreach")
-        optimizer = kinds[self.setup.optimizer](self.model.parameters(), lr=2e-5, **flags)
-
-        def before(*_):
-            self.phase = "optimizer"
-
-        def after(optimizer, *_):
-            for state in optimizer.state.values():
-                self._mark((state["exp_avg"], state["exp_avg_sq"], state["step"]), "optimizer state")
-
-        optimizer.register_step_pre_hook(before)
-        optimizer.register_step_post_hook(after)
-        if self.setup.keep_gradients:
-            zero = optimizer.zero_grad
-            optimizer.zero_grad = lambda set_to_none: zero(set_to_none=False)
-        return optimizer
-
-    @contextmanager
-    def watching(self):
-        """Record what happens inside, and keep track of the module that is at work."""
-        enter = torch.nn.modules.module.register_module_forward_pre_hook(
-            lambda module, _: self.modules.append(self.names.get(module, self.modules[-1] if self.modules else "model")))
-        leave = torch.nn.modules.module.register_module_forward_hook(lambda *_: self.modules.pop() and None)
-        forward = self.model.forward
-        if self.setup.precision == "fp16":
-            forward = torch.autocast("cpu", torch.float16)(forward)
-        self.active = True
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(mock.patch.object(self.model, "forward", forward))
-                stack.enter_context(self)
-                yield
-        finally:
-            self.active = False
-            enter.remove(), leave.remove()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in MATMULS:
             self._workspace()
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor, func, args=args)
+        for tensor in _tensors(result):
+            self._note(tensor, func, args)
         return result
 
-    def _note(self, tensor, func, category="temporaries", module=None, args=()) -> None:
+    def _note(self, tensor, func, args, category="temporaries", module=None) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if not self.active or key in self.live:
-            return
-        size = cuda_kernels.storage_size(func, tensor, storage.nbytes())
-        if self._on_host(tensor) or not size:
+        key, size = storage._cdata, on_cuda.storage_size(func, tensor, storage.nbytes())
+        # Adam's step counters, and the scalars made of them, stay on the CPU unless it is fused.
+        on_host = self.phase == "optimizer" and self.options.implementation != "fused" and tensor.numel() == 1
+        if not self.active or not size or on_host or key in self.live:
             return
         if module is None:
             module = self.modules[-1] if self.modules and self.phase == "forward" else self._module_of(args)
-        allocation = Allocation(size, _op_name(func), module, self.phase, self.step, category)
-        self.live[key] = allocation
-        self.events.append((allocation, True))
-        weakref.finalize(storage, self._release, key, allocation)
+        op = func if isinstance(func, str) else func._schema.name.removeprefix("aten::")
+        self.live[key] = Allocation(size, op, module, self.phase, self.step, category)
+        self.events.append((self.live[key], True))
+        self.newest = key
+        weakref.finalize(storage, self._release, key)
 
-    def _release(self, key, allocation) -> None:
-        if self.live.get(key) is allocation:
-            del self.live[key]
-            if self.active:
-                self.events.append((allocation, False))
-
-    def _on_host(self, tensor) -> bool:
-        """Adam's step counters, which stay on the CPU unless it is fused, and the scalars computed from them."""
-        return self.phase == "optimizer" and self.setup.implementation != "fused" and tensor.numel() == 1
+    def _release(self, key) -> None:
+        released, newest = self.live.pop(key), self.newest
+        self.newest = None
+        if not self.active:
+            return
+        last, _ = self.events[-1]
+        added = newest and last.op == "add" and last.phase == released.phase == "backward"
+        if added and last.size == released.size:
+            # The sum of two gradients of one tensor. The real engine adds in place when nobody else holds the
+            # first, but not under a dispatch mode, where it makes a new tensor and drops the old one at once.
+            self.events.pop()
+            self.live[newest] = released
+        else:
+            self.events.append((released, False))
 
     def _module_of(self, args) -> str:
-        """In the backward pass: the module whose weight or activation the op uses, else that of its gradient."""
-        known = [self.live.get(leaf.untyped_storage()._cdata) for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-        known = [allocation for allocation in known if allocation is not None and allocation.module]
+        """In the backward pass: the module whose weight or activation the op uses, or else its gradient."""
+        known = [allocation for allocation in self._allocations(args) if allocation.module]
         known.sort(key=lambda allocation: allocation.phase not in ("forward", "load"))
         return known[0].module if known else ""
 
     def _workspace(self) -> None:
-        """cuBLAS' scratch memory: taken by each thread at its first product, and kept. Autograd has its own thread."""
-        thread = "backward" if self.phase == "backward" else "forward"
-        size = cuda_kernels.workspace_size(self.setup)
+        """cuBLAS' scratch memory, which a thread takes at its first product and keeps."""
+        thread = "autograd's" if self.phase == "backward" else "main"
+        size = on_cuda.workspace_size(self.options.capability)
         if size and thread not in self.threads:
             self.threads.add(thread)
             self.events.append((Allocation(size, "cuBLAS", "", self.phase, self.step, "workspaces"), True))
 
-    def _mark(self, tensors, category: str) -> None:
-        for tensor in tensors:
-            allocation = None if tensor is None else self.live.get(tensor.untyped_storage()._cdata)
-            if allocation is not None:
-                allocation.category = category
+    def _mark(self, tree, category: str) -> None:
+        for allocation in self._allocations(tree):
+            allocation.category = category
+
+    def _allocations(self, tree) -> list[Allocation]:
+        """Those of the tensors in nested lists and dicts, as far as they are on the device."""
+        found = (self.live.get(tensor.untyped_storage()._cdata) for tensor in _tensors(tree))
+        return [allocation for allocation in found if allocation is not None]
 
 
-def _children_first(module):
-    for child in module.children():
-        yield from _children_first(child)
-    yield module
-
-
-def _op_name(func) -> str:
-    return func if isinstance(func, str) else func._schema.name.removeprefix("aten::")
-
-
-def fuse_in_place(events):
-    """Sums of gradients as the real engine does them: in place.
-
-    Where a tensor is used twice, its gradients are added. The engine adds in place when nobody else holds
-    the first one, but not under a dispatch mode, where it makes a new tensor and drops the old one at once.
-    """
-    fused, merged = [], {}
-    place = 0
-    while place < len(events):
-        allocation, made = events[place]
-        following = events[place + 1] if place + 1 < len(events) else (None, True)
-        old, released = following[0], not following[1]
-        if (made and allocation.op == "add" and allocation.phase == "backward" and released
-                and old.size == allocation.size and old.phase == "backward"):
-            merged[allocation] = merged.get(old, old)
-            if allocation.category == "gradients":
-                merged[allocation].category = "gradients"
-            place += 2
-            continue
-        fused.append((merged.get(allocation, allocation), made))
-        place += 1
-    return fused
+def _tensors(tree) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

@@ -1,82 +1,89 @@
 """Run training steps on tensors without storage and note every allocation and release. Notebook 05.
 
-The step is `training.training_step`, not a copy of it. It runs on PyTorch's fake tensors, which live on the
-"cpu" here: autograd on fake CUDA tensors aborts a PyTorch without CUDA. Where CUDA would choose another
-kernel than the CPU, the CUDA kernel is called by name: native dropout, memory-efficient attention, autocast's
-lists. Not traced, because it never reaches the dispatcher: scratch memory inside a kernel.
+The step is that of the loop: `training.forward_backward` itself, then the optimizer. It runs on PyTorch's
+fake tensors, which live on the "cpu" here: autograd on fake CUDA tensors aborts a PyTorch without CUDA. Where
+CUDA would choose another kernel than the CPU, the CUDA kernel is called by name: native dropout,
+memory-efficient attention, autocast's lists. Not traced, because it never reaches the dispatcher: scratch
+memory inside a kernel.
 """
+
+import copy
 import functools
 import json
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..hub import pretrained
-from . import cuda_kernels
-from .recorder import Allocation, Recorder, fuse_in_place
+from ..plumbing.errors import InvalidValue
+from ..plumbing.hub import pretrained
+from ..plumbing.mini import mini_config
+from ..recipe import HUB_MODEL
+from . import on_cuda
+from .recorder import Allocation, Recorder
+
+TRACED_STEPS = 3  # optimizer state appears in the first step, its traces in the allocator in the second
 
 
 @dataclass(frozen=True)
-class Setup:
+class StepOptions:
     """How the step is run; the defaults are the recipe's, on a card of compute capability 7.5.
 
-    attention : ``"sdpa"`` (the memory-efficient kernel, the only fused one for fp32 below 8.0) or ``"eager"``.
-    optimizer : ``"adam"`` or ``"adamw"``. implementation : ``"fused"``, ``"foreach"`` or ``"single"``.
-    precision : ``"fp32"`` or ``"fp16"`` (autocast). micro_batch_size : rows whose gradients are accumulated.
+    attention : ``"sdpa"`` is the memory-efficient kernel, the only fused one for fp32 below 8.0.
+    precision : ``"fp16"`` is autocast. micro_batch_size : rows whose gradients are accumulated, None for all.
     checkpointing : recompute each layer in the backward pass. mask : whether the batch has padding.
-    keep_gradients : ``zero_grad(set_to_none=False)``, PyTorch's default before 2.0.
-    era : ``"now"``, or ``"torch<1.11"``, whose softmax also saved its input and which had its cuBLAS
-    workspaces outside the allocator. capability : decides the size of those workspaces.
+    capability : decides the size of cuBLAS' workspaces. A value out of range is a ValueError with its name.
     """
 
-    attention: str = "sdpa"
-    optimizer: str = "adam"
-    implementation: str = "fused"
-    precision: str = "fp32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    optimizer: Literal["adam", "adamw"] = "adam"
+    implementation: Literal["fused", "foreach", "single"] = "fused"
+    precision: Literal["fp32", "fp16"] = "fp32"
     micro_batch_size: int | None = None
     checkpointing: bool = False
     mask: bool = True
-    keep_gradients: bool = False
-    era: str = "now"
     capability: tuple[int, int] = (7, 5)
 
     def __post_init__(self):
-        allowed = dict(attention=("sdpa", "eager"), optimizer=("adam", "adamw"), implementation=("fused", "foreach", "single"),
-                       precision=("fp32", "fp16"), era=("now", "torch<1.11"))
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"Setup.{name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}.")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"Setup.micro_batch_size is {self.micro_batch_size}; it must be at least 1, or None.")
+        for name, kind in get_type_hints(type(self)).items():
+            allowed, value = get_args(kind), getattr(self, name)
+            if get_origin(kind) is Literal and value not in allowed:
+                raise InvalidValue(
+                    f"StepOptions.{name} is {value!r}; it must be one of {', '.join(allowed)}."
+                )
+        rows = self.micro_batch_size
+        if rows is not None and rows < 1:
+            raise InvalidValue(f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None.")
+
+    @property
+    def limits(self) -> list[list[int]]:
+        """`micro_batch_size` as `forward_backward` takes it: from one token on, parts of so many rows."""
+        return [[1, self.micro_batch_size]] if self.micro_batch_size else []
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
-    """What happened, in order: (allocation, True) when it was made, (allocation, False) when it was released."""
+    """What happened, in order: (allocation, True) where it was made, (allocation, False) where released."""
 
-    events: list[tuple[Allocation, bool]] = field(default_factory=list)
+    events: list[tuple[Allocation, bool]]
 
     def peak(self) -> tuple[int, int]:
-        """Bytes of the tensors that live together at most, without any rounding, and the index of that event."""
-        live = best = place = 0
-        for i, (allocation, made) in enumerate(self.events):
-            live += allocation.size if made else -allocation.size
-            if live > best:
-                best, place = live, i
-        return best, place
+        """Bytes of the tensors that live together at most, without rounding, and the index of that event."""
+        live = accumulate(a.size if made else -a.size for a, made in self.events)
+        return max((size, i) for i, size in enumerate(live))  # of equal ones the last: a steady step's
 
 
-def trace_steps(config, shapes, setup: Setup = Setup()) -> Trace:
+def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     """Trace one training step for each (rows, tokens) of `shapes`, from the first one on.
 
     Optimizer state appears in the first step and its traces in the allocator only later: give at least
-    three shapes to see a steady step.
+    `TRACED_STEPS` shapes to see a steady step. The last traces are kept: asking again costs no time.
 
     Parameters
     ----------
-    config : a transformers configuration, a Hub id or a folder; weights are neither needed nor read.
+    config : as for `config_for`; weights are neither needed nor read.
 
     Raises
     ------
@@ -84,28 +91,82 @@ def trace_steps(config, shapes, setup: Setup = Setup()) -> Trace:
         For no shapes, a shape without rows, a length that the model has no positions for, or a model
         that is no sequence classifier.
     """
-    return _trace(config, shapes, setup, Recorder.train)
+    config, shapes = config_for(config), tuple(map(tuple, shapes))
+    if not shapes:
+        raise InvalidValue("The list of batch shapes is empty; give at least one (rows, tokens).")
+    positions = getattr(config, "max_position_embeddings", None)
+    for rows, length in shapes:
+        if rows < 1 or length < 1 or positions and length > positions:
+            raise InvalidValue(
+                f"A batch of {rows} rows x {length} tokens: rows must be at least 1, tokens from 1 to "
+                f"{positions} (the model's positions)."
+            )
+    return _trace(json.dumps(config.to_dict(), default=str), shapes, options)
 
 
-def trace_inference(config, shapes, setup: Setup = Setup()) -> Trace:
-    """Trace one forward pass without gradients for each shape, as evaluation runs it. Arguments as for `trace_steps`."""
-    return _trace(config, shapes, setup, Recorder.infer)
+@functools.lru_cache(maxsize=64)
+def _trace(description: str, shapes: tuple, options: StepOptions) -> Trace:
+    from transformers import AutoConfig
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.for_model(**json.loads(description))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, no_init_weights():
+        model = new_model(config, options)
+    recorder = Recorder(model, options)
+    with mode, on_cuda.patched(model, options):
+        recorder.record(shapes)
+    return Trace(recorder.events)
 
 
-def _trace(config, shapes, setup: Setup, run) -> Trace:
-    config, shapes = sequence_classifier_config(config), list(shapes)
-    _check(config, shapes)
-    mode, model = _fake_model(type(config).model_type, json.dumps(config.to_dict(), sort_keys=True, default=str))
-    recorder = Recorder(model, setup)
-    model.config._attn_implementation = cuda_kernels.attention_name(setup)
-    with mode, cuda_kernels.patched(setup), _checkpointing(model, setup.checkpointing), recorder.watching():
-        recorder.load()
-        run(recorder, shapes)
-    return Trace(fuse_in_place(recorder.events))
+def new_model(config, options: StepOptions):
+    """A new fp32 model with the attention and the checkpointing of the options."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(config)  # transformers would write into it
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model.config._attn_implementation = options.attention
+    if options.checkpointing:
+        # transformers 5 renamed gradient checkpointing to activation checkpointing
+        new = getattr(model, "activation_checkpointing_enable", None)
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False, "preserve_rng_state": False})
+    return model
 
 
-def sequence_classifier_config(config):
-    """A configuration from a configuration, a Hub id or a folder.
+class TraceFamily:
+    """Traces for any number of rows of one length, from two that were really made.
+
+    For one length every storage has a size of the form a + b x rows, and the order of events does not
+    depend on the rows; so two traces give all others. A test holds this against traces of their own.
+    Arguments and errors as for `trace_steps`.
+    """
+
+    def __init__(self, config, length: int, options: StepOptions = StepOptions()):
+        shapes = [[(rows, length)] * TRACED_STEPS for rows in (2, 4)]
+        self.two, self.four = (trace_steps(config, shape, options).events for shape in shapes)
+        if [(a.op, made) for a, made in self.two] != [(a.op, made) for a, made in self.four]:
+            raise RuntimeError(f"the order of allocations changes with the number of rows at length {length}")
+
+    def trace(self, rows: int) -> Trace:
+        """The trace of batches of so many rows, at least 1."""
+        if rows < 1:
+            raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
+        scaled, events = {}, []
+        for (two, made), (four, _) in zip(self.two, self.four):
+            if made:
+                size = two.size + (four.size - two.size) * (rows - 2) // 2
+                scaled[two] = replace(two, size=max(size, 1))
+            events.append((scaled[two], made))
+        return Trace(events)
+
+
+def config_for(model=HUB_MODEL):
+    """The configuration of a sequence classifier, by default of the recipe's: DistilBERT with four classes.
+
+    Parameters
+    ----------
+    model : a Hub id, a folder or ``"mini"``, as a `Recipe` names its model, or a transformers configuration,
+        which comes back as it is. The Hub is asked only for another id than the recipe's own.
 
     Raises
     ------
@@ -114,49 +175,21 @@ def sequence_classifier_config(config):
     FileNotFoundError, HubUnreachable
         When the folder or the Hub has no such model.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        DistilBertConfig,
+        PretrainedConfig,
+    )
 
-    if not isinstance(config, PretrainedConfig):
-        config = pretrained(AutoConfig, str(config))
+    if model == HUB_MODEL:
+        return DistilBertConfig(num_labels=4)
+    if model == "mini":
+        return mini_config(num_labels=4)
+    config = model if isinstance(model, PretrainedConfig) else pretrained(AutoConfig, str(model))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
-        raise ValueError(f"{type(config).__name__} has no sequence classifier in transformers; give a model such as "
-                         "distilbert-base-uncased.")
+        raise InvalidValue(
+            f"{type(config).__name__} has no sequence classifier in transformers; give a model such as "
+            "distilbert-base-uncased."
+        )
     return config
-
-
-def _check(config, shapes) -> None:
-    if not shapes:
-        raise ValueError("The list of batch shapes is empty; give at least one (rows, tokens).")
-    positions = getattr(config, "max_position_embeddings", None)
-    for rows, length in shapes:
-        if rows < 1 or length < 1 or positions and length > positions:
-            raise ValueError(f"A batch of {rows} rows x {length} tokens: rows must be at least 1, tokens from 1 to "
-                             f"{positions} (the model's positions).")
-
-
-@functools.lru_cache(maxsize=4)
-def _fake_model(model_type: str, description: str):
-    """A model without storage, and the mode that its tensors belong to."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.initialization import no_init_weights
-
-    fields = {name: value for name, value in json.loads(description).items() if name != "model_type"}
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, no_init_weights():
-        model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields), dtype=torch.float32)
-    return mode, model
-
-
-@contextmanager
-def _checkpointing(model, on: bool):
-    if not on:
-        yield
-        return
-    # transformers 5 renamed gradient checkpointing to activation checkpointing
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-    enable({"use_reentrant": False, "preserve_rng_state": False})
-    try:
-        yield
-    finally:
-        disable()
