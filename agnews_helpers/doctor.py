@@ -1,4 +1,5 @@
 """What this machine has of what the tutorial needs, and what to do about the rest: ``agnews doctor``."""
+
 import importlib
 import os
 import platform
@@ -9,18 +10,22 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from .hardware import this_card
-from .mini import MiniUnavailable, checked_file
+from .plumbing.mini import MiniUnavailable, checked_file
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
-STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")  # imported by the checks themselves
-INSTALL = 'pip install -c constraints.txt -e ".[offline]"'
-# GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 GB and three classifiers of 0.27 GB.
+# What the checks themselves import
+STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")
+INSTALL = 'Run: pip install -c constraints.txt -e ".[offline]"'
+# GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 and three classifiers of 0.27.
 DISK_GB = {"offline": 1.0, "laptop": 3.5, "full": 3.5}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement: what was found, and what to do where it is not met. ok None: worth knowing, nothing is wrong."""
+    """One requirement: what was found, and what to do where it is not met.
+
+    ok : whether it is met; None where it is worth knowing and nothing is wrong.
+    """
 
     name: str
     ok: bool | None
@@ -29,30 +34,32 @@ class Check:
 
     def __str__(self) -> str:
         mark = {True: "[OK]  ", False: "[FAIL]", None: "[note]"}[self.ok]
-        return f"{mark} {self.name:18} {self.found}" + (f"\n       {'':18} {self.remedy}" if self.remedy and self.ok is not True else "")
+        advice = "" if self.ok or not self.remedy else f"\n{'':26}{self.remedy}"
+        return f"{mark} {self.name:18} {self.found}{advice}"
 
 
 def cannot_load() -> list[Check]:
-    """The packages that the checks stand on and that are missing or broken: with one of these, ask no further."""
+    """The packages that the checks stand on and that are missing or broken: with one, ask no further."""
+    redistributable = "On Windows install Microsoft's Visual C++ Redistributable (x64), which PyTorch needs."
     checks = []
     for name in STAND_ON:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            checks.append(Check(name, False, f"cannot be imported: {error}", f"Run: {INSTALL}"))
+            checks.append(Check(name, False, f"cannot be imported: {error}", INSTALL))
         except OSError as error:  # a library of the system is missing; on Windows usually this one
-            checks.append(Check(name, False, f"is here and cannot be loaded: {error}",
-                                "On Windows install Microsoft's Visual C++ Redistributable (x64), which PyTorch needs."))
+            checks.append(Check(name, False, f"is here and cannot be loaded: {error}", redistributable))
     return checks
 
 
 def recipe_here() -> Recipe:
-    """The recipe that would run, also where it needs the Hub and the Hub does not answer: here that is a finding."""
+    """The recipe that would run, also where it needs the Hub and the Hub does not answer: a finding, here."""
     try:
         return Recipe.for_this_machine()
     except HubUnreachable:
         profile = os.environ["AGNEWS_PROFILE"]
-        return Recipe(**{**PROFILES[profile], **from_environment(os.environ), "profile": profile, "reason": "asked for by AGNEWS_PROFILE"})
+        values = {**PROFILES[profile], **from_environment(os.environ)}
+        return Recipe(profile, **values).because("asked for by AGNEWS_PROFILE")
 
 
 def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
@@ -61,7 +68,8 @@ def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
 
 
 def _python() -> Check:
-    return Check("Python", sys.version_info >= (3, 11), platform.python_version(), "Install Python 3.11 or newer; transformers 5 needs it.")
+    remedy = "Install Python 3.11 or newer; transformers 5 needs it."
+    return Check("Python", sys.version_info >= (3, 11), platform.python_version(), remedy)
 
 
 def _packages() -> list[Check]:
@@ -75,10 +83,10 @@ def _packages() -> list[Check]:
         try:
             found = version(needed.name)
         except PackageNotFoundError:
-            checks.append(Check(needed.name, False, "is not installed", f"Run: {INSTALL}"))
-            continue
-        ok = needed.specifier.contains(found, prereleases=True)
-        checks.append(Check(needed.name, ok, f"{found}, needed {needed.specifier}", f"Run: {INSTALL}"))
+            checks.append(Check(needed.name, False, "is not installed", INSTALL))
+        else:
+            ok = needed.specifier.contains(found, prereleases=True)
+            checks.append(Check(needed.name, ok, f"{found}, needed {needed.specifier}", INSTALL))
     return checks
 
 
@@ -91,56 +99,63 @@ def _kernel() -> Check:
         program = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
     except NoSuchKernel:
         return Check("Jupyter kernel", False, "there is no kernel python3", remedy)
-    here = not program.is_absolute() or program.parent == Path(sys.executable).parent  # a bare name means the Python that asks
-    return Check("Jupyter kernel", here, "python3 is this Python" if here else f"python3 is another Python: {program}", remedy)
+    # A bare name means the Python that asks.
+    here = not program.is_absolute() or program.parent == Path(sys.executable).parent
+    found = "python3 is this Python" if here else f"python3 is another Python: {program}"
+    return Check("Jupyter kernel", here, found, remedy)
 
 
 def _cuda() -> list[Check]:
-    """The build of PyTorch against the driver, and the card against the build and against the memory budget."""
+    """The build of PyTorch against the driver, the card against the build and against the memory budget."""
     import torch
 
-    card, driver = this_card(), shutil.which("nvidia-smi")
+    card, cuda = this_card(), torch.version.cuda
     if card is None:
-        if driver is None:
-            return [Check("graphics card", None, "no NVIDIA driver; training runs on the CPU, in the small profiles")]
-        if torch.version.cuda is None:
-            return [Check("CUDA", False, "an NVIDIA driver is here, and this PyTorch was built without CUDA",
-                          "Install the CUDA build: https://pytorch.org/get-started/locally/")]
-        return [Check("CUDA", False, f"this PyTorch was built for CUDA {torch.version.cuda}, and the driver does not run it",
-                      "Update the NVIDIA driver; nvidia-smi says which CUDA it runs.")]
-    built, wanted = torch.cuda.get_arch_list(), "sm_{}{}".format(*card.capability)
-    return [Check("CUDA", True, f"{torch.version.cuda}, {card.name}"),
-            Check("compute capability", _runs_on(card.capability, built), f"{wanted}; this PyTorch has {', '.join(built)}", "Install a PyTorch that was built for this card."),
-            _vram()]
+        if shutil.which("nvidia-smi") is None:
+            found = "no NVIDIA driver; training runs on the CPU, in the small profiles"
+            return [Check("graphics card", None, found)]
+        if cuda is None:
+            found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
+            remedy = "Install the CUDA build: https://pytorch.org/get-started/locally/"
+        else:
+            found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
+            remedy = "Update the NVIDIA driver; nvidia-smi says which CUDA it runs."
+        return [Check("CUDA", False, found, remedy)]
+    built = torch.cuda.get_arch_list()
+    found = "sm_{}{}; this PyTorch has {}".format(*card.capability, ", ".join(built))
+    remedy = "Install a PyTorch that was built for this card."
+    capability = Check("compute capability", _runs_on(card.capability, built), found, remedy)
+    return [Check("CUDA", True, f"{cuda}, {card.name}"), capability, _vram()]
 
 
 def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether a card runs one of the architectures: ``sm_75`` is code for 7.5 to 7.9, ``compute_75`` for 7.5 and all later."""
+    """Whether a card runs one of the architectures.
+
+    ``sm_75`` is code for 7.5 to 7.9, ``compute_75`` for 7.5 and all later; ``sm_90a`` counts as 9.0.
+    """
     wanted = 10 * capability[0] + capability[1]
-    for arch in built:
-        kind, _, number = arch.partition("_")
-        number = int(number.rstrip("af"))  # sm_90a
-        if number <= wanted and (kind == "compute" or number // 10 == capability[0]):
-            return True
-    return False
+    codes = [(kind, int(number.rstrip("af"))) for kind, _, number in (arch.partition("_") for arch in built)]
+    return any(code <= wanted and (kind == "compute" or code // 10 == capability[0]) for kind, code in codes)
 
 
 def _vram() -> Check:
     """Free memory against what a step of the recipe needs with the longest row of AG News."""
     import torch
-    from transformers import DistilBertConfig
 
     from .vram.budget import step_budget
+    from .vram.trace import config_for
 
     free = torch.cuda.mem_get_info()[0] / 2**20
-    needed = step_budget(DistilBertConfig(num_labels=4), 8, 358).reserved
-    return Check("free VRAM", free >= needed, f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)",
-                 "Close what else uses the card (nvidia-smi lists it), and restart the kernels of other notebooks.")
+    needed = step_budget(config_for(), 8, 358).reserved
+    found = f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
+    remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
+    return Check("free VRAM", free >= needed, found, remedy)
 
 
 def _disk(recipe: Recipe, folder: Path) -> Check:
     free, needed = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile]
-    return Check("disk", free >= needed, f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {needed:g}", "Make room, or run this on another disk.")
+    found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {needed:g}"
+    return Check("disk", free >= needed, found, "Make room, or run this on another disk.")
 
 
 def _hub(recipe: Recipe) -> Check:
@@ -154,5 +169,6 @@ def _mini(recipe: Recipe) -> Check:
     try:
         checked_file("model.safetensors"), checked_file("vocab.txt")
     except MiniUnavailable as error:
-        return Check("offline model", False if recipe.model == "mini" else None, "is not here, or damaged", str(error))
+        ok = False if recipe.model == "mini" else None  # nothing is wrong where it is not asked for
+        return Check("offline model", ok, "is not here, or damaged", str(error))
     return Check("offline model", True, "is here, and its SHA-256 is right")

@@ -1,10 +1,11 @@
 """Run the notebooks top to bottom and keep them as .ipynb and .html: what ``make run`` does."""
+
 import json
-import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-from .checkpoints import run_facts
+from .model import run_facts
 from .recipe import Recipe
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -18,7 +19,8 @@ def run_notebooks(source: Path, target: Path) -> dict:
     Returns
     -------
     dict
-        ``notebooks`` (name, ok, seconds), ``profile``, ``minutes``, and ``accuracy`` where notebook 04 got that far.
+        ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and where notebook 04 got that far
+        ``rows`` and ``accuracy``.
 
     Raises
     ------
@@ -27,26 +29,29 @@ def run_notebooks(source: Path, target: Path) -> dict:
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
     if not notebooks:
-        raise FileNotFoundError(f"{source} holds no numbered notebook. Run this from the project's folder, or give --source.")
+        advice = "Run this from the project's folder, or give --source."
+        raise FileNotFoundError(f"{source} holds no numbered notebook. {advice}")
     recipe = Recipe.for_this_machine()
     print(recipe.describe(), flush=True)
     target.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target / "runs", ignore_errors=True)  # 04 trains anew, so that the summary is of this run
+    runs, aside = target / "runs", target / f"runs-until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
+    if runs.exists():  # 04 trains anew, so that the summary is of this run; an earlier one is not lost
+        print(f"What is in {runs} from earlier is kept as {runs.rename(aside)}.", flush=True)
     results, started = [], time.perf_counter()
     for number, path in enumerate(notebooks, 1):
         print(f"[{number}/{len(notebooks)}] {path.stem:24}", end=" ", flush=True)
         begun = time.perf_counter()
         error = _execute(path, target)
         seconds = time.perf_counter() - begun
-        print(f"{'FAILED' if error else 'ok':6} {seconds:5.0f} s", flush=True)
-        if error:
-            print(error, flush=True)
+        reason = f"\n{error}" if error else ""
+        print(f"{'FAILED' if error else 'ok':6} {seconds:5.0f} s{reason}", flush=True)
         results.append({"name": path.stem, "ok": error is None, "seconds": round(seconds, 1)})
-    figures = {"profile": recipe.profile, "minutes": round((time.perf_counter() - started) / 60, 2), "notebooks": results}
-    folder = target / "runs" / "agnews"
-    if (folder / "test_report.json").is_file():
-        test = json.loads((folder / "test_report.json").read_text(encoding="utf-8"))
-        figures |= {"rows": run_facts(folder).get("rows"), "accuracy": test["accuracy"]}
+    minutes = round((time.perf_counter() - started) / 60, 2)
+    figures = {"profile": recipe.profile, "minutes": minutes, "notebooks": results}
+    report = runs / "agnews" / "test_report.json"
+    if report.is_file():
+        accuracy = json.loads(report.read_text(encoding="utf-8"))["accuracy"]
+        figures |= {"rows": run_facts(report.parent).get("rows"), "accuracy": accuracy}
     _summarise(figures, recipe, target)
     return figures
 
@@ -54,15 +59,14 @@ def run_notebooks(source: Path, target: Path) -> dict:
 def _execute(path: Path, target: Path) -> str | None:
     """Run one notebook in `target`'s folder, write .ipynb and .html; the error as text, or None."""
     import nbformat
-    from nbclient import NotebookClient
+    from nbclient import execute
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbconvert import HTMLExporter
 
     notebook, error = nbformat.read(path, as_version=4), None
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(target)}},
-                            extra_arguments=["--log-level=ERROR"])  # else each kernel warns into our progress lines
+    quiet = ["--log-level=ERROR"]  # else each kernel warns into our progress lines
     try:
-        client.execute()
+        execute(notebook, cwd=str(target), timeout=None, kernel_name="python3", extra_arguments=quiet)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = str(failure)
     nbformat.write(notebook, target / path.name)
@@ -80,10 +84,7 @@ def _summarise(figures: dict, recipe: Recipe, target: Path) -> None:
     if "accuracy" in figures:
         accuracy = f"{figures['accuracy']:.1%} on the test rows"
         rows = ", ".join(f"{count:,} {split}" for split, count in (figures["rows"] or {}).items())
-    print(f"\nprofile    {recipe.profile} ({recipe.reason})\n"
-          f"rows       {rows}\n"
-          f"accuracy   {accuracy}\n"
-          f"time       {figures['minutes']:.1f} minutes\n"
-          f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html\n"
-          f"classifier {target / 'runs' / 'agnews'}\n"
-          + (f"FAILED     {', '.join(failed)}" if failed else "all notebooks ran to the end"), flush=True)
+    end = f"FAILED     {', '.join(failed)}" if failed else "all notebooks ran to the end"
+    print(f"\nprofile    {recipe.profile} ({recipe.reason})\nrows       {rows}\naccuracy   {accuracy}")
+    print(f"time       {figures['minutes']:.1f} minutes\nclassifier {target / 'runs' / 'agnews'}")
+    print(f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html\n{end}", flush=True)
