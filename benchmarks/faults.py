@@ -1,11 +1,14 @@
-"""What does a run survive? Hundreds of faults against small runs, each compared with the run that nothing disturbed.
+"""What does a run survive? Hundreds of faults against small runs, each compared with the run that nothing
+disturbed.
 
-    python benchmarks/faults.py            about ten minutes; prints a table, writes faults.json beside this file
-    python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
+    python benchmarks/faults.py            about twenty minutes; prints a table, writes faults.json beside
+    this file python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
 
-Processes are killed without warning, stopped by a signal, or meet a full disk at a random moment, and are started
-again until the run is done; bytes of checkpoints are flipped and files cut off; steps run out of memory.
+Processes are killed at every single file operation of a run in turn. Others are killed, stopped by a signal,
+or meet a full disk at a random moment, and are started again until the run is done; bytes of checkpoints are
+flipped and files cut off; steps run out of memory.
 """
+
 import argparse
 import errno
 import json
@@ -14,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,23 +26,38 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from agnews_helpers import LABELS, Recipe, SaveError, load_agnews, load_model, tokenize, train
+from agnews_helpers import Recipe, SaveError, load_data, load_model, load_tokenizer, tokenize, train, training
 from agnews_helpers.batching import epoch_batches
-from agnews_helpers.checkpoints import Checkpoints, Progress, unfinished
-from agnews_helpers.mini import mini_tokenizer
-from agnews_helpers.session import Session
+from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
+from agnews_helpers.model import run_facts
+from agnews_helpers.plumbing import storage
 
-FAULTS = {"killed": 200, "SIGTERM or Ctrl-C": 50, "full disk": 50, "byte flipped": 100, "file cut off": 100, "out of memory": 100}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this is run as a script
+from tests.tiny import tiny_model_folder  # noqa: E402
+
+SWEEP = "killed at each file operation"
+FAULTS = {
+    SWEEP: None,
+    "killed": 200,
+    "signal": 50,
+    "full disk": 50,
+    "byte flipped": 100,
+    "file cut off": 100,
+    "out of memory": 100,
+}
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 SECONDS = 10  # a session that takes longer hangs
 
 
 @dataclass
 class Result:
-    """Of one kind of fault: how many were tried, after how many the run went on, and what was lost for good."""
+    """Of one kind of fault: how many were tried, after how many the run went on, and what was lost for
+    good."""
 
     fault: str
     tried: int = 0
@@ -46,37 +65,58 @@ class Result:
     runs: int = 0
     rows_lost: int = 0
     weights_different: int = 0
+    left_over: int = 0
+    intact_deleted: int = 0
     seconds_lost: float = 0.0
 
 
 class SmallRun:
-    """A real run, made small: 2 layers, 32 wide, dropout on, all rows of the sample, saved after every few steps."""
+    """A real run, made small: 2 layers, 32 wide, dropout on, all rows of the sample, saved after every few
+    steps."""
 
     def __init__(self, home: Path, train_rows: int | None = None, epochs: int = 3, minutes: float = 0.001):
-        self.home = home
+        self.home, self.minutes = home, minutes
         home.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        names = dict(id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
-        config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4, **names)
-        DistilBertForSequenceClassification(config).save_pretrained(home / "model")
-        mini_tokenizer().save_pretrained(home / "model")
-        self.recipe = Recipe(profile="offline", model=str(home / "model"), data="sample", train_rows=train_rows, epochs=epochs,
-                             learning_rate=1e-3, checkpoint_minutes=minutes)
-        tokens = tokenize(load_agnews(self.recipe), mini_tokenizer(), self.recipe)
+        model = str(tiny_model_folder(home / "model"))
+        self.recipe = Recipe(
+            profile="offline",
+            model=model,
+            data="sample",
+            train_rows=train_rows,
+            epochs=epochs,
+            learning_rate=1e-3,
+        )
+        tokens = tokenize(load_data(self.recipe), load_tokenizer(self.recipe), self.recipe)
         self.tokens = DatasetDict({name: tokens[name] for name in ("train", "validation")})
         self.tokens.save_to_disk(home / "tokens")
         started = time.perf_counter()
-        self.reference = train(load_model(self.recipe), self.tokens, self.recipe, home / "reference")
+        self.reference = train(
+            load_model(self.recipe), self.tokens, self.recipe, home / "reference", save_minutes=minutes
+        )
         self.seconds = time.perf_counter() - started
         self.steps = len(self.reference.steps)
 
     def judge(self, folder: Path, result: Result) -> None:
-        """Compare a finished run with the undisturbed one, to the last bit."""
+        """Compare a finished run with the undisturbed one, to the last bit, and look for what was left
+        behind."""
         result.runs += 1
         one, other = (load_file(place / "model.safetensors") for place in (folder, self.reference.folder))
         same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        result.weights_different += not (same and (folder / "steps.csv").read_bytes() == (self.reference.folder / "steps.csv").read_bytes())
+        steps = [(place / "steps.csv").read_bytes() for place in (folder, self.reference.folder)]
+        result.weights_different += not (same and steps[0] == steps[1])
         result.rows_lost += self.rows_lost(folder / "rows.log")
+        names = {path.name for path in self.reference.folder.iterdir()} | {"rows.log"}
+        extra = [
+            path
+            for path in folder.rglob("*")
+            if path.parent == folder and path.name not in names or storage.PARTIAL in path.name
+        ]
+        extra = [
+            path
+            for path in extra
+            if path.name != "checkpoints" or not all(storage.ASIDE in kept.name for kept in path.iterdir())
+        ]
+        result.left_over += len(extra)
 
     def rows_lost(self, log: Path) -> int:
         """Rows that a step should have had and did not, by what each step said when it was last taken."""
@@ -87,47 +127,166 @@ class SmallRun:
         lengths, lost, step = self.tokens["train"]["length"][:], 0, 0
         for epoch in range(1, self.recipe.epochs + 1):
             for batch in epoch_batches(lengths, self.recipe, epoch):
-                lost += len(set(map(str, batch)) - set(taken.get(step, [])))
                 step += 1
+                lost += len(set(map(str, batch)) - set(taken.get(step, [])))
         return lost
 
 
 @contextmanager
 def quiet():
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         yield
 
 
 @contextmanager
 def logged(folder: Path):
-    """Every step appends its number and its rows to ``rows.log``."""
-    step = Session.step
+    """Every step that was taken appends its number and its rows to ``rows.log``."""
+    progress = training.progress
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "rows.log", "a", buffering=1, encoding="utf-8") as log:
-        def tell(self, batch, numbers):
-            loss = step(self, batch, numbers)
-            log.write(f"{len(self.progress.losses)} {' '.join(map(str, numbers))}\n")
-            return loss
 
-        Session.step = tell
+        def telling(state, *arguments):
+            for rows, batch in progress(state, *arguments):
+                yield rows, batch
+                log.write(f"{len(state.losses)} {' '.join(map(str, rows))}\n")
+
+        training.progress = telling
         try:
             yield
         finally:
-            Session.step = step
+            training.progress = progress
 
 
-def session(recipe: Recipe, home: Path, folder: Path, ready, room: int | None = None) -> None:
-    """In a process of its own: train until done or until the fault. `room`: flushes to the disk before it is full."""
+def session(run, folder: Path, ready, room: int | None = None, operation: int | None = None) -> None:
+    """In a process of its own: train until done or until the fault.
+
+    room : flushes to the disk before it is full. operation : on a file, before which the process is killed; 0
+        counts.
+    """
+    recipe, home, minutes = run
     with quiet():
         tokens, model = load_from_disk(home / "tokens"), load_model(recipe)
     if room is not None:
         _fill_disk(room)
+    if operation is not None:
+        minutes, asked = 60.0, iter(range(1, 10**6))
+        RunFolder.due = property(lambda _: next(asked) in (3, 8))
     with quiet(), logged(folder):
         ready.set()
+        counted = [0] if operation is None else _kill_before(operation, folder.resolve())
         try:
-            train(model, tokens, recipe, folder)
+            train(model, tokens, recipe, folder, save_minutes=minutes)
         except SaveError:
             os._exit(28)
+    if operation == 0:
+        (home / "operations").write_text(str(counted[0]), encoding="utf-8")
+
+
+def _kill_before(operation: int, folder: Path) -> list[int]:
+    """Count what is done to files of a folder from now on, and end the process before one of these
+    operations."""
+    counted, place = [0], str(folder)
+    names = {
+        "os.rename",
+        "os.remove",
+        "os.mkdir",
+        "os.rmdir",
+        "os.link",
+        "os.chmod",
+        "shutil.rmtree",
+        "shutil.copyfile",
+    }
+    sync = os.fsync
+
+    def count():
+        counted[0] += 1
+        if counted[0] == operation:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def watch(event, arguments):
+        if event == "open":
+            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and str(arguments[0]).startswith(place) and not str(arguments[0]).endswith("rows.log"):
+                count()
+        elif event in names:
+            count()
+
+    def fsync(handle):
+        count()
+        sync(handle)
+
+    os.fsync = fsync
+    sys.addaudithook(watch)
+    return counted
+
+
+def sweep(run: SmallRun, every: int = 1) -> Result:
+    """Kill a run before each (or each so-many-th) of its operations on files, look at what there is, and let
+    it end."""
+    result, context, before = Result(SWEEP), _processes(), 0
+    _session(context, run, run.home / "counted", operation=0)
+    operations = int((run.home / "operations").read_text(encoding="utf-8"))
+    for operation in range(1, operations + 1, every):
+        folder, started = run.home / f"operation-{operation}", time.perf_counter()
+        _session(context, run, folder, operation=operation)
+        result.tried += 1
+        intact = _intact_steps(folder)
+        result.intact_deleted += intact < before
+        before = intact
+        _session(context, run, folder)
+        result.survived += _finished(folder)
+        result.seconds_lost += time.perf_counter() - started - run.seconds
+        run.judge(folder, result)
+        shutil.rmtree(folder)
+    return result
+
+
+def _finished(folder: Path) -> bool:
+    return folder.exists() and bool(run_facts(folder).get("finished"))
+
+
+def _intact_steps(folder: Path) -> int:
+    """Steps of the newest checkpoint that is whole; all of them once the run is finished and whole."""
+    facts = run_facts(folder) if folder.exists() else {}
+    if facts.get("finished") and all(
+        storage.has(folder / name, wanted) for name, wanted in facts["files"].items()
+    ):
+        return facts["steps"]
+    whole = [path for path in checkpoints_in(folder) if not storage.damaged_files(path)]
+    return storage.read_json(whole[0] / "progress.json")["state"]["losses"] if whole else 0
+
+
+def _processes():
+    """Processes that start quickly: forked from one that has only imported, where the system can."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        preload = [
+            "agnews_helpers.training",
+            "transformers.models.distilbert.modeling_distilbert",
+            "accelerate",
+            __name__,
+        ]
+        context.set_forkserver_preload(preload)
+    return context
+
+
+def _session(context, run: SmallRun, folder: Path, strike=None, **fault) -> None:
+    """One process to its end; `strike` is called with it once it trains."""
+    ready = context.Event()
+    child = context.Process(
+        target=session, args=((run.recipe, run.home, run.minutes), folder, ready), kwargs=fault
+    )
+    child.start()
+    assert ready.wait(60), "the session does not start"
+    if strike:
+        strike(child)
+    child.join(SECONDS + 10 * run.seconds)
+    assert not child.is_alive(), "the session hangs"
 
 
 def _fill_disk(room: int) -> None:
@@ -142,43 +301,44 @@ def _fill_disk(room: int) -> None:
 
 
 def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
-    """Runs in processes that are killed, stopped, or meet a full disk at a random moment, until `wanted` were."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["agnews_helpers.training", "transformers.models.distilbert.modeling_distilbert", "accelerate", __name__])
-    result, number = Result(kind), 0
+    """Runs in processes that are killed, stopped, or meet a full disk at a random moment, until `wanted`
+    were."""
+
+    def strike(child):
+        child.join(chance.uniform(0, 0.6 * run.seconds))
+        number = getattr(signal, "SIGKILL", signal.SIGTERM) if kind == "killed" else chance.choice(SIGNALS)
+        if child.is_alive():
+            os.kill(child.pid, number)
+
+    result, context, number = Result(kind), _processes(), 0
     while result.tried < wanted:
-        folder, number, started, before = run.home / f"{kind.split()[0]}-{number}", number + 1, time.perf_counter(), result.tried
-        while not (folder / "steps.csv").exists():
-            ready, disturb = context.Event(), result.tried < wanted
-            room = chance.randrange(30) if disturb and kind == "full disk" else None
-            child = context.Process(target=session, args=(run.recipe, run.home, folder, ready, room))
-            child.start()
-            assert ready.wait(60), "the session does not start"
-            if disturb and room is None:
-                child.join(chance.uniform(0, 0.6 * run.seconds))
-                if child.is_alive():
-                    _strike(child.pid, kind, chance)
-            child.join(SECONDS + 10 * run.seconds)
-            assert not child.is_alive(), "the session hangs"
-            finished = (folder / "steps.csv").exists()
-            if not finished:
-                assert disturb, f"a run that nothing disturbed ended with {child.exitcode}"
+        folder, number, started, before = (
+            run.home / f"{kind.split()[0]}-{number}",
+            number + 1,
+            time.perf_counter(),
+            result.tried,
+        )
+        intact = 0
+        while not _finished(folder):
+            disturb = result.tried < wanted
+            full = disturb and kind == "full disk"
+            _session(
+                context,
+                run,
+                folder,
+                strike if disturb and not full else None,
+                room=chance.randrange(60) if full else None,
+            )
+            if not _finished(folder):
+                assert disturb, "a run that nothing disturbed did not end"
                 result.tried += 1
+            result.intact_deleted += _intact_steps(folder) < intact
+            intact = _intact_steps(folder)
         result.survived += result.tried - before
         result.seconds_lost += time.perf_counter() - started - run.seconds
         run.judge(folder, result)
         shutil.rmtree(folder)
     return result
-
-
-def _strike(pid: int, kind: str, chance: random.Random) -> None:
-    kill = getattr(signal, "SIGKILL", signal.SIGTERM)
-    try:
-        os.kill(pid, kill if kind == "killed" else chance.choice([signal.SIGTERM, signal.SIGINT]))
-    except ProcessLookupError:
-        pass  # it was done a moment ago
 
 
 def damaged(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
@@ -187,13 +347,17 @@ def damaged(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Res
     for number in range(wanted):
         folder = run.home / f"damaged-{number}"
         with quiet(), logged(folder):
-            train(load_model(run.recipe), run.tokens, run.recipe, folder, steps=chance.randrange(2, run.steps))
-            path = chance.choice([path for path in sorted((folder / "checkpoints").rglob("*")) if path.is_file()])
+            train(
+                load_model(run.recipe), run.tokens, run.recipe, folder, steps=chance.randrange(2, run.steps)
+            )
+            path = chance.choice(
+                [path for path in sorted((folder / "checkpoints").rglob("*")) if path.is_file()]
+            )
             _damage(path, kind, chance)
             started = time.perf_counter()
             result.tried += 1
             train(load_model(run.recipe), run.tokens, run.recipe, folder)
-        result.survived += not unfinished(folder)
+        result.survived += _finished(folder)
         result.seconds_lost += time.perf_counter() - started
         run.judge(folder, result)
         shutil.rmtree(folder)
@@ -205,16 +369,19 @@ def _damage(path: Path, kind: str, chance: random.Random) -> None:
     if kind == "byte flipped":
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     else:
-        data = data[:chance.randrange(len(data))]
+        data = data[: chance.randrange(len(data))]
     path.unlink()  # it may be linked to the classifier's own file, which is not what is damaged here
     path.write_bytes(data)
 
 
 def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
-    """Steps that run out of memory at random. Without dropout, whose masks depend on the parts; weights within 1e-6.
+    """Steps that run out of memory at random. Without dropout, whose masks depend on the parts; weights
+    within 1e-6.
 
-    In float64: a sum of parts rounds differently, and where a gradient is nearly nothing, Adam makes much of that.
+    In float64: a sum of parts rounds differently, and where a gradient is nearly nothing, Adam makes much of
+    that.
     """
+
     def without_dropout():
         model = load_model(run.recipe).double()
         for layer in model.modules():
@@ -227,59 +394,78 @@ def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
     with quiet():
         never = train(without_dropout(), run.tokens, run.recipe, run.home / "never").model.state_dict()
     while result.tried < wanted:
-        model, failures, folder = without_dropout(), 0, run.home / f"memory-{number}"
-        forward = model.forward
-
-        def fails(**batch):
-            nonlocal failures
-            if model.training and len(batch["labels"]) > 1 and chance.random() < 0.1:
-                failures += 1
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return forward(**batch)
-
-        model.forward = fails
+        model, folder = without_dropout(), run.home / f"memory-{number}"
+        failed = _fails_at_random(model, chance)
         with quiet(), logged(folder):
             done = train(model, run.tokens, run.recipe, folder)
-        result.tried, number, result.runs = result.tried + failures, number + 1, result.runs + 1
-        result.survived += failures * done.finished
-        result.weights_different += any((weight - never[name]).abs().max() > 1e-6 for name, weight in done.model.state_dict().items())
+        result.tried, number, result.runs = result.tried + len(failed), number + 1, result.runs + 1
+        result.survived += len(failed) * done.finished
+        result.weights_different += any(
+            (weight - never[name]).abs().max() > 1e-6 for name, weight in done.model.state_dict().items()
+        )
         result.rows_lost += run.rows_lost(folder / "rows.log")
         shutil.rmtree(folder)
     return result
 
 
+def _fails_at_random(model, chance: random.Random) -> list[int]:
+    """Let the model run out of memory with a tenth of all batches of more than one row; how many rows they
+    had."""
+    forward, failed = model.forward, []
+
+    def fails(**batch):
+        rows = len(batch["input_ids"])
+        if model.training and rows > 1 and chance.random() < 0.1:
+            failed.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(**batch)
+
+    model.forward = fails
+    return failed
+
+
 def cost_of_saving(home: Path) -> dict:
-    """Seconds for a checkpoint of the true size (66,956,548 parameters), and its share of the default interval."""
-    recipe = Recipe()
+    """Seconds for a checkpoint of the true size (66,956,548 parameters), and its share of the default
+    interval."""
+    recipe, accelerator = Recipe(), Accelerator(cpu=True)
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=4))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    store, seconds = Checkpoints(home / "cost", {}), []
-    for step in range(5):
-        started = time.perf_counter()
-        store.save(model, optimizer, None, Progress(losses=[0.0] * step))
-        seconds.append(time.perf_counter() - started)
-    size = sum(path.stat().st_size for path in store.steps()[0].iterdir())
-    return {"mebibytes": round(size / 2**20), "seconds": [round(value, 2) for value in seconds],
-            "share_of_interval": max(seconds) / (60 * recipe.checkpoint_minutes)}
+    rows = DatasetDict.load_from_disk(home / "long" / "tokens")
+    with RunFolder(home / "cost", model, rows, recipe, accelerator) as folder:
+        seconds = []
+        for step in range(5):
+            started = time.perf_counter()
+            folder.save(model, optimizer, State(8, 8, 4, losses=[0.0] * step))
+            seconds.append(time.perf_counter() - started)
+        size = sum(path.stat().st_size for path in folder.newest.iterdir())
+        share = max(seconds) / (60 * folder.minutes)
+    return {
+        "mebibytes": round(size / 2**20),
+        "seconds": [round(value, 2) for value in seconds],
+        "share_of_interval": share,
+    }
 
 
 def campaign(share: float, home: Path, seed: int = 0, only: str | None = None) -> list[Result]:
     """All kinds of faults, or one, `share` of the numbers in `FAULTS`."""
-    counts = {kind: max(1, round(share * count)) for kind, count in FAULTS.items() if only in (None, kind)}
     with quiet():
-        long, short = SmallRun(home / "long"), SmallRun(home / "short", train_rows=44)
+        long, short = SmallRun(home / "long"), SmallRun(home / "short", train_rows=44, epochs=2)
     results = []
-    for kind, count in counts.items():
-        chance = random.Random(f"{seed} {kind}")
-        if kind in ("byte flipped", "file cut off"):
-            results.append(damaged(short, kind, count, chance))
+    for kind, count in FAULTS.items():
+        if only not in (None, kind):
+            continue
+        chance, wanted = random.Random(f"{seed} {kind}"), max(1, round(share * (count or 0)))
+        if kind == SWEEP:
+            results.append(sweep(short, every=max(1, round(1 / share))))
+        elif kind in ("byte flipped", "file cut off"):
+            results.append(damaged(short, kind, wanted, chance))
         elif kind == "out of memory":
-            results.append(out_of_memory(short, count, chance))
+            results.append(out_of_memory(short, wanted, chance))
         else:
-            results.append(disturbed(long, kind, count, chance))
+            results.append(disturbed(long, kind, wanted, chance))
         print(results[-1], flush=True)
     return results
 
@@ -299,12 +485,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         found = table(campaign(options.share, Path(home), options.seed, options.only))
         cost = cost_of_saving(Path(home))
-    print(f"\n{found.to_string()}\n\nA checkpoint of the true size: {cost['mebibytes']} MiB in {max(cost['seconds']):.1f} s at most, "
-          f"{cost['share_of_interval']:.2%} of the default interval.")
+    print(
+        f"\n{found.to_string()}\n\nA checkpoint of the true size: {cost['mebibytes']} MiB in "
+        f"{max(cost['seconds']):.1f} s at most, "
+        f"{cost['share_of_interval']:.2%} of the default interval."
+    )
     if options.share == 1:
         path, lines = Path(__file__).with_suffix(".json"), found.reset_index().to_dict("records")
         if options.only:
-            lines = [lines[0] if line["fault"] == options.only else line for line in json.loads(path.read_text(encoding="utf-8"))["faults"]]
+            lines = [
+                lines[0] if line["fault"] == options.only else line
+                for line in json.loads(path.read_text(encoding="utf-8"))["faults"]
+            ]
         path.write_text(json.dumps({"faults": lines, "cost_of_saving": cost}, indent=2), encoding="utf-8")
 
 

@@ -1,11 +1,14 @@
-"""How fast is the training loop, beside what a reader would use instead, and beside what the processor can do?
+"""How fast is the training loop, beside what a reader would use instead, and beside what the processor can
+do?
 
-    python benchmarks/throughput.py            about 20 minutes on two cores; prints tables, writes throughput.json and .png
-    AGNEWS_DATA=folder python benchmarks/throughput.py        on rows of AG News itself
+    python benchmarks/throughput.py            about 20 minutes on two cores; prints tables, writes
+    throughput.json and .png AGNEWS_DATA=folder python benchmarks/throughput.py        on rows of AG News
+    itself
 
-Every contender trains the same model on the same rows in a process of its own, in turn, several times; ratios are of
-the same round, because a laptop's speed is not the same from one minute to the next.
+Every contender trains the same model on the same rows in a process of its own, in turn, several times; ratios
+are of the same round, because a laptop's speed is not the same from one minute to the next.
 """
+
 import argparse
 import json
 import os
@@ -23,32 +26,31 @@ CONTENDERS = {
     "letter": "the recipe to the letter: all rows padded to 512, plain Adam",
     "trainer": "transformers.Trainer, dynamic padding",
     "grouped": "transformers.Trainer, group_by_length",
-    "ours": "train()"}
+    "ours": "train()",
+}
 LETTER_ROWS = 32  # it takes a hundred times as long for a row: fewer of them
 
 
-def newsletter(rows: int, stock: bool = False):
-    """Recipe, tokenized rows and model, the same for all. More rows than there are come round again.
-
-    `stock`: the model as `transformers` makes it, without what `load_model` changes for a CPU.
-    """
+def newsletter(rows: int):
+    """Recipe, tokenized rows and model, the same for all. More rows than there are come round again."""
     from datasets import concatenate_datasets
 
-    from agnews_helpers import load_agnews, load_model, load_tokenizer, tokenize
-    from agnews_helpers.mini import mini_model
+    from agnews_helpers import load_data, load_model, load_tokenizer, tokenize
 
     recipe = _recipe()
-    tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
+    tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
     train = tokens["train"]
     train = concatenate_datasets([train] * -(-rows // len(train))).select(range(rows))
     tokens["train"], tokens["validation"] = train, tokens["validation"].select(range(16))
-    return recipe, tokens, mini_model(num_labels=4) if stock else load_model(recipe)
+    return recipe, tokens, load_model(recipe)
 
 
 def _recipe():
     from agnews_helpers import Recipe
 
-    return Recipe.for_this_machine(model="mini", data=os.environ.get("AGNEWS_DATA", "sample"), profile="offline", epochs=1)
+    return Recipe.for_this_machine(
+        model="mini", data=os.environ.get("AGNEWS_DATA", "sample"), profile="offline", epochs=1
+    )
 
 
 def letter(rows: int) -> dict:
@@ -58,8 +60,10 @@ def letter(rows: int) -> dict:
 
     from agnews_helpers import Collator
 
-    recipe, tokens, model = newsletter(min(rows, LETTER_ROWS), stock=True)
-    loader = DataLoader(tokens["train"], batch_size=8, shuffle=True, collate_fn=Collator(0, recipe.max_length))
+    recipe, tokens, model = newsletter(min(rows, LETTER_ROWS))
+    loader = DataLoader(
+        tokens["train"], batch_size=8, shuffle=True, collate_fn=Collator(0, recipe.max_length)
+    )
     optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate)
     started = time.perf_counter()
     for batch in loader:
@@ -72,11 +76,12 @@ def letter(rows: int) -> dict:
 
 
 def trainer(rows: int, **settings) -> dict:
-    """`transformers.Trainer` as its documentation shows it, without saving and without reports to services."""
+    """`transformers.Trainer` as its documentation shows it, without saving and without reports to
+    services."""
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-    recipe, tokens, model = newsletter(rows, stock=True)
+    recipe, tokens, model = newsletter(rows)
     from agnews_helpers import load_tokenizer
 
     padded = []
@@ -88,11 +93,22 @@ def trainer(rows: int, **settings) -> dict:
             return batch
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, num_train_epochs=1, per_device_train_batch_size=8, learning_rate=recipe.learning_rate,
-                                      save_strategy="no", report_to=[], seed=recipe.seed, use_cpu=not torch.cuda.is_available(), **settings)
+        arguments = TrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=8,
+            learning_rate=recipe.learning_rate,
+            save_strategy="no",
+            report_to=[],
+            seed=recipe.seed,
+            use_cpu=not torch.cuda.is_available(),
+            **settings,
+        )
         columns = ["input_ids", "label"] + (["length"] if settings else [])
         rows = tokens["train"].select_columns(columns)
-        contender = Trainer(model, arguments, train_dataset=rows, data_collator=Counting(load_tokenizer(recipe)))
+        contender = Trainer(
+            model, arguments, train_dataset=rows, data_collator=Counting(load_tokenizer(recipe))
+        )
         seconds = contender.train().metrics["train_runtime"]
     return _figures(tokens, seconds, sum(padded))
 
@@ -115,9 +131,19 @@ def ours(rows: int, **changes) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         run = train(model, tokens, recipe, folder, resume=False)
     whole = time.perf_counter() - started
-    figures = _figures(tokens, rows / run.history["rows_per_second"][1], padded_tokens(lengths, epoch_batches(lengths, recipe, 1)))
-    shape = {"weights": sum(weight.numel() for weight in encoder_weights(model)), "layers": model.config.n_layers, "width": model.config.dim}
-    flop_s = (before + product_speed(model, tokens_a_batch, 3.0)) / 2  # around the run, because the machine's speed drifts
+    figures = _figures(
+        tokens,
+        rows / run.history["rows_per_second"][1],
+        padded_tokens(lengths, epoch_batches(lengths, recipe, 1)),
+    )
+    shape = {
+        "weights": sum(weight.numel() for weight in encoder_weights(model)),
+        "layers": model.config.n_layers,
+        "width": model.config.dim,
+    }
+    flop_s = (
+        before + product_speed(model, tokens_a_batch, 3.0)
+    ) / 2  # around the run, because the machine's speed drifts
     return figures | {"with_validation_and_saving": whole, "limit": {"flops": flop_s, **shape}}
 
 
@@ -127,8 +153,14 @@ def ours_bf16(rows: int) -> dict:
 
 def _figures(tokens, seconds: float, padded: int) -> dict:
     lengths = tokens["train"]["length"][:]
-    return {"rows": len(lengths), "seconds": seconds, "tokens": sum(lengths), "padded": padded,
-            "attention": sum(length * length for length in lengths), "peak_gib": _peak_gib()}
+    return {
+        "rows": len(lengths),
+        "seconds": seconds,
+        "tokens": sum(lengths),
+        "padded": padded,
+        "attention": sum(length * length for length in lengths),
+        "peak_gib": _peak_gib(),
+    }
 
 
 def _peak_gib() -> float:
@@ -142,12 +174,17 @@ def _peak_gib() -> float:
 
 
 def flops(figures: dict, shape: dict) -> float:
-    """Operations of the whole model on the real tokens: 6 for each weight and token, 12 x width for each pair of tokens and layer."""
-    return 6 * shape["weights"] * figures["tokens"] + 12 * shape["width"] * shape["layers"] * figures["attention"]
+    """Operations of the whole model on the real tokens: 6 for each weight and token, 12 x width for each pair
+    of tokens and layer."""
+    return (
+        6 * shape["weights"] * figures["tokens"]
+        + 12 * shape["width"] * shape["layers"] * figures["attention"]
+    )
 
 
 def flops_left_out(figures: dict, shape: dict) -> float:
-    """Those of them that train() leaves out on a CPU: in the last layer, for other tokens than [CLS], all but keys and values."""
+    """Those of them that train() leaves out on a CPU: in the last layer, for other tokens than [CLS], all but
+    keys and values."""
     others = figures["tokens"] - figures["rows"]
     weights = shape["weights"] / shape["layers"] - 2 * shape["width"] ** 2
     return 6 * weights * others + 12 * shape["width"] * (figures["attention"] - figures["tokens"])
@@ -156,7 +193,12 @@ def flops_left_out(figures: dict, shape: dict) -> float:
 def measure(name: str, rows: int, **environment: str) -> dict:
     """One contender in a process of its own."""
     command = [sys.executable, str(HERE), "--contender", name, "--rows", str(rows)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AGNEWS_PROFILE": "offline", **environment})
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AGNEWS_PROFILE": "offline", **environment},
+    )
     if result.returncode:
         raise RuntimeError(f"{name} failed:\n{result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
@@ -169,13 +211,22 @@ def rounds(repeat: int, rows: int) -> pd.DataFrame:
         found = {name: measure(name, rows) for name in CONTENDERS}
         shape = found["ours"].pop("limit")
         for name, figures in found.items():
-            figures |= {"round": number, "contender": name, "rows_per_second": figures["rows"] / figures["seconds"],
-                        "share_of_limit": flops(figures, shape) / figures["seconds"] / shape["flops"], "limit_gflops": shape["flops"] / 1e9}
+            figures |= {
+                "round": number,
+                "contender": name,
+                "rows_per_second": figures["rows"] / figures["seconds"],
+                "share_of_limit": flops(figures, shape) / figures["seconds"] / shape["flops"],
+                "limit_gflops": shape["flops"] / 1e9,
+            }
             if name == "ours":
                 figures["left_out"] = flops_left_out(figures, shape) / flops(figures, shape)
             lines.append(figures)
-            print(f"round {number}  {name:8} {figures['rows_per_second']:8.2f} rows/s  {figures['share_of_limit']:6.1%} of the limit "
-                  f"({shape['flops'] / 1e9:.0f} GFLOP/s)  {figures['peak_gib']:.2f} GiB", flush=True)
+            print(
+                f"round {number}  {name:8} {figures['rows_per_second']:8.2f} rows/s  "
+                f"{figures['share_of_limit']:6.1%} of the limit "
+                f"({shape['flops'] / 1e9:.0f} GFLOP/s)  {figures['peak_gib']:.2f} GiB",
+                flush=True,
+            )
     return pd.DataFrame(lines)
 
 
@@ -183,21 +234,24 @@ def ratios(lines: pd.DataFrame) -> pd.DataFrame:
     """How many times as fast as each other contender ours is: median, least and most over the rounds."""
     speeds = lines.pivot(index="round", columns="contender", values="rows_per_second")
     others = speeds.rdiv(speeds["ours"], axis=0).drop(columns="ours")
-    return pd.DataFrame({"median": others.median(), "least": others.min(), "most": others.max()}).loc[[n for n in CONTENDERS if n != "ours"]]
+    return pd.DataFrame({"median": others.median(), "least": others.min(), "most": others.max()}).loc[
+        [n for n in CONTENDERS if n != "ours"]
+    ]
 
 
 def pass_over(rows: int) -> dict:
-    """A whole pass of train() over so many rows, with a model of no size: what everything around the model costs."""
+    """A whole pass of train() over so many rows, with a model of no size: what everything around the model
+    costs."""
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     from agnews_helpers import train
-    from agnews_helpers.cpu_kernels import use_cpu_kernels
 
     recipe, tokens, _ = newsletter(rows)
     torch.manual_seed(0)
-    model = DistilBertForSequenceClassification(DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4))
-    use_cpu_kernels(model)
+    model = DistilBertForSequenceClassification(
+        DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4)
+    )
     with tempfile.TemporaryDirectory() as folder:
         before, started = _peak_gib(), time.perf_counter()
         train(model, tokens, recipe, folder, resume=False)
@@ -209,42 +263,72 @@ def growth(sizes=(1_000, 10_000, 40_000)) -> pd.DataFrame:
     return pd.DataFrame([{"rows": size, **measure("pass_over", size)} for size in sizes])
 
 
-PARTS = {"matrix products": ("aten::mm", "aten::addmm", "aten::bmm"), "Adam": ("aten::_fused_adam_",),
-         "random numbers of dropout": ("aten::random_", "aten::lt", "aten::bernoulli_"),
-         "GELU, LayerNorm, softmax": ("aten::gelu", "aten::gelu_backward", "aten::native_layer_norm", "aten::native_layer_norm_backward",
-                                      "aten::_softmax", "aten::_softmax_backward_data"),
-         "copies, sums, filling": ("aten::copy_", "aten::sum", "aten::fill_", "aten::mul", "aten::add", "aten::add_")}
+PARTS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "Adam": ("aten::_fused_adam_",),
+    "random numbers of dropout": ("aten::random_", "aten::lt", "aten::bernoulli_"),
+    "GELU, LayerNorm, softmax": (
+        "aten::gelu",
+        "aten::gelu_backward",
+        "aten::native_layer_norm",
+        "aten::native_layer_norm_backward",
+        "aten::_softmax",
+        "aten::_softmax_backward_data",
+    ),
+    "copies, sums, filling": (
+        "aten::copy_",
+        "aten::sum",
+        "aten::fill_",
+        "aten::mul",
+        "aten::add",
+        "aten::add_",
+    ),
+}
 
 
 def parts(rows: int, steps: int = 30) -> dict:
-    """Share of a step's time that each kind of operation takes, by PyTorch's profiler; data and progress bar by the clock."""
+    """Share of a step's time that each kind of operation takes, by PyTorch's profiler; data and progress bar
+    by the clock."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from agnews_helpers import make_loader
-    from agnews_helpers.step import Stepper
-    from agnews_helpers.training import make_accelerator
+    from agnews_helpers import cpu_kernels, epoch_batches, forward_backward, make_loader
+    from agnews_helpers.training import check_finite, make_accelerator
 
     recipe, tokens, model = newsletter(rows)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate, fused=True)
-    step = Stepper(model, optimizer, make_accelerator(recipe), [])
+    accelerator = make_accelerator(recipe)
+
+    def step(batch):
+        loss = forward_backward(model, batch, accelerator)
+        check_finite(loss, model, accelerator)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
     started = time.perf_counter()
-    batches = list(make_loader(tokens["train"], recipe, 1))
+    batches = epoch_batches(tokens["train"]["length"][:], recipe, 1)
+    batches = list(make_loader(tokens["train"], batches, recipe))
     data = (time.perf_counter() - started) / len(batches)
-    for batch in batches[:5]:
-        step(batch)
-    started = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for batch in batches[5:5 + steps]:
+    with cpu_kernels(model, accelerator.device):
+        for batch in batches[:5]:
             step(batch)
-    seconds = (time.perf_counter() - started) / len(batches[5:5 + steps])
-    spent = {event.key: event.self_cpu_time_total / 1e6 / len(batches[5:5 + steps]) for event in profiler.key_averages()}
+        started = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for batch in batches[5 : 5 + steps]:
+                step(batch)
+    seconds = (time.perf_counter() - started) / len(batches[5 : 5 + steps])
+    spent = {
+        event.key: event.self_cpu_time_total / 1e6 / len(batches[5 : 5 + steps])
+        for event in profiler.key_averages()
+    }
     shares = {name: sum(spent.get(op, 0.0) for op in ops) / seconds for name, ops in PARTS.items()}
     return shares | {"everything else": 1 - sum(shares.values()), "data, beside the step": data / seconds}
 
 
 def inference(rows: int) -> dict:
-    """Rows a second of classify() and of transformers' pipeline on the same texts, and whether the answers agree."""
+    """Rows a second of classify() and of transformers' pipeline on the same texts, and whether the answers
+    agree."""
     from transformers import pipeline
 
     from agnews_helpers import classify, load_tokenizer, save_classifier
@@ -260,35 +344,46 @@ def inference(rows: int) -> dict:
         theirs = pipeline("text-classification", model=folder)(texts, batch_size=64, truncation=True)
         other = time.perf_counter() - started
     same = sum(a == b["label"] for a, b in zip(mine, theirs))
-    return {"rows": rows, "classify": rows / ours, "pipeline": rows / other, "times": other / ours, "same_answers": same}
+    return {
+        "rows": rows,
+        "classify": rows / ours,
+        "pipeline": rows / other,
+        "times": other / ours,
+        "same_answers": same,
+    }
 
 
 def start_up(rows: int = 40_000) -> dict:
-    """Seconds to tokenize, the second time (a process of its own, from the cache), and from train() to its first step."""
+    """Seconds to tokenize, the second time (a process of its own, from the cache), and from train() to its
+    first step."""
     with tempfile.TemporaryDirectory() as cache:
         first, second = (measure("seconds_to_start", rows, HF_DATASETS_CACHE=cache) for _ in range(2))
-    return {"rows": rows, "tokenize": first["tokenize"], "tokenize_again": second["tokenize"], "first_step": second["first_step"]}
+    return {
+        "rows": rows,
+        "tokenize": first["tokenize"],
+        "tokenize_again": second["tokenize"],
+        "first_step": second["first_step"],
+    }
 
 
 def seconds_to_start(rows: int) -> dict:
     from datasets import concatenate_datasets
 
-    from agnews_helpers import load_agnews, load_tokenizer, session, tokenize, train
+    from agnews_helpers import load_data, load_tokenizer, tokenize, train, training
 
     recipe = _recipe()
-    news, tokenizer = load_agnews(recipe), load_tokenizer(recipe)
+    news, tokenizer = load_data(recipe), load_tokenizer(recipe)
     texts = concatenate_datasets([news["train"]] * -(-rows // len(news["train"]))).select(range(rows))
     started = time.perf_counter()
     tokenize(texts, tokenizer, recipe)
     tokenizing, moment = time.perf_counter() - started, []
     recipe, tokens, model = newsletter(rows)
 
-    class Noting(session.Stepper):
-        def __call__(self, batch, weight):
-            moment.append(time.perf_counter())
-            raise KeyboardInterrupt
+    def note(*_):
+        moment.append(time.perf_counter())
+        raise KeyboardInterrupt
 
-    session.Stepper = Noting
+    training.forward_backward = note
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -304,12 +399,23 @@ def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = {"letter": "padded to 512", "trainer": "Trainer", "grouped": "Trainer,\ngroup_by_length", "ours": "train()"}
+    names = {
+        "letter": "padded to 512",
+        "trainer": "Trainer",
+        "grouped": "Trainer,\ngroup_by_length",
+        "ours": "train()",
+    }
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     speeds = lines.groupby("contender")["rows_per_second"]
     middle = speeds.median().loc[list(names)]
     spread = [middle - speeds.min().loc[list(names)], speeds.max().loc[list(names)] - middle]
-    bars = left.barh(list(names.values()), middle, xerr=spread, color=["#999999", "#56B4E9", "#0072B2", "#E69F00"], error_kw={"ecolor": "#333333"})
+    bars = left.barh(
+        list(names.values()),
+        middle,
+        xerr=spread,
+        color=["#999999", "#56B4E9", "#0072B2", "#E69F00"],
+        error_kw={"ecolor": "#333333"},
+    )
     for bar, value, most in zip(bars, middle, speeds.max().loc[list(names)]):
         left.text(most + 0.6, bar.get_y() + bar.get_height() / 2, f"{value:.1f}", va="center")
     left.set_xlim(0, 1.12 * speeds.max().max())
@@ -339,14 +445,28 @@ def main() -> None:
     mine = lines[lines["contender"] == "ours"]
     share, left_out = mine["share_of_limit"], mine["left_out"].median()
     data = "AG News rows" if os.environ.get("AGNEWS_DATA") else "the sample"
-    print(f"\ntrain() is so many times as fast as ({data}, {options.rows} rows, batches of 8):\n{table.round(2).to_string()}\n"
-          f"\nof the matrix-product limit: {share.median():.1%} ({share.min():.1%} to {share.max():.1%}), the whole model counted; "
-          f"{left_out:.1%} of that work is not done, since the head reads the last layer at [CLS] alone\n"
-          f"\nwhere a step's time goes:\n{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n{grown.round(2).to_string(index=False)}\n"
-          f"\ninference {answers}\nstart-up {start}")
-    figures = {"data": data, "rows": options.rows, "rounds": lines.round(4).to_dict("records"), "times_as_fast": table.round(3).to_dict("index"),
-               "share_of_limit": share.round(4).tolist(), "left_out": round(left_out, 4), "parts": shares, "growth": grown.round(3).to_dict("records"),
-               "inference": answers, "start_up": start}
+    print(
+        f"\ntrain() is so many times as fast as ({data}, {options.rows} rows, batches of "
+        f"8):\n{table.round(2).to_string()}\n"
+        f"\nof the matrix-product limit: {share.median():.1%} ({share.min():.1%} to {share.max():.1%}), "
+        f"the whole model counted; "
+        f"{left_out:.1%} of that work is not done, since the head reads the last layer at [CLS] alone\n"
+        f"\nwhere a step's time "
+        f"goes:\n{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n{grown.round(2).to_string(index=False)}\n"
+        f"\ninference {answers}\nstart-up {start}"
+    )
+    figures = {
+        "data": data,
+        "rows": options.rows,
+        "rounds": lines.round(4).to_dict("records"),
+        "times_as_fast": table.round(3).to_dict("index"),
+        "share_of_limit": share.round(4).tolist(),
+        "left_out": round(left_out, 4),
+        "parts": shares,
+        "growth": grown.round(3).to_dict("records"),
+        "inference": answers,
+        "start_up": start,
+    }
     HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
     draw(lines, shares, HERE.with_suffix(".png"))
 
