@@ -1,4 +1,5 @@
-"""How the tests run: in the offline profile, whose outputs the notebooks store, and with nbval made strict."""
+"""How the tests run: in the offline profile, whose outputs the notebooks store, and with nbval strict."""
+
 import functools
 import os
 import tempfile
@@ -17,10 +18,14 @@ _runs = tempfile.TemporaryDirectory(prefix="agnews-notebooks-", ignore_cleanup_e
 
 
 def _setup_like_jupyter(notebook):
-    """Start a notebook's kernel in an empty folder, shared by the notebooks of this test run: the reader's own
-    ``notebooks/runs`` is neither used nor overwritten. And without the variable that makes ipykernel stop
-    watching file descriptors."""
-    saved = {name: os.environ.pop(name) for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND") if name in os.environ}
+    """Start a notebook's kernel in an empty folder, shared by the notebooks of this test run.
+
+    So the reader's own ``notebooks/runs`` is neither used nor overwritten. And without the variable that
+    makes ipykernel stop watching file descriptors.
+    """
+    saved = {
+        name: os.environ.pop(name) for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND") if name in os.environ
+    }
     elsewhere = functools.partial(_start, plugin.RunningKernel)
     try:
         with mock.patch.object(plugin, "RunningKernel", elsewhere):
@@ -33,7 +38,12 @@ def _start(kernel_class, kernel_name, cwd, **options):
     return kernel_class(kernel_name, cwd=_runs.name, **options)
 
 
+def _no_coverage(*_):
+    """In a kernel `--cov` would count what readers run as tested, and cost each kernel a slow start."""
+
+
 IPyNbFile.setup = _setup_like_jupyter
+plugin.setup_coverage = plugin.teardown_coverage = _no_coverage
 
 
 def pytest_collectstart(collector):

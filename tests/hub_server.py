@@ -1,36 +1,45 @@
 """A stand-in for the Hugging Face Hub on loopback, for tests of the code that downloads.
 
-It answers what huggingface_hub, datasets and transformers ask for when ``HF_ENDPOINT`` names it: where a file is
-and how long, what a repository holds, and the files themselves, the large ones by a redirect, as the Hub does. It
-lives for a bounded time and number of requests, and can be told to misbehave.
+It answers what huggingface_hub, datasets and transformers ask for when ``HF_ENDPOINT`` names it: where a file
+is and how long, what a repository holds, and the files themselves, the large ones by a redirect, as the Hub
+does. It lives for a bounded time and number of requests, and can be told to misbehave.
 """
+
 import hashlib
 import json
 import re
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from agnews_helpers.plumbing.mini import checked_file
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, LABELS
+from tests.tiny import tiny_model_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".parquet")  # kept in large-file storage, reached by a redirect, and offered through Xet as well
+LARGE = (
+    ".safetensors",
+    ".parquet",
+)  # kept in large-file storage, reached by a redirect, and offered through Xet as well
 CHUNK = 2**16
-FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-ABOUT = re.compile(r"/api/(?P<kind>models|datasets)/(?P<repository>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?")
+FILE = re.compile(
+    r"/(?P<kind>datasets/)?(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+)
+ABOUT = re.compile(
+    r"/api/(?P<kind>models|datasets)/(?P<repository>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?"
+)
 
 
 @dataclass
 class Fault:
     """What goes wrong with the requests whose "METHOD /path" matches `pattern`, `times` times (None: always).
 
-    status : answered instead of the file, with `headers`. cut_after : the connection is closed after so many bytes
-    of the body. silent_after : the same, but it stays open and nothing more comes. mute : there is no answer at all.
-    gone : after that, nobody listens any more.
+    status : answered instead of the file, with `headers`. cut_after : the connection is closed after so many
+    bytes of the body. silent_after : the same, but it stays open and nothing more comes. mute : there is no
+    answer at all. gone : after that, nobody listens any more.
     """
 
     pattern: str
@@ -41,6 +50,9 @@ class Fault:
     mute: bool = False
     gone: bool = False
     times: int | None = None
+
+
+NOTHING_WRONG = Fault("")
 
 
 class Hub:
@@ -92,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         path = unquote(urlsplit(self.path).path)
-        fault = self.hub.fault(f"{self.command} {path}") or Fault("")
+        fault = self.hub.fault(f"{self.command} {path}") or NOTHING_WRONG
         if fault.mute:
             self.hub.over.wait(120)
             self.close_connection = True
@@ -115,9 +127,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha256(file)}"'}
         if file.suffix in LARGE:
-            headers |= {"X-Xet-Hash": _sha256(file), "Link": f'<{self.hub.address}/api/{kind}{repository}/xet-read-token/{COMMIT}>; rel="xet-auth"',
-                        "X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(file.stat().st_size),
-                        "Location": f"http://localhost:{self.server.server_port}/large/{kind}{repository}/{path}"}  # another host
+            token = f"{self.hub.address}/api/{kind}{repository}/xet-read-token/{COMMIT}"
+            headers |= {
+                "X-Xet-Hash": _sha256(file),
+                "Link": f'<{token}>; rel="xet-auth"',
+                "X-Linked-Etag": headers["ETag"],
+                "X-Linked-Size": str(file.stat().st_size),
+                "Location": f"http://localhost:{self.server.server_port}/large/{kind}{repository}/{path}",
+            }  # another host
             return self.send(b"", 302, headers)
         self.stream(file, headers, fault)
 
@@ -127,15 +144,31 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(b"", 404, {"X-Error-Code": "RepoNotFound"})
         entries = [_entry(folder, item) for item in sorted(folder.rglob("*"))]
         if what == "tree":
-            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
-            answer = [e for e in entries if Path(path) in Path(e["path"]).parents and (recursive or Path(e["path"]).parent == Path(path))]
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in (
+                "true",
+                "1",
+            )
+            answer = [
+                e
+                for e in entries
+                if Path(path) in Path(e["path"]).parents
+                and (recursive or Path(e["path"]).parent == Path(path))
+            ]
             if path and not answer:
                 return self.send(b"", 404, {"X-Error-Code": "EntryNotFound"})
         elif what == "paths-info":
             answer = [e for e in entries if e["path"] in self.form.get("paths", [])]
         else:
-            answer = {"id": repository, "sha": COMMIT, "private": False, "gated": False, "tags": [], "downloads": 1, "likes": 1,
-                      "siblings": [{"rfilename": e["path"]} for e in entries if e["type"] == "file"]}
+            answer = {
+                "id": repository,
+                "sha": COMMIT,
+                "private": False,
+                "gated": False,
+                "tags": [],
+                "downloads": 1,
+                "likes": 1,
+                "siblings": [{"rfilename": e["path"]} for e in entries if e["type"] == "file"],
+            }
         self.send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"}, fault)
 
     def stream(self, file, headers, fault):
@@ -151,9 +184,9 @@ class Handler(BaseHTTPRequestHandler):
             body.seek(start)
             self.send(body, 206 if wanted else 200, headers, fault, size - start)
 
-    def send(self, body, status, headers={}, fault=Fault(""), size=None):
+    def send(self, body, status, headers=None, fault=NOTHING_WRONG, size=None):
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         size = len(body) if size is None else size
         self.send_header("Content-Length", str(size))
@@ -163,7 +196,11 @@ class Handler(BaseHTTPRequestHandler):
         stop = min(n for n in (fault.cut_after, fault.silent_after, size) if n is not None)
         sent = 0
         while sent < stop:
-            part = body[sent:min(sent + CHUNK, stop)] if isinstance(body, bytes) else body.read(min(CHUNK, stop - sent))
+            part = (
+                body[sent : min(sent + CHUNK, stop)]
+                if isinstance(body, bytes)
+                else body.read(min(CHUNK, stop - sent))
+            )
             self.wfile.write(part)
             sent += len(part)
         if sent < size:
@@ -192,22 +229,33 @@ def _sha256(file: Path) -> str:
 
 
 def _entry(folder: Path, item: Path) -> dict:
-    entry = {"type": "directory" if item.is_dir() else "file", "path": item.relative_to(folder).as_posix(), "oid": COMMIT, "size": 0}
+    entry = {
+        "type": "directory" if item.is_dir() else "file",
+        "path": item.relative_to(folder).as_posix(),
+        "oid": COMMIT,
+        "size": 0,
+    }
     if item.is_file():
         entry["size"] = item.stat().st_size
         if item.suffix in LARGE:
-            entry |= {"lfs": {"oid": _sha256(item), "size": entry["size"], "pointerSize": 134}, "xetHash": _sha256(item)}
+            entry |= {
+                "lfs": {"oid": _sha256(item), "size": entry["size"], "pointerSize": 134},
+                "xetHash": _sha256(item),
+            }
     return entry
 
 
 @contextmanager
 def serve(folder: Path, seconds: float = 500, requests: int = 400):
-    """A `Hub` with the repositories of `folder` (``models/owner/name``, ``datasets/owner/name``) while the block runs.
+    """A `Hub` with the repositories of `folder` while the block runs: ``models/owner/name``, and data.
 
-    After `seconds` it closes, and after so many `requests` it only answers 503: a client that never gives up ends too.
+    After `seconds` it closes, and after so many `requests` it only answers 503: a client that never gives up
+    ends too.
     """
     hub = Hub(folder, requests)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub, "timeout": seconds}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub, "timeout": seconds})
+    )
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -227,8 +275,7 @@ def serve(folder: Path, seconds: float = 500, requests: int = 400):
 def make_repositories(folder: Path, rows: dict, **config) -> Path:
     """Both repositories that the profiles need, in `folder`.
 
-    rows : for ``train`` and ``test`` a dict of ``text`` and ``label``. config : changes to DistilBERT's
-    configuration; without any, it is the true shape, with random weights.
+    rows : for ``train`` and ``test`` a dict of ``text`` and ``label``. config : changes to the tiny model's.
     """
     _make_model(folder / "models" / HUB_MODEL, config)
     _make_data(folder / "datasets" / HUB_DATA, rows)
@@ -237,17 +284,11 @@ def make_repositories(folder: Path, rows: dict, **config) -> Path:
 
 def _make_model(folder: Path, config: dict) -> None:
     """As the public one: weights of a masked language model, which know nothing of four classes."""
-    import torch
-    from transformers import DistilBertConfig, DistilBertForMaskedLM
-
-    from agnews_helpers.mini import checked_file, mini_tokenizer
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        DistilBertForMaskedLM(DistilBertConfig(**config)).save_pretrained(folder)
-    mini_tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+    tiny_model_folder(folder, kind="DistilBertForMaskedLM", **config)
     (folder / "vocab.txt").write_bytes(checked_file("vocab.txt").read_bytes())
-    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 512}', encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        '{"do_lower_case": true, "model_max_length": 512}', encoding="utf-8"
+    )
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# DistilBERT\n", encoding="utf-8")
 
 
@@ -269,8 +310,24 @@ def _make_data(folder: Path, rows: dict) -> None:
         "task_categories": ["text-classification"],
         "pretty_name": "AG's News Corpus",
         "dataset_info": {
-            "features": [{"name": "text", "dtype": "string"},
-                         {"name": "label", "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(LABELS)}}}}],
-            "splits": splits, "download_size": size, "dataset_size": sum(split["num_bytes"] for split in splits)},
-        "configs": [{"config_name": "default", "data_files": [{"split": name, "path": f"data/{name}-*"} for name in rows]}]}
-    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n# AG News\n", encoding="utf-8")
+            "features": [
+                {"name": "text", "dtype": "string"},
+                {
+                    "name": "label",
+                    "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(LABELS)}}},
+                },
+            ],
+            "splits": splits,
+            "download_size": size,
+            "dataset_size": sum(split["num_bytes"] for split in splits),
+        },
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in rows],
+            }
+        ],
+    }
+    (folder / "README.md").write_text(
+        f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n# AG News\n", encoding="utf-8"
+    )

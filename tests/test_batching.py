@@ -6,10 +6,18 @@ from datasets import Dataset, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers import batching
-from agnews_helpers import Collator, Recipe, epoch_batches, make_loader, padded_tokens, sorted_batches, tokenize
+from agnews_helpers import (
+    Collator,
+    Recipe,
+    batching,
+    epoch_batches,
+    load_tokenizer,
+    make_loader,
+    padded_tokens,
+    sorted_batches,
+    tokenize,
+)
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
-from agnews_helpers.mini import mini_tokenizer
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 
@@ -41,39 +49,53 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
     assert sorted(spread)[len(spread) // 2] <= 3  # rows of a batch agree
     longest = [max(LENGTHS[r] for r in b) for b in batches]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
-    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1)).tolist()
+    order = torch.randperm(
+        len(LENGTHS), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1)
+    ).tolist()
     place = {row: i // window for i, row in enumerate(order)}
     assert all(len({place[row] for row in batch}) == 1 for batch in batches)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(1, 512) | st.sampled_from([1, 2, 512]), min_size=1, max_size=900), st.integers(1, 33), st.booleans(),
-       st.integers(0, 2**32 - 1), st.integers(1, 9))
+@given(
+    st.lists(st.integers(1, 512) | st.sampled_from([1, 2, 512]), min_size=1, max_size=900),
+    st.integers(1, 33),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+)
 def test_what_holds_for_any_lengths(lengths, size, grouped, seed, epoch):
     recipe = Recipe(batch_size=size, group_by_length=grouped, seed=seed)
     batches = epoch_batches(lengths, recipe, epoch)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert max(map(len, batches)) <= size and sum(len(batch) < size for batch in batches) <= 1
-    if grouped:  # in a sorted window the steps from batch to batch add up to no more than its longest row less its shortest
+    if grouped:
+        # In a sorted window the steps between batches add up to at most its longest row less its shortest.
         windows = -(-len(lengths) // (MEGABATCH * size))
         padding = padded_tokens(lengths, batches) - sum(lengths)
         assert padding <= windows * size * (max(lengths) - min(lengths))
         assert max(lengths) == max(lengths[row] for row in batches[0])
 
 
+def batches_of(tokens, recipe):
+    return epoch_batches(tokens["train"]["length"][:], recipe, 1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_an_epoch_is_continued_by_slicing_it(data):
     recipe = data.draw(st.sampled_from([Recipe(), Recipe(group_by_length=False)]))
-    rows = Dataset.from_dict({"length": LENGTHS[:100], "input_ids": [[1]] * 100, "label": [0] * 100})
+    rows = Dataset.from_dict({"length": LENGTHS[:100], "input_ids": [[1]] * 100, "label": list(range(100))})
     start = data.draw(st.integers(0, 13))
-    whole, rest = (make_loader(rows, recipe, 2, start=number).batch_sampler.batches for number in (0, start))
-    assert rest == whole[start:] and len(whole) == 13
+    whole, again = (epoch_batches(rows["length"][:], recipe, 2) for _ in range(2))
+    first = [batch["labels"].tolist() for batch in make_loader(rows, whole, recipe)]
+    rest = [batch["labels"].tolist() for batch in make_loader(rows, again[start:], recipe)]
+    assert rest == first[start:] and len(first) == 13
 
 
 def test_a_loader_leaves_the_global_generator_alone(tokens, recipe):
     before = torch.get_rng_state()
-    list(make_loader(tokens["train"], recipe, 1))
+    list(make_loader(tokens["train"], batches_of(tokens, recipe), recipe))
     assert torch.equal(torch.get_rng_state(), before)  # else dropout would differ after a resume
 
 
@@ -107,17 +129,38 @@ def test_a_batch_worked_by_hand():
 
 def test_tokenize_cuts_and_counts(tokens):
     row = tokens["train"][0]
-    assert row["length"] == len(row["input_ids"]) and row["input_ids"][0] == 101 and row["input_ids"][-1] == 102
-    cut = tokenize(tokens["test"].remove_columns(["input_ids", "length"]), mini_tokenizer(), Recipe(max_length=20))
+    assert (
+        row["length"] == len(row["input_ids"]) and row["input_ids"][0] == 101 and row["input_ids"][-1] == 102
+    )
+    cut = tokenize(
+        tokens["test"].remove_columns(["input_ids", "length"]),
+        load_tokenizer(Recipe(model="mini")),
+        Recipe(max_length=20),
+    )
     assert max(cut["length"]) == 20 and cut[0]["input_ids"][-1] == 102
 
 
 def test_loaders_for_training_and_evaluation(tokens, recipe):
-    seen = [row for batch in make_loader(tokens["train"], recipe, epoch=1) for row in batch["input_ids"][:, 1].tolist()]
+    seen = [
+        row
+        for batch in make_loader(tokens["train"], batches_of(tokens, recipe), recipe)
+        for row in batch["input_ids"][:, 1].tolist()
+    ]
     assert sorted(seen) == sorted(ids[1] for ids in tokens["train"]["input_ids"])
-    widths = [batch["input_ids"].shape for batch in make_loader(tokens["train"], recipe)]
-    assert widths[0][1] == max(tokens["train"]["length"]) and max(rows * width for rows, width in widths) <= EVALUATION_TOKENS
-    assert all(batch["input_ids"].shape[1] == 512 for batch in make_loader(tokens["train"], recipe.but(padding="max_length"), 1))
+    widths = [
+        batch["input_ids"].shape
+        for batch in make_loader(tokens["train"], sorted_batches(tokens["train"]["length"][:]), recipe)
+    ]
+    assert (
+        widths[0][1] == max(tokens["train"]["length"])
+        and max(rows * width for rows, width in widths) <= EVALUATION_TOKENS
+    )
+    assert all(
+        batch["input_ids"].shape[1] == 512
+        for batch in make_loader(
+            tokens["train"], batches_of(tokens, recipe), recipe.but(padding="max_length")
+        )
+    )
 
 
 def test_evaluation_goes_from_long_to_short():
@@ -132,8 +175,10 @@ def test_evaluation_goes_from_long_to_short():
 def cached(tmp_path, monkeypatch, recipe):
     monkeypatch.setattr(batching, "WORTH_A_CACHE", 30)
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
-    rows = Dataset.from_dict({"text": [f"Title {i} and words" for i in range(40)], "label": [i % 4 for i in range(40)]})
-    return rows, lambda **changes: tokenize(rows, mini_tokenizer(), recipe.but(**changes))
+    rows = Dataset.from_dict(
+        {"text": [f"Title {i} and words" for i in range(40)], "label": [i % 4 for i in range(40)]}
+    )
+    return rows, lambda **changes: tokenize(rows, load_tokenizer(Recipe(model="mini")), recipe.but(**changes))
 
 
 def folders(tmp_path):
@@ -152,7 +197,7 @@ def test_tokens_of_many_rows_are_kept_and_found_again(cached, tmp_path, monkeypa
 def test_another_length_text_or_label_is_another_entry(cached, tmp_path, recipe):
     rows, tokens = cached
     tokens(), tokens(max_length=4)
-    tokenize(rows.select(reversed(range(40))), mini_tokenizer(), recipe)
+    tokenize(rows.select(reversed(range(40))), load_tokenizer(Recipe(model="mini")), recipe)
     assert len(folders(tmp_path)) == 3 and max(tokens(max_length=4)["length"][:]) == 4
 
 

@@ -1,23 +1,34 @@
 """What survives a crash: exact resume, checkpoints that are whole or not there, interruptions."""
+
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import DatasetDict
 
-from agnews_helpers import FolderInUse, ResumeError, SaveError, load_classifier, load_model, save_classifier, train
-from agnews_helpers import checkpoints as module
-from agnews_helpers import session
-from agnews_helpers.checkpoints import Checkpoints, Progress, fingerprint, identity_of, run_facts, unfinished
-from agnews_helpers.interrupts import Interrupts
-from agnews_helpers.mini import mini_tokenizer
-from agnews_helpers.storage import Damaged, check_folder, only_one, write_folder
+from agnews_helpers import (
+    FolderInUse,
+    ResumeError,
+    SaveError,
+    load_classifier,
+    load_model,
+    save_classifier,
+    train,
+    training,
+)
+from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
+from agnews_helpers.model import load_tokenizer, run_facts
+from agnews_helpers.plumbing import storage
+from agnews_helpers.plumbing.interrupts import StopWish
+from agnews_helpers.plumbing.storage import damaged_files, fingerprint, folder_lock, write_folder
 
 EPOCHS, BATCHES = 3, 5  # 40 rows in batches of 8
 
@@ -50,14 +61,16 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("steps", range(1, EPOCHS * BATCHES))
-def test_a_run_stopped_at_any_step_ends_bit_for_bit_like_the_whole_one(steps, three, tokens, whole, tmp_path, capsys):
+def test_a_run_stopped_at_any_step_ends_bit_for_bit_like_the_whole_one(
+    steps, three, tokens, whole, tmp_path, capsys
+):
     first = train(load_model(three), tokens, three, tmp_path, steps=steps)
-    assert not first.finished and len(first.steps) == steps and unfinished(tmp_path)
+    assert not first.finished and len(first.steps) == steps and checkpoints_in(tmp_path)
     torch.rand(7)  # what happens in between does not matter
     run = train(load_model(three.but(seed=1)), tokens, three, tmp_path)
     assert f"Continuing after step {steps} of 15" in capsys.readouterr().out
     assert_same_run(run, whole)
-    assert not unfinished(tmp_path)
+    assert not checkpoints_in(tmp_path)
 
 
 def test_a_run_stopped_at_every_step(three, tokens, whole, tmp_path):
@@ -68,20 +81,22 @@ def test_a_run_stopped_at_every_step(three, tokens, whole, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(three, tokens, whole, tmp_path, monkeypatch):
-    kept, prune = [], Checkpoints.prune
+def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    kept, save = [], RunFolder.save
 
-    def spy(self, best_epoch):
-        prune(self, best_epoch)
-        kept.append((len(self.steps()), len(list(self.folder.glob("best-epoch-*")))))
+    def spy(self, *arguments, **options):
+        save(self, *arguments, **options)
+        kept.append(len(checkpoints_in(tmp_path)))
 
-    monkeypatch.setattr(Checkpoints, "prune", spy)
-    run = train(load_model(three), tokens, three.but(checkpoint_minutes=1e-9), tmp_path)
+    monkeypatch.setattr(RunFolder, "save", spy)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
     assert_same_run(run, whole)
-    assert max(steps for steps, _ in kept) == 2 and max(best for _, best in kept) <= 3
+    assert max(kept) == 2 and len(kept) >= 15
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", StopWish.SIGNALS)
 def test_a_signal_saves_and_returns_the_run_so_far(number, three, tokens, whole, tmp_path, capsys):
     def press_stop(*_):
         calls.append(1)
@@ -100,7 +115,7 @@ def test_a_signal_saves_and_returns_the_run_so_far(number, three, tokens, whole,
 
 
 def test_a_signal_during_validation_ends_it_at_once(three, tokens, whole, tmp_path, monkeypatch):
-    real, calls = session.evaluate, []
+    real, calls = training.evaluate, []
 
     def evaluate(*arguments):
         calls.append(1)
@@ -109,14 +124,14 @@ def test_a_signal_during_validation_ends_it_at_once(three, tokens, whole, tmp_pa
             pytest.fail("went on")
         return real(*arguments)
 
-    monkeypatch.setattr(session, "evaluate", evaluate)
+    monkeypatch.setattr(training, "evaluate", evaluate)
     run = train(load_model(three), tokens, three, tmp_path)
     assert len(run.steps) == 2 * BATCHES and list(run.history.index) == [1]
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
 def test_a_signal_during_a_save_waits_for_it(three, tokens, whole, tmp_path, monkeypatch):
-    real, saves = module.write_folder, []
+    real, saves = storage.write_folder, []
 
     def write(folder, function):
         saves.append(folder.name)
@@ -124,30 +139,33 @@ def test_a_signal_during_a_save_waits_for_it(three, tokens, whole, tmp_path, mon
             signal.raise_signal(signal.SIGINT)
         return real(folder, function)
 
-    monkeypatch.setattr(module, "write_folder", write)
-    run = train(load_model(three), tokens, three.but(checkpoint_minutes=1e-9), tmp_path)
+    monkeypatch.setattr(storage, "write_folder", write)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
     assert len(run.steps) == 3 and saves[2] == "step-00000003"
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
-def test_a_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(three, tokens, whole, tmp_path, monkeypatch):
+def test_a_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(
+    three, tokens, whole, tmp_path, monkeypatch
+):
     real, saves = torch.save, []
-    monkeypatch.setattr(Interrupts, "PATIENCE", 0.0)
+    monkeypatch.setattr(StopWish, "PATIENCE", 0.0)
 
     def save(*arguments):
         saves.append(1)
         real(*arguments)
-        if len(saves) == 7:
+        if len(saves) == 8:  # the sixth was that of the first epoch's end
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(KeyboardInterrupt):
-        train(load_model(three), tokens, three.but(checkpoint_minutes=1e-9), tmp_path)
+        train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
     monkeypatch.undo()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert ".partial-step-00000007" in names and "step-00000006" in names and "step-00000007" not in names
+    assert any(name.startswith(f"{storage.PARTIAL}step-00000007") for name in names)
+    assert "step-00000006" in names and "step-00000007" not in names
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
@@ -161,7 +179,7 @@ def test_pressing_stop_twice_is_one_wish(three, tokens, whole, tmp_path, monkeyp
 
     monkeypatch.setattr(torch, "save", save)
     run = train(load_model(three), tokens, three, tmp_path, steps=4)
-    assert not run.finished and unfinished(tmp_path)
+    assert not run.finished and checkpoints_in(tmp_path)
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
@@ -181,15 +199,17 @@ def test_what_is_stopped_before_the_first_validation_can_be_looked_at(three, tok
 
 
 @pytest.mark.parametrize("before", [0, 2])
-def test_a_stop_before_the_first_step_of_a_sitting_is_no_failure(before, three, tokens, tmp_path, monkeypatch):
+def test_a_stop_before_the_first_step_of_a_sitting_is_no_failure(
+    before, three, tokens, tmp_path, monkeypatch
+):
     if before:
         train(load_model(three), tokens, three, tmp_path, steps=before)
 
     def enter(interrupts):
-        interrupts.wanted = True
+        interrupts.made = True
         return interrupts
 
-    monkeypatch.setattr(Interrupts, "__enter__", enter)
+    monkeypatch.setattr(StopWish, "__enter__", enter)
     run = train(load_model(three), tokens, three, tmp_path, steps=5)
     assert not run.finished and len(run.steps) == before
 
@@ -199,8 +219,11 @@ def test_a_stop_before_the_first_step_of_a_sitting_is_no_failure(before, three, 
 
 def test_another_recipe_is_named(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=1)
-    with pytest.raises(ResumeError, match="epochs is 3 there and 4 here; learning_rate is 0.001 there and 2e-05 here|"
-                                          "learning_rate is 0.001 there and 2e-05 here; epochs is 3 there and 4 here"):
+    with pytest.raises(
+        ResumeError,
+        match="epochs is 3 there and 4 here; learning_rate is 0.001 there and 2e-05 here|"
+        "learning_rate is 0.001 there and 2e-05 here; epochs is 3 there and 4 here",
+    ):
         train(load_model(three), tokens, three.but(epochs=4, learning_rate=2e-5), tmp_path)
 
 
@@ -214,8 +237,15 @@ def test_other_data_are_named(three, tokens, tmp_path):
 def test_another_number_of_processes_is_named(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=1)
     model = load_model(three)
-    with pytest.raises(ResumeError, match="processes is 1 there and 2 here"):
-        Checkpoints(tmp_path / "checkpoints", identity_of(three, tokens, 2)).load(model, torch.optim.Adam(model.parameters()), None)
+    accelerator = training.make_accelerator(three)
+    two = SimpleNamespace(num_processes=2, is_main_process=True)
+    with (
+        pytest.raises(ResumeError, match="processes is 1 there and 2 here"),
+        RunFolder(tmp_path, model, tokens, three, two),
+    ):
+        pass
+    with RunFolder(tmp_path, model, tokens, three, accelerator) as folder:
+        assert folder.newest.name == "step-00000001"
 
 
 def test_resume_false_discards_what_is_there(three, tokens, whole, tmp_path):
@@ -223,39 +253,54 @@ def test_resume_false_discards_what_is_there(three, tokens, whole, tmp_path):
     assert_same_run(train(load_model(three), tokens, three, tmp_path, resume=False), whole)
 
 
-def test_resume_takes_two_values(recipe, tokens, tmp_path):
-    with pytest.raises(ValueError, match="resume is 'yes'; it must be 'auto' or False"):
+def test_resume_takes_three_values(recipe, tokens, tmp_path):
+    with pytest.raises(ValueError, match="resume is 'yes'; it must be 'auto', True or False"):
         train(load_model(recipe), tokens, recipe, tmp_path, resume="yes")
 
 
 def test_a_finished_run_is_returned(three, tokens, whole, tmp_path, capsys, monkeypatch):
     train(load_model(three), tokens, three, tmp_path)
-    monkeypatch.setattr(session, "Stepper", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained again"))
     run = train(load_model(three), tokens, three, tmp_path)
     assert "is finished" in capsys.readouterr().out
     assert_same_run(run, whole)
 
 
-def test_a_finished_run_of_another_kind_is_replaced_and_said_so(recipe, three, tokens, whole, tmp_path, capsys):
-    train(load_model(recipe), tokens, recipe, tmp_path)
-    run = train(load_model(three), tokens, three, tmp_path)
-    assert "will replace it: epochs is 1 there and 3 here" in capsys.readouterr().out
-    assert_same_run(run, whole)
+def test_a_finished_run_of_another_kind_is_not_replaced_without_a_word(
+    recipe, three, tokens, whole, tmp_path
+):
+    first = train(load_model(recipe), tokens, recipe, tmp_path)
+    with pytest.raises(
+        ResumeError, match="holds a finished run of another kind: epochs is 1 there and 3 here"
+    ):
+        train(load_model(three), tokens, three, tmp_path)
+    assert_same_weights(load_classifier(tmp_path)[0], first.model)
+    part = train(load_model(three), tokens, three, tmp_path, resume=False, steps=7)
+    assert part.best_epoch == 1
+    assert_same_weights(load_classifier(tmp_path)[0], first.model)  # by nothing but a finished one
+    assert run_facts(tmp_path)["finished"] and run_facts(tmp_path)["recipe"]["epochs"] == 1
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
 def test_a_damaged_finished_classifier_is_trained_again(recipe, tokens, tmp_path, capsys):
     first = train(load_model(recipe), tokens, recipe, tmp_path)
     flip(tmp_path / "model.safetensors", -5)
     assert_same_run(train(load_model(recipe), tokens, recipe, tmp_path), first)
-    assert "is damaged; training it again" in capsys.readouterr().out
+    assert "is damaged (model.safetensors); training it again" in capsys.readouterr().out
+    assert (tmp_path / f"model.safetensors{storage.ASIDE}").is_file()
 
 
 def test_fingerprints(tokens):
     rows = tokens["train"]
     same = rows.select(range(40))
     changed = rows.map(lambda row, i: {"label": (row["label"] + (i == 3)) % 4}, with_indices=True)
-    moved = rows.map(lambda row, i: {"input_ids": row["input_ids"][:-1] if i == 3 else row["input_ids"]}, with_indices=True)
-    assert fingerprint(same) == fingerprint(rows) and len({fingerprint(r) for r in (rows, changed, moved, rows.select([1, 0]))}) == 4
+    moved = rows.map(
+        lambda row, i: {"input_ids": row["input_ids"][:-1] if i == 3 else row["input_ids"]}, with_indices=True
+    )
+    assert (
+        fingerprint(same) == fingerprint(rows)
+        and len({fingerprint(r) for r in (rows, changed, moved, rows.select([1, 0]))}) == 4
+    )
 
 
 # Damage
@@ -272,44 +317,135 @@ def flip(path, place):
 def two_checkpoints(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=6)
     train(load_model(three), tokens, three, tmp_path, steps=3)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["best-epoch-1", "step-00000006", "step-00000009"]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-00000006",
+        "step-00000009",
+    ]
     return tmp_path / "checkpoints"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "progress.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
-def test_a_damaged_checkpoint_is_skipped_with_a_message(name, damage, two_checkpoints, three, tokens, whole, capsys):
+def test_a_damaged_checkpoint_is_skipped_with_a_message(
+    name, damage, two_checkpoints, three, tokens, whole, capsys
+):
     path = two_checkpoints / "step-00000009" / name
     if damage == "flip":
         flip(path, path.stat().st_size // 2)
     elif damage == "delete":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2] if damage == "truncate" else b"")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == "truncate" else b"")
     run = train(load_model(three), tokens, three, two_checkpoints.parent)
     output = capsys.readouterr().out
-    assert "The checkpoint step-00000009 cannot be used" in output and "Continuing after step 6 of 15" in output
+    assert "step-00000009 cannot be used" in output and "Continuing after step 6 of 15" in output
     assert_same_run(run, whole)
 
 
-def test_where_the_best_epoch_is_damaged_the_run_begins_again(two_checkpoints, three, tokens, whole, capsys):
-    flip(two_checkpoints / "best-epoch-1" / "model.safetensors", 1000)
+def flip_in_place(path):
+    """All names of the file get the damage."""
+    with open(path, "r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_bit_flipped_in_the_best_classifier_costs_nothing(two_checkpoints, three, tokens, whole, capsys):
+    best = [
+        two_checkpoints / name / "best" / "model.safetensors" for name in ("step-00000006", "step-00000009")
+    ]
+    assert best[0].samefile(best[1])  # one file with two names
+    flip_in_place(best[0])
     run = train(load_model(three), tokens, three, two_checkpoints.parent)
-    assert "model.safetensors" in capsys.readouterr().out
+    assert "Continuing after step 9 of 15" in capsys.readouterr().out
     assert_same_run(run, whole)
 
 
-def test_a_full_disk_stops_the_save_and_leaves_the_older_checkpoint(three, tokens, whole, tmp_path, monkeypatch):
+def test_where_the_best_classifier_is_damaged_in_one_checkpoint_it_is_had_from_another(
+    two_checkpoints, three, tokens, whole, capsys
+):
+    flip(two_checkpoints / "step-00000009" / "best" / "model.safetensors", 1000)
+    flip(two_checkpoints.parent / "model.safetensors", 1000)
+    run = train(load_model(three), tokens, three, two_checkpoints.parent)
+    assert "Continuing after step 9 of 15" in capsys.readouterr().out
+    assert_same_run(run, whole)
+    assert (two_checkpoints.parent / f"model.safetensors{storage.ASIDE}").is_file()
+
+
+def test_where_the_best_classifier_is_damaged_everywhere_the_run_goes_on_with_the_next_best(
+    two_checkpoints, three, tokens, whole, capsys
+):
+    flip_in_place(two_checkpoints / "step-00000006" / "best" / "model.safetensors")
+    flip(two_checkpoints.parent / "model.safetensors", 1000)
+    run = train(load_model(three), tokens, three, two_checkpoints.parent)
+    output = capsys.readouterr().out
+    assert "Continuing after step 9 of 15" in output and "damaged everywhere" in output
+    assert run.steps.equals(whole.steps) and run.best_epoch > 1
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
+    two_checkpoints, three, tokens, whole, monkeypatch, capsys
+):
+    real = storage.damaged_files
+    monkeypatch.setattr(storage, "patiently", lambda function, *arguments: function(*arguments))
+
+    def fails(path):
+        if path.name == "step-00000009":
+            raise PermissionError(13, "another program has it")
+        return real(path)
+
+    monkeypatch.setattr(storage, "damaged_files", fails)
+    run = train(load_model(three), tokens, three, two_checkpoints.parent, steps=1)
+    output = capsys.readouterr().out
+    assert "step-00000009 cannot be read" in output and "Continuing after step 6" in output
+    assert len(run.steps) == 7 and not real(two_checkpoints / "step-00000009")
+    monkeypatch.undo()
+    assert_same_run(train(load_model(three), tokens, three, two_checkpoints.parent), whole)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: shutil.copytree(folder / "step-00000009", folder / "step-00000009 (copy)"),
+        lambda folder: (folder / "step-00000010").write_text("a file"),
+        lambda folder: (folder / "step-abc").mkdir(),
+        lambda folder: (
+            (folder / "step-00000011").mkdir()
+            or (folder / "step-00000011" / "model.bin").write_text("foreign")
+        ),
+        lambda folder: (folder / "best-epoch-1 (copy)").mkdir(),
+    ],
+)
+def test_what_is_called_like_a_checkpoint_and_is_none_stays(make, two_checkpoints, three, tokens, whole):
+    make(two_checkpoints)
+    before = {path for path in two_checkpoints.rglob("*") if "step-00000006" not in path.parts}
+    before -= {path for path in before if "step-00000009" in path.parts}
+    assert_same_run(train(load_model(three), tokens, three, two_checkpoints.parent), whole)
+    assert set(two_checkpoints.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{", '"text"', '{"a": 3}'])
+def test_a_manifest_of_another_kind_is_damage(content, two_checkpoints, three, tokens, whole):
+    (two_checkpoints / "step-00000009" / "manifest.json").write_text(content)
+    assert_same_run(train(load_model(three), tokens, three, two_checkpoints.parent), whole)
+
+
+def test_a_full_disk_stops_the_save_and_leaves_the_older_checkpoint(
+    three, tokens, whole, tmp_path, monkeypatch
+):
     real = os.fsync
 
     def full(handle):
-        if (tmp_path / "checkpoints" / ".partial-step-00000002").exists():
+        if list((tmp_path / "checkpoints").glob(f"{storage.PARTIAL}step-00000002*")):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SaveError, match=r"step-00000002 could not be saved in .*No space left on device.*MiB are free there"):
-        train(load_model(three), tokens, three.but(checkpoint_minutes=1e-9), tmp_path)
+    with pytest.raises(
+        SaveError, match=r"step-00000002 could not be saved in .*No space left on device.*MiB are free there"
+    ):
+        train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
@@ -317,21 +453,28 @@ def test_a_full_disk_stops_the_save_and_leaves_the_older_checkpoint(three, token
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no limit on the size of a file")
 def test_a_disk_that_is_really_full(tmp_path):
-    code = ("import resource, signal, sys, torch; from pathlib import Path; from agnews_helpers.storage import write_folder\n"
-            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-            "from safetensors.torch import save_file\n"
-            "big = torch.zeros(2**19)\n"
-            "writers = [lambda p: torch.save(big, p / 'a.pt'), lambda p: save_file({'a': big}, p / 'a'), lambda p: (p / 'a').write_bytes(bytes(2**21))]\n"
-            "for write in writers:\n"
-            "    try: write_folder(Path(sys.argv[1]) / 'made', write)\n"
-            "    except OSError as error: print(type(error).__name__, list(Path(sys.argv[1]).iterdir()))\n")
-    output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from "
+        "agnews_helpers.plumbing.storage import write_folder\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, "
+        "2**20))\n"
+        "from safetensors.torch import save_file\n"
+        "big = torch.zeros(2**19)\n"
+        "writers = [lambda p: torch.save(big, p / 'a.pt'), lambda p: save_file({'a': big}, p / 'a'), "
+        "lambda p: (p / 'a').write_bytes(bytes(2**21))]\n"
+        "for write in writers:\n"
+        "    try: write_folder(Path(sys.argv[1]) / 'made', write)\n"
+        "    except OSError as error: print(type(error).__name__, list(Path(sys.argv[1]).iterdir()))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
     assert output.splitlines() == ["SaveError []"] * 3
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     target = write_folder(tmp_path / "a", lambda path: (path / "x").write_text("1"))
-    assert list(check_folder(target)) == ["x"] and json.loads((target / "manifest.json").read_text()) == check_folder(target)
+    assert damaged_files(target) == [] and list(json.loads((target / "manifest.json").read_text())) == ["x"]
 
     def fails(path):
         (path / "x").write_text("2")
@@ -341,16 +484,23 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         write_folder(target, fails)
     assert (target / "x").read_text() == "1" and [path.name for path in tmp_path.iterdir()] == ["a"]
     (target / "x").write_text("3")
-    with pytest.raises(Damaged, match="x in .* is damaged"):
-        check_folder(target)
+    assert damaged_files(target) == ["x"]
+    (target / "manifest.json").unlink()
+    assert damaged_files(target) == ["manifest.json"]
 
 
 def test_saving_a_classifier_over_another_leaves_no_trace(three, tmp_path):
     (tmp_path / "mine.txt").write_text("stays")
     for step in (1, 2):
-        save_classifier(load_model(three), mini_tokenizer(), tmp_path, three, step=step)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["agnews_run.json", "config.json", "mine.txt", "model.safetensors",
-                                                                 "tokenizer.json", "tokenizer_config.json"]
+        save_classifier(load_model(three), load_tokenizer(three), tmp_path, three, step=step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "agnews_run.json",
+        "config.json",
+        "mine.txt",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert run_facts(tmp_path)["step"] == 2 and (tmp_path / "mine.txt").read_text() == "stays"
 
 
@@ -358,22 +508,32 @@ def test_saving_a_classifier_over_another_leaves_no_trace(three, tmp_path):
 
 
 def test_two_runs_into_one_folder_are_refused(recipe, tokens, tmp_path):
-    with only_one(tmp_path / "run"), pytest.raises(FolderInUse, match="Another process is training into run"):
+    (tmp_path / "run").mkdir()
+    with (
+        folder_lock(tmp_path / "run"),
+        pytest.raises(FolderInUse, match="Another process is training into .*run"),
+    ):
         train(load_model(recipe), tokens, recipe, tmp_path / "run")
     assert train(load_model(recipe), tokens, recipe, tmp_path / "run").finished
 
 
 def test_a_dead_process_leaves_no_lock(tmp_path):
-    code = ("import sys, time; from pathlib import Path; from agnews_helpers.storage import only_one\n"
-            "with only_one(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)")
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from pathlib import Path; from agnews_helpers.plumbing.storage import "
+        "folder_lock\n"
+        "with folder_lock(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+    )
+    (tmp_path / "run").mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert child.stdout.readline() == "mine\n"
-        with pytest.raises(FolderInUse), only_one(tmp_path / "run"):
+        with pytest.raises(FolderInUse), folder_lock(tmp_path / "run"):
             pass
     finally:
         child.kill(), child.wait(), child.stdout.close()
-    with only_one(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         pass
 
 
@@ -387,7 +547,7 @@ def test_a_file_that_would_run_code_does_not(two_checkpoints, three, tokens, tmp
 
     path = two_checkpoints / "step-00000009"
     torch.save({"optimizer": Trap()}, path / "state.pt")
-    sums = {name: module.sha256(path / name) for name in check_without_sums(path)}
+    sums = {name: storage.sha256(path / name) for name in check_without_sums(path)}
     (path / "manifest.json").write_text(json.dumps(sums))  # even where the checksum is right
     with pytest.raises(Exception, match="(?i)weights.only"):
         train(load_model(three), tokens, three, two_checkpoints.parent)
@@ -395,13 +555,19 @@ def test_a_file_that_would_run_code_does_not(two_checkpoints, three, tokens, tmp
 
 
 def check_without_sums(path):
-    return [file.name for file in path.iterdir() if file.name != "manifest.json"]
+    return [
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    ]
 
 
-def test_progress_is_kept_to_the_last_digit(three, tokens, tmp_path):
-    model = load_model(three)
+def test_the_state_is_kept_to_the_last_digit(three, tokens, tmp_path):
+    model, accelerator = load_model(three), training.make_accelerator(three)
     optimizer = torch.optim.Adam(model.parameters())
-    store = Checkpoints(tmp_path, identity_of(three, tokens))
-    progress = Progress(2, 3, [0.1, 1 / 3, 1e-300], [{"epoch": 1, "validation_loss": 2 / 3}], 0, 1.5, 0.25, [[81, 4]])
-    store.save(model, optimizer, None, progress)
-    assert store.load(model, optimizer, None) == progress
+    history = [{"epoch": 1, "validation_loss": 2 / 3, "validation_accuracy": 0.1}]
+    state = State(40, 8, 3, 2, 3, [0.1, 1 / 3, 1e-300], history, 0, 1.5, 0.25, [[81, 4]])
+    with RunFolder(tmp_path, model, tokens, three, accelerator) as folder:
+        folder.save(model, optimizer, state)
+    with RunFolder(tmp_path, model, tokens, three, accelerator) as folder:
+        assert folder.restore(model, optimizer) == state

@@ -1,4 +1,5 @@
 """The functions that a CPU trains with are PyTorch's, within rounding."""
+
 import json
 import tempfile
 
@@ -6,9 +7,22 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from agnews_helpers import evaluate, load_model, make_loader, save_classifier
-from agnews_helpers.cpu_kernels import NAME, Dropout, additive_mask, dropout, use_cpu_kernels
-from agnews_helpers.mini import mini_tokenizer
+from agnews_helpers import (
+    epoch_batches,
+    evaluate,
+    load_model,
+    load_tokenizer,
+    make_loader,
+    save_classifier,
+)
+from agnews_helpers.plumbing.cpu_kernels import (
+    NAME,
+    additive_mask,
+    cpu_attention,
+    cpu_kernels,
+    drop,
+    layer_dropout,
+)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -16,7 +30,7 @@ from agnews_helpers.mini import mini_tokenizer
 def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     torch.manual_seed(0)
     n = torch.Size(shape).numel()
-    output = dropout(torch.ones(shape), p)
+    output = drop(torch.ones(shape), p)
     kept = output != 0
     assert torch.allclose(output[kept], torch.tensor(1 / (1 - p)))
     assert kept.float().mean().item() == pytest.approx(1 - p, abs=5 * (p * (1 - p) / n) ** 0.5 + 1 / 65536)
@@ -24,7 +38,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
 
 def test_elements_are_dropped_independently():
     torch.manual_seed(0)
-    kept = (dropout(torch.ones(400_000), 0.3) != 0).float()
+    kept = (drop(torch.ones(400_000), 0.3) != 0).float()
     for distance in (1, 2, 3, 4, 5, 8):  # four elements share a random number
         both = (kept[:-distance] * kept[distance:]).mean().item()
         assert both == pytest.approx(0.49, abs=0.004)
@@ -33,7 +47,7 @@ def test_elements_are_dropped_independently():
 def test_its_gradient_is_its_own_mask():
     torch.manual_seed(0)
     x = torch.randn(500, requires_grad=True)
-    y = dropout(x, 0.25)
+    y = drop(x, 0.25)
     y.sum().backward()
     assert torch.equal(x.grad, torch.where(y == 0, 0.0, 1 / 0.75)) and 50 < (y == 0).sum() < 200
 
@@ -41,14 +55,35 @@ def test_its_gradient_is_its_own_mask():
 def test_no_dropout_takes_no_random_number():
     before = torch.get_rng_state()
     x = torch.randn(5, generator=torch.Generator())
-    assert dropout(x, 0.0) is x and Dropout(0.5).eval()(x) is x
+    assert drop(x, 0.0) is x and layer_dropout(torch.nn.Dropout(0.5).eval(), x) is x
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_model_trains_with_them_on_a_cpu(recipe):
+CPU = torch.device("cpu")
+
+
+def a_batch(tokens, recipe):
+    batches = epoch_batches(tokens["train"]["length"][:], recipe, 2)
+    return next(iter(make_loader(tokens["train"], batches, recipe)))
+
+
+def test_the_model_has_them_for_a_while_and_is_then_the_stock_one(recipe):
     model = load_model(recipe)
-    assert model.config._attn_implementation == NAME
-    assert not any(type(module) is torch.nn.Dropout for module in model.modules())
+    dropouts = [module for module in model.modules() if type(module) is torch.nn.Dropout]
+    changed = [*dropouts, model.distilbert.transformer.layer[-1]]
+    with pytest.raises(KeyboardInterrupt), cpu_kernels(model, CPU):
+        assert model.config._attn_implementation == NAME
+        assert dropouts and all("forward" in vars(module) for module in changed)
+        raise KeyboardInterrupt
+    assert model.config._attn_implementation == "sdpa"
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_on_a_gpu_there_are_none(recipe):
+    model = load_model(recipe)
+    with cpu_kernels(model, torch.device("cuda")):
+        assert model.config._attn_implementation == "sdpa"
+        assert not any("forward" in vars(module) for module in model.modules())
 
 
 def stock(model):
@@ -69,55 +104,72 @@ def without_dropout(model):
 @pytest.mark.parametrize("padded", [True, False])
 def test_losses_and_gradients_are_those_of_the_stock_model(padded, recipe, tokens):
     model = without_dropout(load_model(recipe))
-    batch = next(iter(make_loader(tokens["train"], recipe, 2)))
+    batch = a_batch(tokens, recipe)
     if not padded:
         batch = {name: tensor[:, :20] if tensor.dim() == 2 else tensor for name, tensor in batch.items()}
         assert batch["attention_mask"].all()
     other = without_dropout(stock(model))
-    losses = [m(**batch).loss for m in (model, other)]
-    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
-    for loss in losses:
-        loss.backward()
+    with cpu_kernels(model, CPU):
+        losses = [m(**batch).loss for m in (model, other)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+        for loss in losses:
+            loss.backward()
     for mine, theirs in zip(model.parameters(), other.parameters()):
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", [NAME, "sdpa", "eager"])
-def test_the_last_layer_is_computed_where_it_is_read(attention, recipe, tokens):
+def test_the_last_layer_is_computed_where_it_is_read(recipe, tokens):
     model = load_model(recipe).eval()
-    model.config._attn_implementation = attention
-    batch = next(iter(make_loader(tokens["train"], recipe, 2)))
+    batch = a_batch(tokens, recipe)
     del batch["labels"]
-    hidden = model.distilbert(**batch).last_hidden_state
+    with cpu_kernels(model, CPU):
+        hidden = model.distilbert(**batch).last_hidden_state
     whole = stock(model).distilbert(**batch).last_hidden_state
     assert hidden.shape == (8, 1, 32) and whole.shape[1] == batch["input_ids"].shape[1] > 1
     assert torch.allclose(hidden[:, 0], whole[:, 0], atol=1e-5)
 
 
+def test_dropout_on_attention_drops_its_share(recipe):
+    """The attention that trains, with dropout: on average the one without."""
+    torch.manual_seed(0)
+    module = torch.nn.Module().train()
+    query, key, value = (torch.randn(1, 2, 5, 4) for _ in range(3))
+    with_dropout = [cpu_attention(module, query, key, value, None, dropout=0.3)[0] for _ in range(3000)]
+    without = cpu_attention(module, query, key, value, None)[0]
+    assert torch.allclose(torch.stack(with_dropout).mean(0), without, atol=0.06)
+    assert not torch.allclose(with_dropout[0], without, atol=0.06)
+
+
 def test_another_architecture_keeps_its_layers(recipe, tokens):
     torch.manual_seed(0)
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=4)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=4
+    )
     bert = BertForSequenceClassification(config).eval()
-    batch = next(iter(make_loader(tokens["train"], recipe, 2)))
+    batch = a_batch(tokens, recipe)
     before = bert(**batch).loss
-    use_cpu_kernels(bert)
-    assert bert(**batch).loss.item() == pytest.approx(before.item(), abs=1e-6)
+    with cpu_kernels(bert, CPU):
+        assert bert(**batch).loss.item() == pytest.approx(before.item(), abs=1e-6)
 
 
 def test_padding_gets_no_attention():
     mask = additive_mask(torch.tensor([[1, 1, 0]]))
-    assert mask.shape == (1, 1, 1, 3) and mask.flatten()[:2].eq(0).all() and mask.flatten().softmax(-1)[2] == 0
+    assert (
+        mask.shape == (1, 1, 1, 3) and mask.flatten()[:2].eq(0).all() and mask.flatten().softmax(-1)[2] == 0
+    )
     assert additive_mask(torch.ones(2, 3)) is None and additive_mask(None) is None
 
 
-def test_evaluation_uses_pytorchs_attention_and_puts_ours_back(recipe, tokens, monkeypatch):
-    model, used = load_model(recipe), []
-    forward = model.forward
-    model.forward = lambda **batch: (used.append(model.config._attn_implementation), forward(**batch))[1]
-    evaluate(model, tokens["validation"], recipe)
-    assert set(used) == {"sdpa"} and model.config._attn_implementation == NAME
+def test_evaluation_gives_the_same_with_and_without(recipe, tokens):
+    model = load_model(recipe)
+    before = evaluate(model, tokens["validation"], recipe)
+    with cpu_kernels(model, CPU):
+        during = evaluate(model, tokens["validation"], recipe)
+    assert during.loss == pytest.approx(before.loss, abs=1e-6)
 
 
 def test_nothing_of_them_is_saved(recipe, tmp_path):
-    save_classifier(load_model(recipe), mini_tokenizer(), tmp_path, recipe)
+    model = load_model(recipe)
+    with cpu_kernels(model, CPU):
+        save_classifier(model, load_tokenizer(recipe), tmp_path, recipe)
     assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text(encoding="utf-8")))

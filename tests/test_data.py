@@ -7,24 +7,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers import DataError, Recipe, load_agnews
+from agnews_helpers import DataError, Recipe, load_data, load_tokenizer
 from agnews_helpers.data import SAMPLE, read_csv
-from agnews_helpers.mini import mini_tokenizer
 from agnews_helpers.recipe import LABELS
 
-ROWS = [(label, f"Title {i}", f"Words of number {i}, class {label}.") for i in range(12) for label in (1, 2, 3, 4)]
+ROWS = [
+    (label, f"Title {i}", f"Words of number {i}, class {label}.") for i in range(12) for label in (1, 2, 3, 4)
+]
 
 
 def write(folder, train=ROWS, test=ROWS[:8], convert=str):
     folder.mkdir(exist_ok=True)
     for name, rows in (("train", train), ("test", test)):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([(convert(label), title + name, text) for label, title, text in rows])
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows(
+                [(convert(label), title + name, text) for label, title, text in rows]
+            )
     return folder
 
 
 def load(folder, **fields):
-    return load_agnews(Recipe(profile="offline", model="mini", data=str(folder), **fields))
+    return load_data(Recipe(profile="offline", model="mini", data=str(folder), **fields))
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def folder(tmp_path):
 
 
 # the sample
+
 
 def test_the_sample_is_balanced_and_split():
     for name, rows in (("train", 400), ("test", 200)):
@@ -45,7 +49,7 @@ def test_the_sample_is_balanced_and_split():
 
 def test_the_sample_is_as_long_as_ag_news():
     texts = read_csv(SAMPLE / "train.csv")[1]
-    lengths = [len(ids) for ids in mini_tokenizer()(texts)["input_ids"]]
+    lengths = [len(ids) for ids in load_tokenizer(Recipe(model="mini"))(texts)["input_ids"]]
     assert 48 <= statistics.mean(lengths) <= 58  # AG News: 52.7
     assert min(lengths) < 32 and max(lengths) > 80
 
@@ -55,36 +59,51 @@ def test_no_two_items_of_the_sample_share_a_sentence():
     for name in ("train", "test"):
         for text in read_csv(SAMPLE / f"{name}.csv")[1]:
             words = text.lower().split()
-            seen.update({tuple(words[i:i + 8]) for i in range(len(words) - 7)})
+            seen.update({tuple(words[i : i + 8]) for i in range(len(words) - 7)})
     assert max(seen.values()) == 1
 
 
 # what must simply work
 
+
 def test_a_folder_becomes_three_splits(folder):
     news = load(folder)
     assert {name: len(rows) for name, rows in news.items()} == {"train": 44, "validation": 4, "test": 8}
     assert news["train"].features["label"].names == list(LABELS)
-    assert news["test"][0]["text"] == "Title 0test Words of number 0, class 1." and news["test"][0]["label"] == 0
+    assert (
+        news["test"][0]["text"] == "Title 0test Words of number 0, class 1." and news["test"][0]["label"] == 0
+    )
     assert Counter(news["validation"]["label"]) == {0: 1, 1: 1, 2: 1, 3: 1}
 
 
-@pytest.mark.parametrize("convert", [str, lambda label: str(label - 1), lambda label: LABELS[label - 1], lambda label: LABELS[label - 1].upper()],
-                         ids=["1-4", "0-3", "names", "capital names"])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        str,
+        lambda label: str(label - 1),
+        lambda label: LABELS[label - 1],
+        lambda label: LABELS[label - 1].upper(),
+    ],
+    ids=["1-4", "0-3", "names", "capital names"],
+)
 def test_three_codings(tmp_path, convert):
     news = load(write(tmp_path / "rows", convert=convert))
     assert news["test"]["label"][:] == [0, 1, 2, 3] * 2
 
 
-@pytest.mark.parametrize("change", [
-    lambda data: b"Class Index,Title,Description\n" + data,
-    lambda data: b'"class","title","description"\r\n' + data,
-    lambda data: b"\xef\xbb\xbf" + data,
-    lambda data: b"\xef\xbb\xbfclass,title,description\n" + data,
-    lambda data: data.replace(b"\r\n", b"\n"),
-    lambda data: data.replace(b"\n", b"\r\n"),
-    lambda data: data + b"\r\n\r\n"],
-    ids=["header", "quoted header", "BOM", "BOM and header", "LF", "CRLF", "blank lines at the end"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"Class Index,Title,Description\n" + data,
+        lambda data: b'"class","title","description"\r\n' + data,
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: b"\xef\xbb\xbfclass,title,description\n" + data,
+        lambda data: data.replace(b"\r\n", b"\n"),
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data + b"\r\n\r\n",
+    ],
+    ids=["header", "quoted header", "BOM", "BOM and header", "LF", "CRLF", "blank lines at the end"],
+)
 def test_files_as_people_have_them(folder, change):
     expected = load(folder)["train"].to_list()
     path = folder / "train.csv"
@@ -93,10 +112,10 @@ def test_files_as_people_have_them(folder, change):
 
 
 def test_a_line_break_inside_a_field_stays_in_the_text(tmp_path):
-    rows = [*ROWS, (4, "Broken", "one line\nand another, \"quoted\"")]
+    rows = [*ROWS, (4, "Broken", 'one line\nand another, "quoted"')]
     path = write(tmp_path / "rows", train=rows) / "train.csv"
     labels, texts, lines = read_csv(path)
-    assert texts[-1].endswith("one line\nand another, \"quoted\"") and lines[-1] == len(rows)
+    assert texts[-1].endswith('one line\nand another, "quoted"') and lines[-1] == len(rows)
 
 
 @pytest.mark.parametrize("word", ["N/A", "null", "nan", "NULL", "None", "\u2028", "a\x0cb\x85c"])
@@ -108,7 +127,9 @@ def test_words_that_other_readers_take_for_missing_are_text(tmp_path, word):
 
 def test_parquet_in_the_hubs_schema(tmp_path):
     for name in ("train", "test"):
-        table = pd.DataFrame({"text": [f"{name} {i}" for i in range(40)], "label": [i % 4 for i in range(40)]})
+        table = pd.DataFrame(
+            {"text": [f"{name} {i}" for i in range(40)], "label": [i % 4 for i in range(40)]}
+        )
         table.to_parquet(tmp_path / f"{name}.parquet")
     assert load(tmp_path)["test"]["label"][:5] == [0, 1, 2, 3, 0]
 
@@ -123,7 +144,7 @@ def test_a_subset_keeps_the_classes_and_the_seed(folder):
 
 def test_rows_in_both_splits_are_counted(tmp_path, capsys):
     folder = write(tmp_path / "rows")
-    (folder / "test.csv").write_bytes((folder / "train.csv").read_bytes()[: 300].rsplit(b"\r\n", 1)[0])
+    (folder / "test.csv").write_bytes((folder / "train.csv").read_bytes()[:300].rsplit(b"\r\n", 1)[0])
     shared = len(read_csv(folder / "test.csv")[1])
     load(folder)
     assert f"{shared} texts stand in both train and test" in capsys.readouterr().out
@@ -132,6 +153,7 @@ def test_rows_in_both_splits_are_counted(tmp_path, capsys):
 
 
 # what gets an error: file, row and remedy
+
 
 def replaced(folder, old, new, name="train"):
     path = folder / f"{name}.csv"
@@ -188,13 +210,20 @@ def test_a_quotation_mark_that_is_never_closed(folder):
     fails(folder, "train.csv, line", "not a well-formed CSV row")
 
 
-@pytest.mark.parametrize("rows, names", [([r for r in ROWS if r[0] != 2], "Sports"), ([r for r in ROWS if r[0] in (1, 2)], "Business, Sci/Tech")])
+@pytest.mark.parametrize(
+    "rows, names",
+    [([r for r in ROWS if r[0] != 2], "Sports"), ([r for r in ROWS if r[0] in (1, 2)], "Business, Sci/Tech")],
+)
 def test_a_class_absent_from_train(tmp_path, rows, names):
     fails(write(tmp_path / "rows", train=rows), f"no row of class {names}", "Accepted codings")
 
 
 def test_labels_that_fit_two_codings_are_not_guessed(tmp_path):
-    fails(write(tmp_path / "rows", train=[r for r in ROWS if r[0] != 4]), "no row of class Sci/Tech", "Labels found: 1, 2, 3")
+    fails(
+        write(tmp_path / "rows", train=[r for r in ROWS if r[0] != 4]),
+        "no row of class Sci/Tech",
+        "Labels found: 1, 2, 3",
+    )
 
 
 def test_fewer_rows_than_a_batch(tmp_path):
@@ -202,7 +231,11 @@ def test_fewer_rows_than_a_batch(tmp_path):
 
 
 def test_one_row_of_a_class_cannot_be_split(tmp_path):
-    fails(write(tmp_path / "rows", train=[r for r in ROWS if r[0] != 4] + [ROWS[3]]), "at least 2 training rows", "Sci/Tech 1")
+    fails(
+        write(tmp_path / "rows", train=[r for r in ROWS if r[0] != 4] + [ROWS[3]]),
+        "at least 2 training rows",
+        "Sci/Tech 1",
+    )
 
 
 def test_more_rows_asked_for_than_there_are(folder):
@@ -227,9 +260,16 @@ def test_a_parquet_file_with_other_columns(tmp_path):
 
 # whatever stands in a file: rows, or our own error
 
-WORDS = st.text(max_size=12) | st.sampled_from(["N/A", "null", "a,b", 'say ""x""', "line\nbreak", "\r", "\x00", "\ufeff", "\u2028", "1"])
-ROW = st.builds(lambda label, title, text, quote: ",".join(f"{quote}{field}{quote}" for field in (label, title, text)),
-                st.sampled_from(["1", "2", "3", "4", "0", "5", "World", "sports", "x", "", "class"]), WORDS, WORDS, st.sampled_from(['"', ""]))
+WORDS = st.text(max_size=12) | st.sampled_from(
+    ["N/A", "null", "a,b", 'say ""x""', "line\nbreak", "\r", "\x00", "\ufeff", "\u2028", "1"]
+)
+ROW = st.builds(
+    lambda label, title, text, quote: ",".join(f"{quote}{field}{quote}" for field in (label, title, text)),
+    st.sampled_from(["1", "2", "3", "4", "0", "5", "World", "sports", "x", "", "class"]),
+    WORDS,
+    WORDS,
+    st.sampled_from(['"', ""]),
+)
 
 
 def spoiled(content, changes):
@@ -237,13 +277,19 @@ def spoiled(content, changes):
     for place, byte, cut in changes:
         if data:
             data[place % len(data)] = byte
-            del data[place % len(data):place % len(data) + cut]
+            del data[place % len(data) : place % len(data) + cut]
     return bytes(data)
 
 
 CONTENTS = st.binary(max_size=200) | st.builds(
-    spoiled, st.lists(ROW, max_size=30).flatmap(lambda rows: st.sampled_from(["\n", "\r\n"]).map(lambda end: end.join(rows).encode("utf-8", "replace"))),
-    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)), max_size=3))
+    spoiled,
+    st.lists(ROW, max_size=30).flatmap(
+        lambda rows: st.sampled_from(["\n", "\r\n"]).map(
+            lambda end: end.join(rows).encode("utf-8", "replace")
+        )
+    ),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)), max_size=3),
+)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,5 @@
 """Each finding of ``agnews doctor``, on machines that this one is made to look like."""
+
 import collections
 import sys
 import tomllib
@@ -12,8 +13,9 @@ from packaging.requirements import Requirement
 from agnews_helpers import Recipe, doctor
 from agnews_helpers.cli import main
 from agnews_helpers.hardware import GTX_1650_TI
-from agnews_helpers.mini import MiniUnavailable
-from agnews_helpers.recipe import HUB_MODEL, HubStatus
+from agnews_helpers.plumbing.hub import HubStatus
+from agnews_helpers.plumbing.mini import MiniUnavailable
+from agnews_helpers.recipe import HUB_MODEL
 
 OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 
@@ -21,9 +23,13 @@ OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 def test_this_machine_passes():
     checks = doctor.examine(OFFLINE)
     assert not [str(check) for check in checks if check.ok is False]
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     needed = {Requirement(text).name for text in project["dependencies"]}
-    assert needed | {"Python", "Jupyter kernel", "disk", "Hugging Face Hub", "offline model"} <= {check.name for check in checks}
+    assert needed | {"Python", "Jupyter kernel", "disk", "Hugging Face Hub", "offline model"} <= {
+        check.name for check in checks
+    }
 
 
 def test_an_old_python(monkeypatch):
@@ -31,9 +37,18 @@ def test_an_old_python(monkeypatch):
     assert str(doctor._python()).startswith("[FAIL] Python") and "3.11" in str(doctor._python())
 
 
-@pytest.mark.parametrize("line, found, ok", [
-    ("transformers<6,>=5.0", "5.0.0", True), ("transformers<6,>=5.0", "4.57.3", False), ("transformers<6,>=5.0", "6.0", False),
-    ("transformers<6,>=5.0", None, False), ("ipywidgets>=8.0", "8.1.9", True), ("ipywidgets>=8.0", "7.8.5", False), ("torch>=2.6", "2.14.0.dev1+cu130", True)])
+@pytest.mark.parametrize(
+    "line, found, ok",
+    [
+        ("transformers<6,>=5.0", "5.0.0", True),
+        ("transformers<6,>=5.0", "4.57.3", False),
+        ("transformers<6,>=5.0", "6.0", False),
+        ("transformers<6,>=5.0", None, False),
+        ("ipywidgets>=8.0", "8.1.9", True),
+        ("ipywidgets>=8.0", "7.8.5", False),
+        ("torch>=2.6", "2.14.0.dev1+cu130", True),
+    ],
+)
 def test_a_package_against_its_range(line, found, ok, monkeypatch):
     def version(name):
         if found is None:
@@ -46,9 +61,14 @@ def test_a_package_against_its_range(line, found, ok, monkeypatch):
     assert check.ok is ok and ("Run: pip install -c constraints.txt" in str(check)) is not ok
 
 
-@pytest.mark.parametrize("driver, built, mark, words", [
-    (None, None, "[note]", "no NVIDIA driver"), ("/usr/bin/nvidia-smi", None, "[FAIL]", "built without CUDA"),
-    ("/usr/bin/nvidia-smi", "13.0", "[FAIL]", "built for CUDA 13.0, and the driver does not run it")])
+@pytest.mark.parametrize(
+    "driver, built, mark, words",
+    [
+        (None, None, "[note]", "no NVIDIA driver"),
+        ("/usr/bin/nvidia-smi", None, "[FAIL]", "built without CUDA"),
+        ("/usr/bin/nvidia-smi", "13.0", "[FAIL]", "built for CUDA 13.0, and the driver does not run it"),
+    ],
+)
 def test_no_card_to_be_seen(driver, built, mark, words, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda _: driver)
     monkeypatch.setattr(torch.version, "cuda", built)
@@ -57,10 +77,18 @@ def test_no_card_to_be_seen(driver, built, mark, words, monkeypatch):
     assert str(check).startswith(mark) and words in str(check)
 
 
-@pytest.mark.parametrize("built, free_gib, failed", [
-    (["sm_75", "sm_80"], 3.2, set()), (["sm_70", "sm_80"], 3.2, set()), (["sm_80", "sm_90a"], 3.2, {"compute capability"}),
-    (["sm_61"], 3.2, {"compute capability"}), (["sm_61", "compute_61"], 3.2, set()), (["sm_80", "compute_80"], 3.2, {"compute capability"}),
-    (["sm_75"], 1.0, {"free VRAM"})])
+@pytest.mark.parametrize(
+    "built, free_gib, failed",
+    [
+        (["sm_75", "sm_80"], 3.2, set()),
+        (["sm_70", "sm_80"], 3.2, set()),
+        (["sm_80", "sm_90a"], 3.2, {"compute capability"}),
+        (["sm_61"], 3.2, {"compute capability"}),
+        (["sm_61", "compute_61"], 3.2, set()),
+        (["sm_80", "compute_80"], 3.2, {"compute capability"}),
+        (["sm_75"], 1.0, {"free VRAM"}),
+    ],
+)
 def test_a_card_against_the_build_and_the_budget(built, free_gib, failed, monkeypatch):
     monkeypatch.setattr(doctor, "this_card", lambda: GTX_1650_TI)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
@@ -74,7 +102,9 @@ def test_a_full_disk(monkeypatch, tmp_path):
     assert doctor._disk(OFFLINE, tmp_path).ok and not doctor._disk(Recipe(), tmp_path).ok
 
 
-@pytest.mark.parametrize("recipe, usable, ok", [(OFFLINE, False, None), (Recipe(), False, False), (Recipe(), True, True)])
+@pytest.mark.parametrize(
+    "recipe, usable, ok", [(OFFLINE, False, None), (Recipe(), False, False), (Recipe(), True, True)]
+)
 def test_the_hub(recipe, usable, ok, monkeypatch):
     monkeypatch.setattr(doctor, "hub_status", lambda: HubStatus(usable, False, "a reason"))
     assert doctor._hub(recipe).ok is ok and "a reason" in str(doctor._hub(recipe))
@@ -89,9 +119,15 @@ def test_no_offline_model(recipe, ok, monkeypatch):
     assert doctor._mini(recipe).ok is ok and "install it so" in str(doctor._mini(recipe))
 
 
-@pytest.mark.parametrize("program, ok, words", [
-    (sys.executable, True, "is this Python"), ("python", True, "is this Python"), (str(Path(sys.executable).parent.parent / "other" / "python"), False, "another Python"),
-    (None, False, "no kernel python3")])
+@pytest.mark.parametrize(
+    "program, ok, words",
+    [
+        (sys.executable, True, "is this Python"),
+        ("python", True, "is this Python"),
+        (str(Path(sys.executable).parent.parent / "other" / "python"), False, "another Python"),
+        (None, False, "no kernel python3"),
+    ],
+)
 def test_the_kernel(program, ok, words, monkeypatch):
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
@@ -110,7 +146,11 @@ def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["doctor", "--picture", "never.png"]) == 1
     output = capsys.readouterr().out
-    assert f"[FAIL] {name}" in output and "Run: pip install -c constraints.txt" in output and f"Not ready: {name}." in output
+    assert (
+        f"[FAIL] {name}" in output
+        and "Run: pip install -c constraints.txt" in output
+        and f"Not ready: {name}." in output
+    )
 
 
 def test_a_package_that_windows_cannot_load(monkeypatch):
@@ -120,7 +160,12 @@ def test_a_package_that_windows_cannot_load(monkeypatch):
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)
     [check] = doctor.cannot_load()
-    assert check.name == "torch" and not check.ok and "c10.dll" in str(check) and "Visual C++ Redistributable" in str(check)
+    assert (
+        check.name == "torch"
+        and not check.ok
+        and "c10.dll" in str(check)
+        and "Visual C++ Redistributable" in str(check)
+    )
 
 
 @pytest.mark.parametrize("profile, model", [("laptop", None), ("offline", HUB_MODEL)])
@@ -133,4 +178,6 @@ def test_the_hub_that_a_profile_needs_is_one_finding_among_others(profile, model
         monkeypatch.setenv("AGNEWS_MODEL", model)
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out
-    assert "[FAIL] Hugging Face Hub" in output and "[OK]   torch" in output and f"profile    {profile}" in output
+    assert (
+        "[FAIL] Hugging Face Hub" in output and "[OK]   torch" in output and f"profile    {profile}" in output
+    )

@@ -7,13 +7,18 @@ from agnews_helpers import calibration, calibration_error, evaluate, load_model,
 
 # six rows; the true classes, and logits whose largest entry is the answer
 LABELS = np.array([0, 0, 1, 2, 3, 3])
-LOGITS = np.log(np.array([
-    [0.7, 0.1, 0.1, 0.1],   # right
-    [0.1, 0.1, 0.7, 0.1],   # World taken for Business
-    [0.1, 0.7, 0.1, 0.1],   # right
-    [0.1, 0.1, 0.7, 0.1],   # right
-    [0.1, 0.1, 0.1, 0.7],   # right
-    [0.05, 0.02, 0.9, 0.03]]))  # Sci/Tech taken for Business, surely
+LOGITS = np.log(
+    np.array(
+        [
+            [0.7, 0.1, 0.1, 0.1],  # right
+            [0.1, 0.1, 0.7, 0.1],  # World taken for Business
+            [0.1, 0.7, 0.1, 0.1],  # right
+            [0.1, 0.1, 0.7, 0.1],  # right
+            [0.1, 0.1, 0.1, 0.7],  # right
+            [0.05, 0.02, 0.9, 0.03],
+        ]
+    )
+)  # Sci/Tech taken for Business, surely
 TEXTS = list("abcdef")
 
 
@@ -43,9 +48,14 @@ def test_the_surest_mistake_comes_first(report):
 
 
 def test_every_answer_is_there(report):
-    assert report.answers["text"].tolist() == TEXTS and report.answers["predicted"].tolist()[4:] == ["Sci/Tech", "Business"]
+    assert report.answers["text"].tolist() == TEXTS and report.answers["predicted"].tolist()[4:] == [
+        "Sci/Tech",
+        "Business",
+    ]
     assert report.answers["confidence"].tolist() == pytest.approx([0.7, 0.7, 0.7, 0.7, 0.7, 0.9])
-    assert report.answers["p_true"].iloc[5] == pytest.approx(0.03) and report.loss == pytest.approx(report.answers["loss"].mean())
+    assert report.answers["p_true"].iloc[5] == pytest.approx(0.03) and report.loss == pytest.approx(
+        report.answers["loss"].mean()
+    )
 
 
 def test_calibration_worked_by_hand(report):
@@ -68,7 +78,12 @@ def test_probabilities_that_mean_what_they_say_have_no_error():
     labels = np.array([rng.choice(4, p=np.exp(row)) for row in log_p])
     honest = score(log_p, labels, [""] * len(labels))
     boastful = score(2 * log_p, labels, [""] * len(labels))
-    assert calibration_error(calibration(honest.answers)) < 0.015 < 0.1 < calibration_error(calibration(boastful.answers))
+    assert (
+        calibration_error(calibration(honest.answers))
+        < 0.015
+        < 0.1
+        < calibration_error(calibration(boastful.answers))
+    )
 
 
 def test_wilsons_interval():
@@ -80,7 +95,11 @@ def test_wilsons_interval():
 
 def test_all_right_and_all_wrong():
     perfect = score(np.eye(4)[LABELS] * 9, LABELS, TEXTS)
-    assert perfect.accuracy == perfect.macro_f1 == 1 and len(perfect.worst) == 0 and perfect.interval[1] == pytest.approx(1)
+    assert (
+        perfect.accuracy == perfect.macro_f1 == 1
+        and len(perfect.worst) == 0
+        and perfect.interval[1] == pytest.approx(1)
+    )
     hopeless = score(np.eye(4)[(LABELS + 1) % 4] * 9, LABELS, TEXTS)
     assert hopeless.accuracy == hopeless.macro_f1 == 0 and len(hopeless.worst) == 6
 
@@ -88,8 +107,28 @@ def test_all_right_and_all_wrong():
 def test_the_json_has_the_figures_and_no_text(report, tmp_path):
     report.save(tmp_path / "report.json")
     figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert figures["accuracy"] == report.accuracy and figures["confusion"][0][2] == 1 and "answers" not in figures
+    assert (
+        figures["accuracy"] == report.accuracy
+        and figures["confusion"][0][2] == 1
+        and "answers" not in figures
+    )
     assert "66.7%" in str(report)
+
+
+def test_the_classes_are_called_as_they_are_given():
+    report = score(LOGITS[:, :3], np.array([0, 0, 1, 2, 1, 2]), TEXTS, ["bug", "praise", "question"])
+    assert report.answers["true"].tolist() == ["bug", "bug", "praise", "question", "praise", "question"]
+    assert report.answers["predicted"].tolist()[:3] == ["bug", "question", "praise"]
+    assert report.per_class.index.tolist() == report.confusion.index.tolist() == ["bug", "praise", "question"]
+    assert report.confusion.columns.tolist() == list(report.to_dict()["per_class"])
+
+
+def test_evaluate_asks_the_model_for_the_names(tokens, recipe):
+    model = load_model(recipe)
+    model.config.id2label = {3: "d", 2: "c", 1: "b", 0: "a"}
+    report = evaluate(model, tokens["test"], recipe)
+    assert report.per_class.index.tolist() == list("abcd")
+    assert report.answers["true"].tolist() == ["abcd"[label] for label in tokens["test"]["label"][:]]
 
 
 def test_evaluate_leaves_dropout_as_it_was(tokens, recipe):

@@ -1,4 +1,5 @@
 """The fault campaign in short; ``python benchmarks/faults.py`` is the long one."""
+
 import random
 
 import pytest

@@ -1,8 +1,18 @@
 import pytest
 import torch
 
-from agnews_helpers import GTX_1650_TI, describe_machine, this_card
-from agnews_helpers.hardware import versions
+from agnews_helpers import (
+    GTX_1650_TI,
+    PrecisionRefused,
+    describe_machine,
+    find_card,
+    load_model,
+    make_loader,
+    this_card,
+    train,
+    training,
+)
+from agnews_helpers.hardware import check_precision, refusal, versions
 
 
 def test_the_cards_facts_agree_with_each_other():
@@ -15,7 +25,9 @@ def test_the_cards_facts_agree_with_each_other():
 def test_the_card_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert this_card() is None
-    properties = type("P", (), dict(name="Test card", total_memory=4 * 2**30, major=7, minor=5, multi_processor_count=16))
+    properties = type(
+        "P", (), dict(name="Test card", total_memory=4 * 2**30, major=7, minor=5, multi_processor_count=16)
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -27,6 +39,87 @@ def test_the_card_of_this_machine(monkeypatch):
 
 
 def test_versions_name_what_is_missing(monkeypatch):
-    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]  # pip drops the "+cu130" of some builds
+    assert (
+        versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    )  # pip drops the "+cu130" of some builds
     monkeypatch.setattr("agnews_helpers.hardware.PACKAGES", ("torch", "no-such-package"))
     assert versions()["no-such-package"] is None
+
+
+# Precision
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "card, precision, reason",
+    [
+        (GTX_1650_TI, "fp16", "no tensor cores"),
+        (GTX_1650_TI, "bf16", "no tensor cores"),
+        (find_card("GTX 1650"), "fp16", "no tensor cores"),
+        (find_card("GTX 1050 Ti"), "fp16", "slower than fp32"),
+        (find_card("T4"), "bf16", "emulates"),
+        (find_card("T4"), "fp16", None),
+        (find_card("A100"), "bf16", None),
+        (None, "fp16", "needs a CUDA card"),
+        (None, "bf16", None),
+    ],
+)
+def test_where_a_precision_is_refused(card, precision, reason):
+    found = refusal(precision, "cuda" if card else "cpu", card)
+    assert found is None if reason is None else reason in found
+
+
+def test_fp16_without_a_card_is_refused_before_training(recipe, tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(ValueError, match="fp16"):
+        train(load_model(recipe), tokens, recipe.but(precision="fp16"), tmp_path)
+
+
+def test_a_precision_that_agrees_passes_and_changes_nothing(recipe, tokens):
+    model = load_model(recipe).train()
+    before, batch = weights(model), next(iter(make_loader(tokens["train"], [list(range(8))], recipe)))
+    state = torch.get_rng_state()
+    check_precision(model, batch, "bf16", torch.device("cpu"))
+    assert (
+        model.training
+        and torch.equal(weights(model), before)
+        and all(p.grad is None for p in model.parameters())
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda logits: logits * float("nan"),
+        lambda logits: logits + torch.arange(4) * 2.0,
+        lambda logits: -logits,
+    ],
+)
+def test_a_precision_that_gives_another_loss_or_gradient_is_refused(spoil, recipe, tokens):
+    model, batch = load_model(recipe), next(iter(make_loader(tokens["train"], [list(range(8))], recipe)))
+    forward = model.forward
+
+    def wrapped(**batch):
+        output = forward(**batch)
+        if torch.is_autocast_enabled("cpu"):
+            output.logits = spoil(output.logits)
+        return output
+
+    model.forward = wrapped
+    with pytest.raises(PrecisionRefused, match="on the first batch the loss is"):
+        check_precision(model, batch, "bf16", torch.device("cpu"))
+
+
+def test_the_card_never_holds_a_whole_gradient_twice(recipe, tokens):
+    model, most = load_model(recipe), []
+    batch = next(iter(make_loader(tokens["train"], [list(range(8))], recipe)))
+    last = list(model.parameters())[0]  # the last whose gradient is there
+    last.register_post_accumulate_grad_hook(
+        lambda _: most.append(sum(p.grad is not None for p in model.parameters()))
+    )
+    check_precision(model, batch, "bf16", torch.device("cpu"))
+    assert len(most) == 2 and max(most) <= 1

@@ -1,11 +1,48 @@
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
-from agnews_helpers import LABELS, HubUnreachable, Recipe, hub, load_classifier, load_model, load_tokenizer
-from agnews_helpers.recipe import HubStatus
+from agnews_helpers import LABELS, HubUnreachable, Recipe, load_classifier, load_model, load_tokenizer
+from agnews_helpers.model import pretrained_name, run_facts
+from agnews_helpers.plumbing import hub
+from agnews_helpers.plumbing.errors import Damaged
+from agnews_helpers.plumbing.mini import mini_folder
+from agnews_helpers.recipe import HUB_MODEL
+
+
+def test_the_name_is_what_from_pretrained_takes():
+    assert pretrained_name(Recipe()) == HUB_MODEL and pretrained_name(Recipe(model="a/folder")) == "a/folder"
+    assert pretrained_name(Recipe(model="mini")) == str(mini_folder())
+
+
+def test_loading_says_nothing_and_leaves_the_libraries_as_they_were(capsys):
+    told = []
+    handler = logging.Handler()
+    handler.emit = told.append
+    logger, level = logging.getLogger("transformers"), transformers_logging.get_verbosity()
+    logger.addHandler(handler)
+    try:
+        load_model(Recipe(model="mini"))
+    finally:
+        logger.removeHandler(handler)
+    assert not told and capsys.readouterr() == ("", "")
+    assert transformers_logging.get_verbosity() == level and transformers_logging.is_progress_bar_enabled()
+
+
+def test_a_weight_that_an_encoder_lacks_is_named(tiny, tmp_path, capsys):
+    folder, lacking = Path(shutil.copytree(tiny, tmp_path / "cut")), "distilbert.embeddings.LayerNorm.weight"
+    weights = load_file(folder / "model.safetensors")
+    del weights[lacking], weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(Recipe(model=str(folder)))
+    assert capsys.readouterr().out == f"note: {folder} lacks {lacking}; drawn anew, as the head is.\n"
+    with pytest.raises(FileNotFoundError, match="without a trained head .classifier.weight.*agnews train"):
+        load_classifier(folder)
 
 
 def test_the_labels_are_in_the_configuration():
@@ -33,17 +70,26 @@ def test_a_folder_is_loaded_in_fp32_whatever_was_stored(tiny, tmp_path):
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty' does not hold a model that can be read .it has no config.json.*AGNEWS_MODEL=mini"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="empty' does not hold a model that can be read .it has no config.json.*AGNEWS_MODEL=mini",
+    ):
         load(Recipe(model=str(tmp_path / "empty")))
 
 
-@pytest.mark.parametrize("load, name", [(load_model, "model.safetensors"), (load_tokenizer, "tokenizer.json"), (load_model, "config.json")])
+@pytest.mark.parametrize(
+    "load, name",
+    [(load_model, "model.safetensors"), (load_tokenizer, "tokenizer.json"), (load_model, "config.json")],
+)
 @pytest.mark.parametrize("left", [0, 0.5])
 def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name, left):
     folder = Path(shutil.copytree(tiny, tmp_path / "spoiled"))
     whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:int(left * len(whole))])
-    with pytest.raises(FileNotFoundError, match=r"spoiled' does not hold a model that can be read \(.+\)\. Give another folder"):
+    (folder / name).write_bytes(whole[: int(left * len(whole))])
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"spoiled' does not hold a model that can be read \(.+\)\. Give another folder",
+    ):
         load(Recipe(model=str(folder)))
     with pytest.raises(FileNotFoundError, match="does not hold a model"):
         load_classifier(folder)
@@ -51,6 +97,28 @@ def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_model_that_is_nowhere_is_named(monkeypatch, load):
-    monkeypatch.setattr(hub, "hub_status", lambda: HubStatus(False, False, "the Hub is a test"))
-    with pytest.raises(HubUnreachable, match=r"'no/such' \(there is no such folder\) cannot be loaded.*the Hub is a test.*Go online"):
+    monkeypatch.setattr(hub, "silence", lambda: "the Hub is a test")
+    with pytest.raises(
+        HubUnreachable,
+        match=r"'no/such' \(there is no such folder\) cannot be loaded.*the Hub is a test.*Go online",
+    ):
         load(Recipe(model="no/such"))
+
+
+def test_a_classifier_that_may_not_be_read_is_not_called_missing(tiny, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(tiny, tmp_path / "mine"))
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="mine holds no trained classifier"):
+        load_classifier(folder)
+    (folder / "config.json").mkdir()  # a folder in place of a file cannot be read either, even by root
+    with pytest.raises(OSError, match="config.json") as caught:
+        load_classifier(folder)
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("text", ["", '{"recipe": ', "[1, 2]", "\udcff"])
+def test_facts_that_are_damaged_are_named(tmp_path, text):
+    assert run_facts(tmp_path) == {} == run_facts(tmp_path / "nowhere")
+    (tmp_path / "agnews_run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(Damaged, match="agnews_run.json is damaged .*delete or rename it"):
+        run_facts(tmp_path)

@@ -1,4 +1,5 @@
-"""What nbval does not look at: that each notebook was committed from one run, and is written as we write them."""
+"""What nbval does not look at: each notebook was committed from one run, and is written as we write them."""
+
 import json
 import re
 from pathlib import Path
@@ -7,8 +8,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["01_choose_the_model", "02_tokenize_the_news", "03_build_the_batches",
-         "04_train_the_classifier", "05_budget_the_vram", "06_use_your_classifier"]
+NAMES = [
+    "01_choose_the_model",
+    "02_tokenize_the_news",
+    "03_build_the_batches",
+    "04_train_the_classifier",
+    "05_budget_the_vram",
+    "06_use_your_classifier",
+]
 
 
 def read(path):
@@ -30,7 +37,9 @@ def test_all_six_are_there():
 
 def test_committed_from_one_run(notebook):
     _, code = notebook
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))  # nbval passes a stripped notebook
+    assert [cell["execution_count"] for cell in code] == list(
+        range(1, len(code) + 1)
+    )  # nbval passes a stripped notebook
 
 
 def test_no_stored_output_is_an_error_or_names_a_machine(notebook):
@@ -45,20 +54,32 @@ def test_cells_are_short(notebook):
     _, code = notebook
     lines = sorted(sum(bool(line.strip()) for line in cell["text"].splitlines()) for cell in code)
     assert lines[len(lines) // 2] <= 7 and lines[-1] <= 25
-    assert max(len(line) for cell in code for line in cell["text"].splitlines()) <= 105  # what a page shows without scrolling
+    assert (
+        max(len(line) for cell in code for line in cell["text"].splitlines()) <= 105
+    )  # what a page shows without scrolling
 
 
 def test_few_outputs_are_ignored(notebook):
     _, code = notebook
     ignored = [cell for cell in code if "nbval-ignore-output" in cell["tags"]]
     assert len(ignored) <= 0.15 * len(code)
-    assert not any("NBVAL_" in cell["text"] or "nbval-skip" in cell["tags"] or cell["text"].rstrip().endswith(";") for cell in code)
+    assert not any(
+        "NBVAL_" in cell["text"] or "nbval-skip" in cell["tags"] or cell["text"].rstrip().endswith(";")
+        for cell in code
+    )
 
 
 def test_the_opening_and_the_end(notebook):
     cells, _ = notebook
     assert re.match(r"# \d · [A-Z]", cells[0]["text"])
-    for words in ("**What you'll do**", "**What you'll learn**", "**What you'll need**", "minute", "VRAM", "GTX 1650 Ti"):
+    for words in (
+        "**What you'll do**",
+        "**What you'll learn**",
+        "**What you'll need**",
+        "minute",
+        "VRAM",
+        "GTX 1650 Ti",
+    ):
         assert words in cells[0]["text"], words
     everything = "\n".join(cell["text"] for cell in cells)
     assert "## In this notebook we have" in everything and "## Exercises" in everything
@@ -81,7 +102,9 @@ def test_solutions_are_folded_and_run(notebook):
     _, code = notebook
     solutions = [cell for cell in code if "solution" in cell["tags"]]
     assert len(solutions) >= 2
-    assert all(cell["metadata"]["jupyter"] == {"source_hidden": True} and cell["outputs"] for cell in solutions)
+    assert all(
+        cell["metadata"]["jupyter"] == {"source_hidden": True} and cell["outputs"] for cell in solutions
+    )
 
 
 def test_links_lead_somewhere(notebook):

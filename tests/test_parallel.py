@@ -1,57 +1,87 @@
 """Several processes take the steps of one: the command that a reader would type, on the CPU (gloo)."""
+
 import json
+import math
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil  # comes with accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from agnews_helpers.batching import deal
-from agnews_helpers.checkpoints import unfinished
-from agnews_helpers.mini import mini_tokenizer
-from agnews_helpers.recipe import LABELS
+from agnews_helpers.batching import process_rows
+from agnews_helpers.checkpoints import checkpoints_in
+from agnews_helpers.training import mean_over
+from tests.tiny import tiny_model_folder
 
 
 @pytest.mark.parametrize("rows", range(1, 18))
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_a_batch_is_dealt_out_and_weighs_as_a_whole(rows, processes):
     batch = list(range(100, 100 + rows))
-    shares = [deal(batch, process, processes) for process in range(processes)]
-    assert sorted(row for share, weight in shares if weight for row in share) == batch
-    assert all(share for share, _ in shares) and sum(weight for _, weight in shares) == pytest.approx(processes)
+    shares = [process_rows(batch, process, processes) for process in range(processes)]
+    accelerators = [
+        SimpleNamespace(process_index=process, num_processes=processes) for process in range(processes)
+    ]
+    over = [mean_over(batch, accelerator) for accelerator in accelerators]
+    assert sorted(row for share, number in zip(shares, over) if number < math.inf for row in share) == batch
+    assert all(shares)
     value = {row: row**2 for row in batch}
-    means = [weight * sum(value[row] for row in share) / len(share) for share, weight in shares]
+    means = [sum(value[row] for row in share) / number for share, number in zip(shares, over)]
     assert sum(means) / processes == pytest.approx(sum(value.values()) / rows)
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """A tiny model without dropout, whose masks depend on how rows are dealt out."""
-    folder = tmp_path_factory.mktemp("calm") / "model"
-    torch.manual_seed(0)
-    config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, num_labels=4, dropout=0.0, attention_dropout=0.0,
-                              seq_classif_dropout=0.0, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
-    DistilBertForSequenceClassification(config).save_pretrained(folder)
-    mini_tokenizer().save_pretrained(folder)
-    return folder
+    none = dict(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
+    return tiny_model_folder(tmp_path_factory.mktemp("calm") / "model", **none)
 
 
 def command(model, folder, processes, *more):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]  # it has no --multi_cpu
-    run = ["-m", "agnews_helpers", "train", "--model", str(model), "--train-rows", "45", "--test-rows", "20", "--epochs", "2",
-           "--learning-rate", "1e-3", "--output-dir", str(folder), *more]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        port,
+    ]  # it has no --multi_cpu
+    run = [
+        "-m",
+        "agnews_helpers",
+        "train",
+        "--model",
+        str(model),
+        "--train-rows",
+        "45",
+        "--test-rows",
+        "20",
+        "--epochs",
+        "2",
+        "--learning-rate",
+        "1e-3",
+        "--output-dir",
+        str(folder),
+        *more,
+    ]
     return [sys.executable, *(launch if processes > 1 else []), *run]
 
 
@@ -78,7 +108,9 @@ def test_two_processes_take_the_steps_of_one(calm, one, tmp_path):
     assert done.stdout.count("profile    offline") == 1 and done.stdout.count("test: accuracy") == 1
     assert len(losses(one)) == len(losses(tmp_path)) == 12  # 41 rows: the last batch has one
     assert (losses(one) - losses(tmp_path)).abs().max() < 1e-5
-    figures = [json.loads((folder / "figures.json").read_text(encoding="utf-8")) for folder in (one, tmp_path)]
+    figures = [
+        json.loads((folder / "figures.json").read_text(encoding="utf-8")) for folder in (one, tmp_path)
+    ]
     assert figures[0]["test"]["confusion"] == figures[1]["test"]["confusion"]
     assert figures[0]["test"]["loss"] == pytest.approx(figures[1]["test"]["loss"], abs=1e-4)
     weights = [load_file(folder / "run" / "model.safetensors") for folder in (one, tmp_path)]
@@ -89,7 +121,7 @@ def test_two_processes_resume_exactly(tiny, tmp_path):
     whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
     stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
     assert whole.returncode == stopped.returncode == 0, whole.stderr + stopped.stderr
-    assert "Stopped after step 7 of 12" in stopped.stdout and unfinished(tmp_path / "parts" / "run")
+    assert "Stopped after step 7 of 12" in stopped.stdout and checkpoints_in(tmp_path / "parts" / "run")
     alone = launch(tiny, tmp_path / "parts" / "run", 1, "--resume")
     assert alone.returncode == 2 and "processes is 2 there and 1 here" in alone.stderr
     resumed = launch(tiny, tmp_path / "parts" / "run", 2, "--resume")
@@ -103,7 +135,9 @@ def test_two_processes_resume_exactly(tiny, tmp_path):
 def test_where_one_is_killed_both_stop(tiny, tmp_path):
     arguments = command(tiny, tmp_path / "run", 2, "--epochs", "4000")
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as launcher:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as launcher:
         for _ in range(900):
             if (tmp_path / "run" / "agnews_run.json").exists():
                 break

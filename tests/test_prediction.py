@@ -25,7 +25,9 @@ def test_the_head_makes_the_logits_of_the_cls_vectors(tokens, recipe):
 def test_padding_does_not_change_the_answer(tokens, recipe):
     model = load_model(recipe)
     longest = predict_logits(model, tokens["test"], recipe)
-    assert torch.allclose(predict_logits(model, tokens["test"], recipe.but(padding="max_length")), longest, atol=1e-5)
+    assert torch.allclose(
+        predict_logits(model, tokens["test"], recipe.but(padding="max_length")), longest, atol=1e-5
+    )
 
 
 def test_classify(tiny):
@@ -36,8 +38,15 @@ def test_classify(tiny):
     assert table["label"].tolist() == table[list(LABELS)].idxmax(axis=1).tolist()
 
 
-@pytest.mark.parametrize("texts, message", [
-    ("Stocks fall", "takes a list"), ([], "got no texts"), (["good", " "], "Text 2 is ' '"), (["good", None], "Text 2 is None")])
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ("Stocks fall", "takes a list"),
+        ([], "got no texts"),
+        (["good", " "], "Text 2 is ' '"),
+        (["good", None], "Text 2 is None"),
+    ],
+)
 def test_what_is_not_a_list_of_texts(tiny, texts, message):
     with pytest.raises(ValueError, match=message):
         classify(texts, tiny)

@@ -1,13 +1,16 @@
 import threading
 import time
 import urllib.request
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from agnews_helpers import HubUnreachable, Recipe
 from agnews_helpers import recipe as module
-from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, HubStatus, hub_status
+from agnews_helpers.plumbing.hub import HubStatus, silence
+from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, hub_status
 
 
 @pytest.fixture(autouse=True)
@@ -15,10 +18,10 @@ def clean(monkeypatch, tmp_path):
     """No profile asked for, no cache, and a Hub that is asked anew in each test."""
     monkeypatch.delenv("AGNEWS_PROFILE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(module, "_in_hub_cache", lambda: False)
-    hub_status.cache_clear()
+    monkeypatch.setattr("agnews_helpers.plumbing.hub.in_cache", lambda model, data: False)
+    silence.cache_clear()
     yield
-    hub_status.cache_clear()
+    silence.cache_clear()
 
 
 def hub(monkeypatch, reachable, cached=False):
@@ -58,17 +61,61 @@ def loopback(monkeypatch):
 def test_the_defaults_are_the_recipe():
     recipe = Recipe()
     assert (recipe.model, recipe.max_length, recipe.batch_size, recipe.learning_rate, recipe.epochs) == (
-        "distilbert/distilbert-base-uncased", 512, 8, 2e-5, 4)
+        "distilbert/distilbert-base-uncased",
+        512,
+        8,
+        2e-5,
+        4,
+    )
     assert (recipe.padding, recipe.group_by_length, recipe.precision) == ("longest", True, "fp32")
 
 
-@pytest.mark.parametrize("field, value", [
-    ("batch_size", 0), ("batch_size", 2.5), ("batch_size", True), ("max_length", 513), ("max_length", 2),
-    ("learning_rate", -2e-5), ("learning_rate", float("nan")), ("epochs", 0), ("padding", "none"), ("precision", "fp8"),
-    ("train_rows", 3), ("test_rows", -1), ("validation_share", 0.0), ("validation_share", 1), ("seed", -1), ("profile", "huge")])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("batch_size", True),
+        ("max_length", 513),
+        ("max_length", 2),
+        ("learning_rate", -2e-5),
+        ("learning_rate", float("nan")),
+        ("epochs", 0),
+        ("padding", "none"),
+        ("precision", "fp8"),
+        ("train_rows", 3),
+        ("test_rows", -1),
+        ("validation_share", 0.0),
+        ("validation_share", 1),
+        ("seed", -1),
+        ("profile", "huge"),
+        # of another type
+        ("profile", ["full"]),
+        ("model", None),
+        ("model", ""),
+        ("data", Path("rows")),
+        ("train_rows", "8"),
+        ("validation_share", "x"),
+        ("max_length", 512.0),
+        ("padding", 1),
+        ("group_by_length", "x"),
+        ("group_by_length", 1),
+        ("batch_size", "8"),
+        ("learning_rate", "x"),
+        ("learning_rate", None),
+        ("learning_rate", float("inf")),
+        ("epochs", None),
+        ("precision", None),
+        ("seed", "x"),
+    ],
+)
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=rf"Recipe\.{field} is .*must be"):
         Recipe(**{field: value})
+
+
+def test_every_field_is_checked():
+    assert list(module.ALLOWED) == [item.name for item in fields(Recipe)]
 
 
 def test_a_copy_is_checked_too():
@@ -77,7 +124,31 @@ def test_a_copy_is_checked_too():
     assert Recipe().but(batch_size=4).batch_size == 4
 
 
-@pytest.mark.parametrize("reachable, gpu, profile", [(True, True, "full"), (True, False, "laptop"), (False, True, "offline"), (False, False, "offline")])
+def test_a_recipe_comes_back_from_its_dict():
+    recipe = Recipe(model="mini", train_rows=40, learning_rate=1e-3)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    version_1 = {**recipe.to_dict(), "reason": "the default", "checkpoint_minutes": 10.0}
+    assert Recipe.from_dict(version_1) == recipe
+    assert Recipe.from_dict({"epochs": 2}) == Recipe(epochs=2)
+    with pytest.raises(ValueError, match=r"Recipe\.epochs is '4'"):
+        Recipe.from_dict({"epochs": "4"})
+    with pytest.raises(ValueError, match="names and values, not of None"):
+        Recipe.from_dict(None)
+
+
+def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):
+    monkeypatch.setenv("AGNEWS_PROFILE", "offline")
+    recipe = Recipe.for_this_machine()
+    assert recipe.describe().startswith("profile    offline (asked for by AGNEWS_PROFILE)\nmodel      mini;")
+    assert recipe.but(epochs=2).reason == recipe.reason and "reason" not in recipe.to_dict()
+    given = Recipe.from_dict(recipe.to_dict())
+    assert given == recipe and "profile    offline (as given)" in given.describe()
+
+
+@pytest.mark.parametrize(
+    "reachable, gpu, profile",
+    [(True, True, "full"), (True, False, "laptop"), (False, True, "offline"), (False, False, "offline")],
+)
 def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profile):
     hub(monkeypatch, reachable), cuda(monkeypatch, gpu)
     recipe = Recipe.for_this_machine()
@@ -94,7 +165,10 @@ def test_what_was_downloaded_before_counts_as_hub(monkeypatch):
 def test_full_without_a_hub_stops_with_the_reason(monkeypatch):
     hub(monkeypatch, reachable=False)
     monkeypatch.setenv("AGNEWS_PROFILE", "full")
-    with pytest.raises(HubUnreachable, match="'full' needs the Hugging Face Hub, and the Hub is a test.*AGNEWS_PROFILE=offline"):
+    with pytest.raises(
+        HubUnreachable,
+        match="'full' needs the Hugging Face Hub, and the Hub is a test.*AGNEWS_PROFILE=offline",
+    ):
         Recipe.for_this_machine()
 
 
@@ -115,7 +189,9 @@ def test_the_environment_and_arguments_override(monkeypatch):
     assert "somewhere" not in recipe.describe()  # notebooks store this text: no path of the reader's
 
 
-@pytest.mark.parametrize("name, value", [("AGNEWS_PROFILE", "huge"), ("AGNEWS_TRAIN_ROWS", "many"), ("AGNEWS_TEST_ROWS", "1.5")])
+@pytest.mark.parametrize(
+    "name, value", [("AGNEWS_PROFILE", "huge"), ("AGNEWS_TRAIN_ROWS", "many"), ("AGNEWS_TEST_ROWS", "1.5")]
+)
 def test_a_bad_variable_is_named(monkeypatch, name, value):
     hub(monkeypatch, reachable=False)
     monkeypatch.setenv(name, value)
@@ -160,4 +236,6 @@ def test_hf_hub_offline_is_respected(monkeypatch):
 
 
 def test_the_hub_names_have_a_namespace():
-    assert HUB_MODEL.count("/") == HUB_DATA.count("/") == 1  # bare ids are refused by huggingface_hub since 1.16
+    assert (
+        HUB_MODEL.count("/") == HUB_DATA.count("/") == 1
+    )  # bare ids are refused by huggingface_hub since 1.16

@@ -4,13 +4,30 @@ from collections import Counter
 import pytest
 from transformers import DistilBertConfig
 
-from agnews_helpers import GTX_1650_TI, Recipe, Setup, budget_table, find_card, largest_batch, measure_step, step_budget, trace_steps
+from agnews_helpers import (
+    GTX_1650_TI,
+    Recipe,
+    StepOptions,
+    budget_table,
+    find_card,
+    largest_batch,
+    measure_step,
+    step_budget,
+    trace_steps,
+)
 from agnews_helpers.cli import main
 from agnews_helpers.hardware import CARDS
-from agnews_helpers.vram import budget as module
 from agnews_helpers.vram import report
 from agnews_helpers.vram.allocator import MIB, CachingAllocator, OutOfMemory, replay
-from agnews_helpers.vram.budget import PARTS, Rows, batch_map, largest_epoch_batch, levers, timeline, usable_mib
+from agnews_helpers.vram.budget import (
+    PARTS,
+    largest_epoch_batch,
+    levers,
+    reserved_by_shape,
+    timeline,
+    usable_mib,
+)
+from agnews_helpers.vram.trace import TRACED_STEPS, TraceFamily
 
 DISTILBERT = DistilBertConfig(num_labels=4)
 SMALL = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
@@ -34,20 +51,32 @@ def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
 
 def test_the_claim_of_the_tutorial():
     """Eager attention, 8 x 512: fits 4 GB under Linux, not under Windows; SDPA fits both."""
-    verdicts = {(attention, system): step_budget(DISTILBERT, 8, 512, Setup(attention=attention), system=system).verdict
-                for attention in ("eager", "sdpa") for system in ("linux", "windows")}
-    assert verdicts == {("eager", "linux"): "fits", ("eager", "windows"): "does not fit", ("sdpa", "linux"): "fits", ("sdpa", "windows"): "fits"}
-    assert step_budget(DISTILBERT, 9, 512, Setup(attention="eager"), system="linux").verdict == "tight"
+    verdicts = {
+        (attention, system): step_budget(
+            DISTILBERT, 8, 512, StepOptions(attention=attention), system=system
+        ).verdict
+        for attention in ("eager", "sdpa")
+        for system in ("linux", "windows")
+    }
+    assert verdicts == {
+        ("eager", "linux"): "fits",
+        ("eager", "windows"): "does not fit",
+        ("sdpa", "linux"): "fits",
+        ("sdpa", "windows"): "fits",
+    }
+    assert step_budget(DISTILBERT, 9, 512, StepOptions(attention="eager"), system="linux").verdict == "tight"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("length", [33, 64])
 def test_other_numbers_of_rows_follow_from_two_traces(attention, length):
-    setup = Setup(attention=attention)
-    family = Rows(SMALL, length, setup)
+    options = StepOptions(attention=attention)
+    family = TraceFamily(SMALL, length, options)
     for rows in (3, 8, 13):
-        real = trace_steps(SMALL, [(rows, length)] * module.STEPS, setup).events
-        assert [(a.op, a.size, made) for a, made in family.events(rows)] == [(a.op, a.size, made) for a, made in real]
+        real = trace_steps(SMALL, [(rows, length)] * TRACED_STEPS, options).events
+        assert [(a.op, a.size, made) for a, made in family.trace(rows).events] == [
+            (a.op, a.size, made) for a, made in real
+        ]
 
 
 def test_the_largest_batch_is_the_last_that_runs():
@@ -57,7 +86,7 @@ def test_the_largest_batch_is_the_last_that_runs():
     assert 0 < worst <= best
 
     def run(rows):
-        replay(trace_steps(SMALL, [(rows, 64)] * module.STEPS).events, CachingAllocator(capacity))
+        replay(trace_steps(SMALL, [(rows, 64)] * TRACED_STEPS).events, CachingAllocator(capacity))
 
     run(worst)
     with pytest.raises(OutOfMemory):
@@ -82,13 +111,17 @@ def test_the_table_has_a_row_for_each_case():
 
 
 def test_a_batch_without_rows_is_refused():
-    for refused in (lambda: budget_table(SMALL, 0, lengths=(8,)), lambda: batch_map(SMALL, (0, 8), (8,)), lambda: step_budget(SMALL, 0, 8)):
+    for refused in (
+        lambda: budget_table(SMALL, 0, lengths=(8,)),
+        lambda: reserved_by_shape(SMALL, (0, 8), (8,)),
+        lambda: step_budget(SMALL, 0, 8),
+    ):
         with pytest.raises(ValueError, match="A batch of 0 rows"):
             refused()
 
 
 def test_the_map_grows_with_rows():
-    table = batch_map(SMALL, (2, 8, 64), (32, 64))
+    table = reserved_by_shape(SMALL, (2, 8, 64), (32, 64))
     assert table.index.tolist() == [2, 8, 64] and table.columns.tolist() == [32, 64]
     assert (table.loc[64] > table.loc[2] + 20).all()
     assert table.loc[8, 64] == pytest.approx(step_budget(SMALL, 8, 64).reserved)
@@ -101,7 +134,7 @@ def test_levers_save_where_they_should():
 
 
 def test_the_timeline_climbs_and_falls():
-    table = timeline(trace_steps(SMALL, [(8, 128)] * 3, Setup(implementation="foreach")))
+    table = timeline(trace_steps(SMALL, [(8, 128)] * 3, StepOptions(implementation="foreach")))
     total = table.drop(columns="phase").sum(axis=1)
     assert [phase for phase in dict.fromkeys(table["phase"])] == ["forward", "backward", "optimizer"]
     assert total.max() > total.iloc[0] + 10 and total.iloc[-1] == pytest.approx(total.iloc[0], abs=1)
@@ -111,12 +144,26 @@ def test_the_timeline_climbs_and_falls():
 
 
 def test_cards():
-    assert {"GTX 1650 Ti", "GTX 1650", "GTX 1050 Ti", "RTX 3050 4 GB", "RTX 2060", "T4", "V100", "RTX 3090", "A100"} == set(CARDS)
+    assert {
+        "GTX 1650 Ti",
+        "GTX 1650",
+        "GTX 1050 Ti",
+        "RTX 3050 4 GB",
+        "RTX 2060",
+        "T4",
+        "V100",
+        "RTX 3090",
+        "A100",
+    } == set(CARDS)
     assert find_card("nvidia geforce gtx1650TI") is GTX_1650_TI
-    with pytest.raises(ValueError, match="There is no card 'Voodoo 2' in the list: GTX 1650 Ti, .*--vram-gib"):
+    with pytest.raises(
+        ValueError, match="There is no card 'Voodoo 2' in the list: GTX 1650 Ti, .*--vram-gib"
+    ):
         find_card("Voodoo 2")
     for card in CARDS.values():
-        assert card.fp32_tflops is None or 0.5 < card.fp32_tflops / (card.cuda_cores * 2e-3) < 2.0  # a clock of 0.5 to 2 GHz
+        assert (
+            card.fp32_tflops is None or 0.5 < card.fp32_tflops / (card.cuda_cores * 2e-3) < 2.0
+        )  # a clock of 0.5 to 2 GHz
     with pytest.raises(ValueError, match="--vram-gib is 0"):
         report.other_card(0)
 
@@ -135,18 +182,47 @@ def test_lengths_of_the_sample_and_the_longest_row():
 
 def test_the_command(tmp_path, capsys):
     file = tmp_path / "budget.json"
-    assert main(["budget", "--model", "mini", "--vram-gib", "2", "--system", "linux", "--max-length", "128", "--json", str(file)]) == 0
+    assert (
+        main(
+            [
+                "budget",
+                "--model",
+                "mini",
+                "--vram-gib",
+                "2",
+                "--system",
+                "linux",
+                "--max-length",
+                "128",
+                "--json",
+                str(file),
+            ]
+        )
+        == 0
+    )
     text, figures = capsys.readouterr().out, json.loads(file.read_text(encoding="utf-8"))
-    assert "verdict    fits" in text and "a card with 2 GiB" in text and "largest batch by tokens a row" in text
+    assert (
+        "verdict    fits" in text and "a card with 2 GiB" in text and "largest batch by tokens a row" in text
+    )
     assert figures["verdict"] == "fits" and figures["length"] == 128 and figures["batch_size"] == 8
-    assert figures["reserved_mib"] == pytest.approx(sum(figures["parts_mib"].values()) - figures["parts_mib"]["CUDA context"])
+    assert figures["reserved_mib"] == pytest.approx(
+        sum(figures["parts_mib"].values()) - figures["parts_mib"]["CUDA context"]
+    )
     counts = Counter(len(pair) for pair in figures["largest_batch"].values())
     assert counts == {2: 4}
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--card", "Voodoo"], "no card 'Voodoo'"), (["--system", "dos"], "system is 'dos'"), (["--vram-gib", "-1"], "--vram-gib is -1"),
-    (["--attention", "flash"], "Setup.attention is 'flash'"), (["--batch-size", "0"], "Recipe.batch_size is 0"), (["--model", "no/such-model"], "'no/such-model' (there is no such folder) cannot be loaded")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--card", "Voodoo"], "no card 'Voodoo'"),
+        (["--system", "dos"], "system is 'dos'"),
+        (["--vram-gib", "-1"], "--vram-gib is -1"),
+        (["--attention", "flash"], "StepOptions.attention is 'flash'"),
+        (["--batch-size", "0"], "Recipe.batch_size is 0"),
+        (["--model", "no/such-model"], "'no/such-model' (there is no such folder) cannot be loaded"),
+    ],
+)
 def test_bad_input_of_the_command(arguments, message, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["budget", *arguments]) == 2

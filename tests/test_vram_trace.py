@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -5,21 +7,33 @@ import torch
 from transformers import BertConfig, DistilBertConfig
 
 from agnews_helpers import training
-from agnews_helpers.vram import recorder
-from agnews_helpers.vram.allocator import MIB, CachingAllocator, replay
-from agnews_helpers.vram.trace import Setup, trace_inference, trace_steps
-from benchmarks.vram_accuracy import real_peak
+from agnews_helpers.plumbing.mini import mini_config
+from agnews_helpers.recipe import HUB_MODEL
+from agnews_helpers.vram import recorder, trace
+from agnews_helpers.vram.allocator import MIB
+from agnews_helpers.vram.budget import TRACED_PARTS
+from agnews_helpers.vram.trace import StepOptions, config_for, trace_steps
+from benchmarks import vram_accuracy
 
 DISTILBERT = DistilBertConfig(num_labels=4)
-SMALL = DistilBertConfig(num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=500, max_position_embeddings=128)
+SMALL = DistilBertConfig(
+    num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=500, max_position_embeddings=128
+)
 NARROW = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
-SMALL_BERT = BertConfig(num_labels=4, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=500)
+SMALL_BERT = BertConfig(
+    num_labels=4,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    vocab_size=500,
+)
 
 
 def live_at(events, stop):
     """Bytes of each category that live after event `stop`."""
     live = Counter()
-    for allocation, made in events[:stop + 1]:
+    for allocation, made in events[: stop + 1]:
         live[allocation.category] += allocation.size if made else -allocation.size
     return live
 
@@ -31,60 +45,83 @@ def peak_without_workspaces(found):
 
 # against real allocations
 
-@pytest.mark.parametrize("setup", [
-    Setup(attention="eager"), Setup(attention="eager", implementation="foreach"), Setup(attention="eager", implementation="single"),
-    Setup(attention="eager", optimizer="adamw"), Setup(attention="eager", micro_batch_size=2)],
-    ids=["fused", "foreach", "single", "adamw", "accumulated"])
-@pytest.mark.parametrize("config, shape", [(NARROW, (8, 96)), (SMALL_BERT, (6, 33)), (DISTILBERT, (4, 32))], ids=["narrow", "bert", "distilbert"])
-def test_the_traced_peak_is_the_real_one(config, shape, setup):
-    found = peak_without_workspaces(trace_steps(config, [shape] * 2, setup))
-    assert found / MIB == pytest.approx(real_peak(config, *shape, setup), rel=0.005)
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        StepOptions(attention="eager"),
+        StepOptions(attention="eager", implementation="foreach"),
+        StepOptions(attention="eager", implementation="single"),
+        StepOptions(attention="eager", optimizer="adamw"),
+        StepOptions(attention="eager", micro_batch_size=2),
+    ],
+    ids=["fused", "foreach", "single", "adamw", "accumulated"],
+)
+@pytest.mark.parametrize(
+    "config, shape",
+    [(NARROW, (8, 96)), (SMALL_BERT, (6, 33)), (DISTILBERT, (4, 32))],
+    ids=["narrow", "bert", "distilbert"],
+)
+def test_the_traced_peak_is_the_real_one(config, shape, options):
+    found = peak_without_workspaces(trace_steps(config, [shape] * 2, options))
+    assert found / MIB == pytest.approx(vram_accuracy.real_peak(config, *shape, options), rel=0.005)
 
 
 # against others' figures
 
+
 @pytest.mark.parametrize("attention, expected", [("sdpa", 2021), ("eager", 3316)])
 def test_peaks_of_an_independent_count(attention, expected):
     """DistilBERT, 8 x 512, fp32, no mask, foreach Adam: counted by another program than this one."""
-    found = trace_steps(DISTILBERT, [(8, 512)] * 2, Setup(attention=attention, implementation="foreach", mask=False))
+    found = trace_steps(
+        DISTILBERT, [(8, 512)] * 2, StepOptions(attention=attention, implementation="foreach", mask=False)
+    )
     assert peak_without_workspaces(found) / MIB == pytest.approx(expected, abs=1)
 
 
-@pytest.mark.parametrize("config, published", [
-    (BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
-    (BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
-    (BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255})], ids=["bert-base", "6 layers", "384 wide"])
+@pytest.mark.parametrize(
+    "config, published",
+    [
+        (BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
+        (BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
+        (BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255}),
+    ],
+    ids=["bert-base", "6 layers", "384 wide"],
+)
 def test_twelve_published_measurements_to_the_mebibyte(config, published):
-    """Inference on a Titan RTX (transformers' docs, benchmarks.rst): one constant, 803 MiB, is the context of that machine."""
+    """Inference on a Titan RTX (transformers' docs, benchmarks.rst).
+
+    One constant, 803 MiB, is the context of that machine.
+    """
     for length, measured in published.items():
-        found = trace_inference(config, [(8, length)], Setup(attention="eager", era="torch<1.11"))
-        assert round(replay(found.events, CachingAllocator()).reserved / MIB) + 803 == measured, length
+        assert round(vram_accuracy.inference(config, length)) + 803 == measured, length
 
 
 # what the events say
 
+
 def test_categories_add_up():
-    found = trace_steps(DISTILBERT, [(8, 64)] * 3, Setup())
+    found = trace_steps(DISTILBERT, [(8, 64)] * 3, StepOptions())
     _, place = found.peak()
     weights = 66_956_548 * 4
     end = live_at(found.events, len(found.events))
     assert end["weights"] == pytest.approx(weights, abs=5000)  # and the buffer of positions
     assert end["optimizer state"] == pytest.approx(2 * weights, abs=5000)
     assert end["gradients"] == 0 and end["workspaces"] == 2 * 8_519_680
-    assert set(live_at(found.events, place)) <= set(recorder.CATEGORIES)
+    assert set(live_at(found.events, place)) <= {*TRACED_PARTS, "batch"}
     before_step = next(i for i, (a, _) in enumerate(found.events) if a.phase == "optimizer")
     assert live_at(found.events, before_step)["gradients"] == weights
 
 
 def test_every_release_follows_its_allocation():
     alive = set()
-    for allocation, made in trace_steps(SMALL, [(4, 16), (4, 24), (2, 16)], Setup()).events:
+    for allocation, made in trace_steps(SMALL, [(4, 16), (4, 24), (2, 16)], StepOptions()).events:
         assert allocation.size > 0 and (allocation in alive) != made
         (alive.add if made else alive.remove)(allocation)
 
 
 def test_op_module_phase_and_step_are_named():
-    found = trace_steps(DISTILBERT, [(8, 512)] * 3, Setup())
+    found = trace_steps(DISTILBERT, [(8, 512)] * 3, StepOptions())
     peak, place = found.peak()
     allocation = found.events[place][0]
     assert (allocation.op, allocation.phase, allocation.step) == ("sum", "backward", 3)
@@ -94,13 +131,14 @@ def test_op_module_phase_and_step_are_named():
 
 
 def test_it_is_the_real_step():
-    assert recorder.training_step is training.training_step
+    assert recorder.forward_backward is training.forward_backward
 
 
 # the switches
 
+
 def peak(shape=(8, 256), **switches):
-    return trace_steps(DISTILBERT, [shape] * 2, Setup(**switches)).peak()[0] / MIB
+    return trace_steps(DISTILBERT, [shape] * 2, StepOptions(**switches)).peak()[0] / MIB
 
 
 def test_each_switch_does_what_it_should():
@@ -110,13 +148,19 @@ def test_each_switch_does_what_it_should():
     assert peak(micro_batch_size=2) < plain - 200
     assert peak(checkpointing=True) < plain - 300
     assert peak(precision="fp16") < plain - 100
-    assert peak(keep_gradients=True) == pytest.approx(plain + 255, abs=30)
     assert peak(shape=(8, 16), implementation="foreach") == pytest.approx(peak(shape=(8, 16)) + 255, abs=80)
     assert peak(capability=(9, 0)) == pytest.approx(plain + 2 * (32 - 8.125))
 
 
-def test_softmax_kept_its_input_before_torch_1_11():
-    now, then = (trace_steps(SMALL, [(8, 64)] * 2, Setup(attention="eager", era=era)) for era in ("now", "torch<1.11"))
+def test_what_needed_more_before():
+    """The switches of the benchmark, for published figures: gradients stay, softmax keeps its input."""
+    plain = peak()
+    with vram_accuracy.changed(vram_accuracy.KEEP_GRADIENTS):
+        assert peak() == pytest.approx(plain + 255, abs=30)
+    assert peak() == plain
+    now = trace_steps(SMALL, [(8, 64)] * 2, StepOptions(attention="eager"))
+    with vram_accuracy.changed(*vram_accuracy.OF_2019):
+        then = trace_steps(SMALL, [(8, 64)] * 2, vram_accuracy.OptionsOf2019())
 
     def activations(found):
         return sum(a.size for a, made in found.events if made and a.step == 2 and a.category == "activations")
@@ -128,22 +172,30 @@ def test_softmax_kept_its_input_before_torch_1_11():
 
 
 def test_shapes_may_change_from_step_to_step():
-    found = trace_steps(SMALL, [(8, 16), (8, 96), (3, 8)], Setup())
+    found = trace_steps(SMALL, [(8, 16), (8, 96), (3, 8)], StepOptions())
     made = Counter(allocation.step for allocation, made in found.events if made)
     assert set(made) == {0, 1, 2, 3}
     assert found.events[found.peak()[1]][0].step == 2
 
 
 def test_lengths_that_are_no_multiple_of_8_are_padded_for_the_kernel():
-    found = trace_steps(SMALL, [(2, 33)], Setup())
+    found = trace_steps(SMALL, [(2, 33)], StepOptions())
     masks = [a.size for a, made in found.events if made and a.op in ("constant_pad_nd", "pad")]
     assert masks == [2 * 33 * 40 * 4] * 2  # one a layer
 
 
 # bad input
 
-@pytest.mark.parametrize("shapes, message", [
-    ([], "list of batch shapes is empty"), ([(0, 16)], "0 rows x 16 tokens"), ([(8, 16), (8, 129)], "tokens from 1 to 128"), ([(8, 0)], "8 rows x 0 tokens")])
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ([], "list of batch shapes is empty"),
+        ([(0, 16)], "0 rows x 16 tokens"),
+        ([(8, 16), (8, 129)], "tokens from 1 to 128"),
+        ([(8, 0)], "8 rows x 0 tokens"),
+    ],
+)
 def test_shapes_out_of_range(shapes, message):
     with pytest.raises(ValueError, match=message):
         trace_steps(SMALL, shapes)
@@ -158,17 +210,61 @@ def test_models_that_cannot_be_traced(tmp_path):
         trace_steps(CLIPConfig(), [(8, 16)])
 
 
-@pytest.mark.parametrize("switch", [dict(attention="flash"), dict(optimizer="sgd"), dict(precision="bf16"), dict(era="2019"), dict(micro_batch_size=0)])
+@pytest.mark.parametrize(
+    "switch",
+    [
+        dict(attention="flash"),
+        dict(optimizer="sgd"),
+        dict(precision="bf16"),
+        dict(micro_batch_size=0),
+    ],
+)
 def test_a_switch_out_of_range_is_named(switch):
-    with pytest.raises(ValueError, match=rf"Setup\.{next(iter(switch))} is"):
-        Setup(**switch)
+    with pytest.raises(ValueError, match=rf"StepOptions\.{next(iter(switch))} is"):
+        StepOptions(**switch)
 
 
 def test_a_folder_is_enough(tiny):
     assert trace_steps(str(tiny), [(8, 16)]).peak()[0] > 0
 
 
+def test_the_names_of_a_recipe_need_no_hub(monkeypatch):
+    monkeypatch.setattr("agnews_helpers.vram.trace.pretrained", None)
+    assert config_for(HUB_MODEL).to_dict() == config_for().to_dict() == DISTILBERT.to_dict()
+    assert config_for("mini").to_dict() == mini_config(num_labels=4).to_dict()
+    assert config_for(SMALL) is SMALL
+
+
+def test_the_callers_configuration_stays_as_it_is():
+    before = SMALL.to_dict()
+    options = StepOptions(attention="eager", checkpointing=True)
+    assert trace_steps(SMALL, [(2, 8)], options) is trace_steps(SMALL, [(2, 8)], options)  # and is kept
+    assert SMALL.to_dict() == before and SMALL._attn_implementation != "eager"
+
+
+def test_a_traced_model_is_let_go(monkeypatch):
+    models, make = [], trace.new_model
+
+    def new_model(*arguments):
+        model = make(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(trace, "new_model", new_model)
+    trace_steps(SMALL, [(3, 9)])
+    gc.collect()
+    assert len(models) == 1 and models[0]() is None
+
+
 def test_functions_are_put_back():
-    before = torch.nn.functional.dropout, torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.softmax
-    trace_steps(SMALL, [(2, 8)], Setup(precision="fp16", era="torch<1.11", attention="eager"))
-    assert (torch.nn.functional.dropout, torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.softmax) == before
+    before = (
+        torch.nn.functional.dropout,
+        torch.nn.functional.scaled_dot_product_attention,
+        torch.nn.functional.softmax,
+    )
+    trace_steps(SMALL, [(2, 8)], StepOptions(precision="fp16", attention="eager"))
+    assert (
+        torch.nn.functional.dropout,
+        torch.nn.functional.scaled_dot_product_attention,
+        torch.nn.functional.softmax,
+    ) == before

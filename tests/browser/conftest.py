@@ -1,4 +1,5 @@
-"""The notebooks as a reader sees them: JupyterLab, driven through Chromium or Chrome. `make test-browser` runs this."""
+"""The notebooks as a reader sees them, JupyterLab in Chromium or Chrome: `make test-browser` runs this."""
+
 import json
 import os
 import shutil
@@ -16,22 +17,31 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "only-this-run"
-PATIENCE = 8  # minutes in which nothing changes on the screen: so a notebook that hangs fails, and a slow machine does not
+# Minutes in which nothing changes on the screen: so a notebook that hangs fails, and a slow machine does not.
+PATIENCE = 8
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PLACES = (Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
-          *(Path(os.environ.get(name, "/")) / "Google/Chrome/Application/chrome.exe"
-            for name in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")))
+PLACES = (
+    Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+    *(
+        Path(os.environ.get(name, "/")) / "Google/Chrome/Application/chrome.exe"
+        for name in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
+    ),
+)
 SETTINGS = {
     # Every cell is laid out and every picture drawn, on the screen or not, so that all can be measured.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 
 
 def find_browser() -> str:
-    """The path of Chromium or Chrome, which may come from anywhere: Debian's package, a usual installation."""
+    """The path of Chromium or Chrome, wherever it comes from: Debian's package, a usual installation."""
     found = [*filter(None, map(shutil.which, NAMES)), *(str(path) for path in PLACES if path.is_file())]
     if not found:
-        pytest.fail(f"No browser: none of {', '.join(NAMES)} is on PATH. Install one: apt-get install chromium", pytrace=False)
+        pytest.fail(
+            f"No browser: none of {', '.join(NAMES)} is on PATH. Install one: apt-get install chromium",
+            pytrace=False,
+        )
     return found[0]
 
 
@@ -42,7 +52,9 @@ class Lab:
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
 
     def ask(self, path: str, method: str = "GET"):
-        request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"token {TOKEN}"})
+        request = urllib.request.Request(
+            self.url + path, method=method, headers={"Authorization": f"token {TOKEN}"}
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read() or "null")
 
@@ -53,10 +65,15 @@ class Lab:
 
 def environment(home: Path) -> dict:
     """Ours without what tests set for themselves, and with Jupyter's and IPython's folders in `home`."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("JUPYTER", "IPYTHON")) and name not in ("MPLBACKEND", "PYTEST_CURRENT_TEST")}
-    folders = {name: str(home / name.lower()) for name in
-               ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JUPYTER", "IPYTHON")) and name not in ("MPLBACKEND", "PYTEST_CURRENT_TEST")
+    }
+    folders = {
+        name: str(home / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     overrides = Path(folders["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS), encoding="utf-8")
@@ -72,15 +89,34 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", "--LabApp.extension_manager=readonly",
-               "--MappingKernelManager.cull_idle_timeout=600", "--ServerApp.shutdown_no_activity_timeout=600"]
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}",
+        "--LabApp.extension_manager=readonly",
+        "--MappingKernelManager.cull_idle_timeout=600",
+        "--ServerApp.shutdown_no_activity_timeout=600",
+    ]
     env = environment(home)
-    # Building its list of fonts, which a new machine does once, is a warning in the first notebook that draws.
+    # A new machine builds its list of fonts once: it would be a warning in the first notebook that draws.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, check=True)
     with open(home / "server.log", "w+", encoding="utf-8") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-                                   "--expose-app-in-browser", *options], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--expose-app-in-browser",
+                *options,
+            ],
+            env=env,
+            stdout=log,
+            stderr=log,
+        )
         try:
             yield _wait_for(Lab(folder, port), server, home / "server.log")
         finally:
@@ -103,8 +139,14 @@ def _wait_for(lab, server, log, seconds=120):
 @pytest.fixture(scope="session")
 def browser():
     # No sandbox: Chromium refuses to start one for root, and all it opens here is our own server.
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-             "--disable-component-update", "--no-first-run"]
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+    ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), headless=True, args=flags)
         yield browser
@@ -123,9 +165,17 @@ class Notebook:
     def __init__(self, lab: Lab, page, name: str):
         self.page, self.path, self.complaints = page, lab.folder / name, []
         page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
-        page.on("requestfailed", lambda request: self.complaints.append(f"request: {request.url} {request.failure}"))
-        page.on("console", lambda message: message.type == "error" and self.complaints.append(f"console: {message.text}"))
-        page.goto(f"{lab.url}/lab/tree/{name}?reset&token={TOKEN}")  # reset: without the tab of the notebook before
+        page.on(
+            "requestfailed",
+            lambda request: self.complaints.append(f"request: {request.url} {request.failure}"),
+        )
+        page.on(
+            "console",
+            lambda message: message.type == "error" and self.complaints.append(f"console: {message.text}"),
+        )
+        page.goto(
+            f"{lab.url}/lab/tree/{name}?reset&token={TOKEN}"
+        )  # reset: without the tab of the notebook before
         self.wait_for(f"window.jupyterapp && {self.READY}", minutes=3)
 
     def start_all(self) -> None:
@@ -139,13 +189,15 @@ class Notebook:
         self.page.wait_for_function(f"() => {condition}", timeout=60_000 * minutes, polling=500)
 
     def wait_until_done(self) -> None:
-        # The kernel is idle between two cells, too, and a folded cell shows no number: so the cells are asked.
+        # The kernel is idle between two cells, too, and a folded cell has no number: so the cells are asked.
         last, changed = None, time.monotonic()
         while "running" in self.page.evaluate(self.STATES):
             shown = self.page.locator(".jp-Notebook").text_content()
             if shown != last:
                 last, changed = shown, time.monotonic()
-            assert time.monotonic() - changed < 60 * PATIENCE, f"nothing has changed for {PATIENCE} minutes: it hangs"
+            assert time.monotonic() - changed < 60 * PATIENCE, (
+                f"nothing has changed for {PATIENCE} minutes: it hangs"
+            )
             self.page.wait_for_timeout(500)  # more often would cost the kernel time
         self.wait_for(self.READY)
         self.wait_for("[...document.images].every(image => image.complete)")
@@ -153,12 +205,16 @@ class Notebook:
     def save(self) -> list:
         """Press Ctrl-S, and read the cells of the file that was written."""
         self.page.keyboard.press("ControlOrMeta+s")
-        self.page.wait_for_selector(".lm-TabBar-tab.lm-mod-current.jp-mod-dirty", state="detached", timeout=60_000)
+        self.page.wait_for_selector(
+            ".lm-TabBar-tab.lm-mod-current.jp-mod-dirty", state="detached", timeout=60_000
+        )
         return json.loads(self.path.read_text(encoding="utf-8"))["cells"]
 
     def cells(self, script: str) -> list:
-        """What a JavaScript expression in `cell`, the element of a cell, is for each cell from top to bottom."""
-        return self.page.evaluate("() => [...document.querySelectorAll('.jp-Notebook-cell')].map(cell => (" + script + "))")
+        """What a JavaScript expression in `cell`, a cell's element, is for each cell from top to bottom."""
+        return self.page.evaluate(
+            "() => [...document.querySelectorAll('.jp-Notebook-cell')].map(cell => (" + script + "))"
+        )
 
     def take_pictures(self, folder: Path, height: int = 1500, overlap: int = 60) -> None:
         """The whole notebook, in pictures of a page's height that overlap a little."""
@@ -167,8 +223,10 @@ class Notebook:
             old.unlink()
         self.page.set_viewport_size({"width": 1280, "height": height})
         scroller = self.page.locator(".jp-WindowedPanel-outer")
-        end, shown = scroller.evaluate("""it => [it.scrollTop - it.getBoundingClientRect().top +
-            [...it.querySelectorAll('.jp-Notebook-cell')].at(-1).getBoundingClientRect().bottom, it.clientHeight]""")
+        end, shown = scroller.evaluate("""it => [
+            it.scrollTop - it.getBoundingClientRect().top +
+                [...it.querySelectorAll('.jp-Notebook-cell')].at(-1).getBoundingClientRect().bottom,
+            it.clientHeight]""")
         for number, top in enumerate(range(0, round(end) - overlap, shown - overlap), 1):
             scroller.evaluate("(it, top) => { it.scrollTop = top }", top)
             self.page.wait_for_timeout(300)
@@ -179,6 +237,7 @@ class Notebook:
 @pytest.fixture(scope="session")
 def opened(lab, browser):
     """A context that opens a notebook of the lab in a window of a laptop's size, and ends its kernel."""
+
     @contextmanager
     def open_notebook(name: str):
         page = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -2,6 +2,7 @@
 
 Pictures of every notebook as it stood at the end are left in build/screenshots.
 """
+
 import json
 import re
 from pathlib import Path
@@ -13,31 +14,35 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 05 and 06 use what 04 leaves
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
-BUSY = "IOStream.flush timed out"  # says a kernel where other programs leave it no time; the notebook is not to blame
+# A kernel says so where other programs leave it no time; the notebook is not to blame.
+BUSY = "IOStream.flush timed out"
 
 FOLDED = "cell.querySelector('.jp-InputPlaceholder') !== null && cell.querySelector('.jp-Editor') === null"
 ANSWER_HIDDEN = "cell.querySelector('.jp-OutputPlaceholder') !== null"
-DRAWN = "[...cell.querySelectorAll('.jp-OutputArea-output img')].filter(it => it.naturalWidth && it.offsetWidth).length"
-PICTURES = "[...cell.querySelectorAll('.jp-RenderedMarkdown img')].filter(it => it.naturalWidth && it.offsetWidth).length"
+IMAGES = "[...cell.querySelectorAll('{} img')].filter(it => it.naturalWidth && it.offsetWidth).length"
+DRAWN = IMAGES.format(".jp-OutputArea-output")
+PICTURES = IMAGES.format(".jp-RenderedMarkdown")
 BARS = """[...cell.querySelectorAll('.jp-OutputArea-output .widget-hbox')].map(it => {
     const bar = it.querySelector('.progress-bar')
     return {text: it.innerText, width: bar.style.width, red: bar.classList.contains('progress-bar-danger'),
             visible: bar.parentElement.offsetWidth > 0 && bar.parentElement.offsetHeight > 0}})"""
-TOO_WIDE = """[...cell.querySelectorAll('*')].filter(it =>
-    it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
-    ).map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} pixels: ${it.innerText.slice(0, 80)}`)"""
+TOO_WIDE = """[...cell.querySelectorAll('*')]
+    .filter(it => it.scrollWidth > it.clientWidth + 1)
+    .filter(it => ['auto', 'scroll'].includes(getComputedStyle(it).overflowX))
+    .map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} px: ${it.innerText.slice(0, 80)}`)"""
 TEXT = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.innerText).join('\\n')"
 WORDS = """[...cell.querySelectorAll('.jp-RenderedMarkdown')].map(it => {
     const words = it.cloneNode(true)
     words.querySelectorAll('code, pre').forEach(code => code.remove())
     return words.textContent}).join(' ')"""
 ANSWERS = "[...cell.querySelectorAll('details')].map(it => it.open)"
-REDS = f"[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type=\"{RED}\"]')].map(it => it.innerText.trim())"
+REDS = f"""[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type="{RED}"]')]
+    .map(it => it.innerText.trim())"""
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def run(request, opened):
-    """A notebook, opened, run and saved: its cells as `stored` in the repository, and as `saved` after the run."""
+    """A notebook, opened, run and saved: its cells as `stored` in the project, as `saved` after the run."""
     with opened(request.param.name) as notebook:
         first = SimpleNamespace(folded=notebook.cells(FOLDED), answers_hidden=notebook.cells(ANSWER_HIDDEN))
         notebook.start_all()
@@ -80,13 +85,19 @@ def test_every_figure_is_drawn(run):
 
 
 def test_every_picture_in_the_text_is_loaded(run):
-    expected = ["".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0 for cell in run.stored]
+    expected = [
+        "".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0 for cell in run.stored
+    ]
     assert run.notebook.cells(PICTURES) == expected
 
 
 def test_the_text_is_rendered_to_the_last_mark(run):
     """A star, a bracket or a tag that JupyterLab did not understand stands in the text as it is."""
-    left = [found for text in run.notebook.cells(WORDS) for found in re.findall(r".{0,40}(?:\*\*|`|\]\(|</?\w+>|\n#).{0,40}", text)]
+    left = [
+        found
+        for text in run.notebook.cells(WORDS)
+        for found in re.findall(r".{0,40}(?:\*\*|`|\]\(|</?\w+>|\n#).{0,40}", text)
+    ]
     assert not left
 
 
@@ -105,7 +116,9 @@ def test_progress_bars_are_drawn_and_full(run):
     """But for the last one of a cell that says its run was stopped: it ends where the run was stopped."""
     for saved, bars, text in zip(run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True):
         assert len(bars) == count(saved, WIDGET) and all(bar["visible"] for bar in bars), text
-        assert not [words for words in ("HBox(", "Error displaying widget", "Loading widget") if words in text], text
+        assert not [
+            words for words in ("HBox(", "Error displaying widget", "Loading widget") if words in text
+        ], text
         for bar in bars[:-1] if "Stopped after" in text else bars:
             assert bar["width"] == "100%" and not bar["red"], bar["text"]
 
@@ -115,11 +128,14 @@ def test_nothing_has_to_be_scrolled_sideways(run):
 
 
 def test_the_browser_complains_about_nothing(run):
-    # JupyterLab shows a text first, and then puts in the pictures attached to it: only the first attempt fails.
+    # JupyterLab shows a text first, then puts in the pictures attached to it: only the first attempt fails.
     # And it takes back a request of its own that a newer one replaces, such as to save the layout.
     harmless = ("request: attachment:", "console: Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME")
-    assert not [complaint for complaint in run.notebook.complaints
-                if not complaint.startswith(harmless) and not complaint.endswith("net::ERR_ABORTED")]
+    assert not [
+        complaint
+        for complaint in run.notebook.complaints
+        if not complaint.startswith(harmless) and not complaint.endswith("net::ERR_ABORTED")
+    ]
 
 
 def test_a_folded_solution_opens_when_clicked(run):
@@ -141,16 +157,24 @@ def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tin
         recipe = Recipe(profile="offline", model={str(tiny)!r}, data="sample", epochs=1000)
         tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
         run = train(load_model(recipe), tokens, recipe, output_dir="runs/stop-button")"""
-    cells = [v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
-             v4.new_code_cell("print('finished:', run.finished, '| steps taken:', len(run.steps) > 0)")]
+    cells = [
+        v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
+        v4.new_code_cell("print('finished:', run.finished, '| steps taken:', len(run.steps) > 0)"),
+    ]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    (lab.folder / "stop.ipynb").write_text(json.dumps(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})), encoding="utf-8")
+    (lab.folder / "stop.ipynb").write_text(
+        json.dumps(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})), encoding="utf-8"
+    )
     with opened("stop.ipynb") as notebook:
         notebook.start_all()
-        notebook.page.locator(".progress-bar").nth(1).wait_for(state="attached", timeout=120_000)  # into the second epoch
+        notebook.page.locator(".progress-bar").nth(1).wait_for(
+            state="attached", timeout=120_000
+        )  # into the second epoch
         notebook.page.get_by_role("button", name="Interrupt the kernel").click()
         notebook.wait_until_done()
         (trained, looked), texts = notebook.save(), notebook.cells(TEXT)
-        assert "Stopped after" in texts[0] and "error" not in [output["output_type"] for output in trained["outputs"]]
+        assert "Stopped after" in texts[0] and "error" not in [
+            output["output_type"] for output in trained["outputs"]
+        ]
         assert texts[1].strip() == "finished: False | steps taken: True" and looked["execution_count"] == 2
         assert not any(notebook.cells(REDS))
