@@ -1,28 +1,30 @@
-# make run           execute the six notebooks into build/notebooks, as .ipynb and .html
-# make test          unit tests, and every notebook against its stored outputs
-# make test-browser  every notebook in JupyterLab, in the Chromium or Chrome that is there
-# make lab           open the notebooks in JupyterLab
-# make test-oldest   the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
-# make test-newest   the tests with the newest versions there are, in .venv-newest
 # Windows: README.md has the same as plain pip and conda commands.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install
+CODE := agnews_helpers tests benchmarks conftest.py notebooks
 
-.PHONY: run test test-browser lab test-oldest test-newest clean
+.PHONY: help run lab lint test test-browser test-oldest test-newest clean
 
-run: .venv/installed
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/installed  ## execute the notebooks into build/notebooks, as .ipynb and .html
 	$(BIN)/agnews notebooks --target build/notebooks
 
-test: .venv/installed
-	$(BIN)/python -m pytest
-
-test-browser: .venv/browser
-	$(BIN)/python -m pytest tests/browser
-
-lab: .venv/installed
+lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format` and `ruff check --fix` mend most
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+test: lint  ## lint, unit tests with their coverage, and every notebook against its stored outputs
+	$(BIN)/python -m pytest --cov=agnews_helpers --cov-report=term --cov-fail-under=92
+
+test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
+	$(BIN)/python -m pytest tests/browser
 
 # Constrained: an unpinned torch would be another one, and on Linux several gigabytes of CUDA.
 .venv/installed: pyproject.toml constraints.txt
@@ -30,24 +32,28 @@ lab: .venv/installed
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline]"
 	touch $@
 
-.venv/browser: .venv/installed
-	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline,browser]"
+.venv/test: .venv/installed
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline,test]"
+	touch $@
+
+.venv/browser: .venv/test
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline,test,browser]"
 	touch $@
 
 # Lax: the stored outputs are those of constraints.txt; with other versions a notebook must only run to its end.
-test-oldest: .venv-oldest/installed
+test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
 	.venv-oldest/bin/python -m pytest --nbval-lax
 
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python $(PIP) -c constraints-oldest.txt -e ".[offline]"
+	.venv-oldest/bin/python $(PIP) -c constraints-oldest.txt -e ".[offline,test]"
 	touch $@
 
 # Asked for anew each time: what is newest changes without any file of ours.
-test-newest:
+test-newest:  ## the tests with the newest versions there are, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e ".[offline]"
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e ".[offline,test]"
 	.venv-newest/bin/python -m pytest --nbval-lax
 
-clean:
-	rm -rf .venv .venv-oldest .venv-newest build notebooks/runs runs
+clean:  ## remove the environments, the built notebooks and the runs
+	rm -rf .venv .venv-oldest .venv-newest build notebooks/runs runs .pytest_cache .ruff_cache
