@@ -113,7 +113,7 @@ def without_gradients(self, shapes):
         del batch["labels"]
         with torch.no_grad():
             self.model(**batch)
-    self.active = False
+    return list(self.events)
 
 
 ZERO_GRAD = torch.optim.Optimizer.zero_grad
@@ -280,8 +280,7 @@ def language_model() -> pd.DataFrame:
         model = AutoModelForCausalLM.from_config(GPT2Config(), dtype=torch.float32)
     watched = LanguageModel(model, options)
     with mode, on_cuda.patched(model, options), OWN_LOSS:
-        watched.record([(8, 512)] * 3)
-    peak, _ = Trace(watched.events).peak()
+        peak, _ = Trace(watched.record([(8, 512)] * 3)).peak()
     return pd.DataFrame(
         [("GPT-2 as a language model, 8 x 512, fp32", "forum of Hugging Face, 172332", 8, peak / MIB / 1024)],
         columns=["what", "source", "reported_gib", "traced_gib"],

@@ -64,9 +64,7 @@ class CachingAllocator:
             For a request of no bytes; PyTorch allocates nothing for it.
         """
         if requested < 1:
-            raise InvalidValue(
-                f"a request of {requested} bytes; PyTorch allocates nothing for an empty tensor"
-            )
+            raise InvalidValue(f"a request of {requested} bytes; PyTorch allocates nothing for empty tensors")
         size = -(-requested // ROUND) * ROUND
         pool = "small" if size <= SMALL else "large"
         fit = bisect_left(self.cached[pool], (size, -1))  # the smallest that is enough, at the lowest address

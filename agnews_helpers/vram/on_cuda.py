@@ -39,8 +39,8 @@ def efficient_attention(
     """
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            hidden = attn_mask.logical_not()
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(hidden, float("-inf"))
+            additive = torch.zeros_like(attn_mask, dtype=query.dtype)
+            attn_mask = additive.masked_fill_(attn_mask.logical_not(), float("-inf"))  # bool freed at once
         length = attn_mask.shape[-1]
         if length % 8:
             attn_mask = F.pad(attn_mask, (0, 8 - length % 8))[..., :length]

@@ -21,8 +21,7 @@ class Allocation:
     """One tensor's storage: bytes, category, the op and the module that made it, and when.
 
     phase : ``"load"``, ``"forward"``, ``"backward"`` or ``"optimizer"``. step : from 1; the weights are of 0.
-    category : ``"weights"``, ``"gradients"``, ``"optimizer state"``, ``"activations"``, ``"temporaries"``,
-    ``"workspaces"`` or ``"batch"``.
+    category : one of `budget.TRACED_PARTS`, or ``"batch"``.
     """
 
     size: int
@@ -49,31 +48,33 @@ class Recorder(TorchDispatchMode):
         self.model, self.options = model, options
         self.events, self.live = [], {}  # live: address of a storage -> its allocation
         self.newest = None  # the address of the storage that was made last, if none was released since
-        self.phase, self.step, self.active = "load", 0, True
+        self.phase, self.step = "load", 0
         self.modules = []  # the stack of module names in the forward pass
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.threads = set()  # those that have a cuBLAS workspace
 
-    def record(self, shapes) -> None:
-        """Load the model and take one training step for each (rows, tokens)."""
+    def record(self, shapes) -> list[tuple[Allocation, bool]]:
+        """Load the model and take one training step for each (rows, tokens). Returns a `Trace`'s events."""
         with register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave), self:
             self.model.apply(self._load)  # children first: the order in which ``model.to("cuda")`` copies
-            self._run(shapes)
-        self.model = self.names = self.loss = (
-            None  # the finalizers of the weights would keep all of them alive
-        )
+            events = self._run(shapes)
+        # Finalizers hold the recorder while their storages live: it must not hold those of the weights too.
+        self.model = self.names = self.loss = None
+        return events
 
     def _load(self, module) -> None:
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             self._note(tensor, "to", (), "weights", self.names[module])
 
     def _enter(self, module, _) -> None:
+        if module is self.model:
+            self.phase = "forward"  # again, where a batch is taken in parts
         self.modules.append(self.names.get(module, ""))
 
     def _leave(self, *_) -> None:
         self.modules.pop()
 
-    def _run(self, shapes) -> None:
+    def _run(self, shapes) -> list:
         optimizer = make_optimizer(self.model.train(), self.options)
         for self.step, shape in enumerate(shapes, 1):
             self.phase = "forward"
@@ -83,7 +84,7 @@ class Recorder(TorchDispatchMode):
             optimizer.step()
             self._mark(list(optimizer.state.values()), "optimizer state")
             optimizer.zero_grad(set_to_none=True)
-        self.active = False  # what Python drops when this returns is not part of a step
+        return list(self.events)  # what Python drops after this is not part of a step
 
     def backward(self, loss) -> None:
         """Called by the training step. What the forward pass has left alive are its activations."""
@@ -93,7 +94,6 @@ class Recorder(TorchDispatchMode):
         self.phase = "backward"
         loss.backward()
         self._mark([p.grad for p in self.model.parameters()], "gradients")
-        self.phase = "forward"
 
     def _batch(self, rows: int, length: int) -> dict:
         names = ("input_ids", "attention_mask") if self.options.mask else ("input_ids",)
@@ -106,8 +106,9 @@ class Recorder(TorchDispatchMode):
         if func in MATMULS:
             self._workspace()
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._note(tensor, func, args)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor, func, args)
         return result
 
     def _note(self, tensor, func, args, category="temporaries", module=None) -> None:
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
         key, size = storage._cdata, on_cuda.storage_size(func, tensor, storage.nbytes())
         # Adam's step counters, and the scalars made of them, stay on the CPU unless it is fused.
         on_host = self.phase == "optimizer" and self.options.implementation != "fused" and tensor.numel() == 1
-        if not self.active or not size or on_host or key in self.live:
+        if not size or on_host or key in self.live:
             return
         if module is None:
             module = self.modules[-1] if self.modules and self.phase == "forward" else self._module_of(args)
@@ -128,8 +129,6 @@ class Recorder(TorchDispatchMode):
     def _release(self, key) -> None:
         released, newest = self.live.pop(key), self.newest
         self.newest = None
-        if not self.active:
-            return
         last, _ = self.events[-1]
         added = newest and last.op == "add" and last.phase == released.phase == "backward"
         if added and last.size == released.size:
@@ -160,9 +159,6 @@ class Recorder(TorchDispatchMode):
 
     def _allocations(self, tree) -> list[Allocation]:
         """Those of the tensors in nested lists and dicts, as far as they are on the device."""
-        found = (self.live.get(tensor.untyped_storage()._cdata) for tensor in _tensors(tree))
+        tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+        found = (self.live.get(tensor.untyped_storage()._cdata) for tensor in tensors)
         return [allocation for allocation in found if allocation is not None]
-
-
-def _tensors(tree) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

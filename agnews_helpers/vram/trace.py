@@ -48,11 +48,9 @@ class StepOptions:
 
     def __post_init__(self):
         for name, kind in get_type_hints(type(self)).items():
-            allowed, value = get_args(kind), getattr(self, name)
-            if get_origin(kind) is Literal and value not in allowed:
-                raise InvalidValue(
-                    f"StepOptions.{name} is {value!r}; it must be one of {', '.join(allowed)}."
-                )
+            known, value = get_args(kind), getattr(self, name)
+            if get_origin(kind) is Literal and value not in known:
+                raise InvalidValue(f"StepOptions.{name} is {value!r}; it must be one of {', '.join(known)}.")
         rows = self.micro_batch_size
         if rows is not None and rows < 1:
             raise InvalidValue(f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None.")
@@ -115,8 +113,7 @@ def _trace(description: str, shapes: tuple, options: StepOptions) -> Trace:
         model = new_model(config, options)
     recorder = Recorder(model, options)
     with mode, on_cuda.patched(model, options):
-        recorder.record(shapes)
-    return Trace(recorder.events)
+        return Trace(recorder.record(shapes))
 
 
 def new_model(config, options: StepOptions):
@@ -189,7 +186,6 @@ def config_for(model=HUB_MODEL):
     config = model if isinstance(model, PretrainedConfig) else pretrained(AutoConfig, str(model))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise InvalidValue(
-            f"{type(config).__name__} has no sequence classifier in transformers; give a model such as "
-            "distilbert-base-uncased."
+            f"{type(config).__name__} has no sequence classifier in transformers; take one like DistilBERT."
         )
     return config
