@@ -65,16 +65,15 @@ def train(
         raise InvalidValue(f"steps is {steps}; it must be at least 1, or None for all.")
     accelerator = make_accelerator(recipe)
     folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
-    with folder, StopWish() as wish, cpu_kernels(model, accelerator.device):
+    wishes = StopWish(alone=accelerator.num_processes == 1)
+    with folder, wishes as wish, cpu_kernels(model, accelerator.device):
         if folder.finished:
             return folder.load_run(model)
         check_first_batch(model, tokens["train"], recipe, accelerator.device)
         torch.manual_seed(recipe.seed + accelerator.process_index)  # dropout
         # `fused`: the update of all weights in one kernel; the numbers are those of the plain Adam
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-        parallel, optimizer = accelerator.prepare(
-            model, optimizer
-        )  # moved to the device, shared by all processes
+        parallel, optimizer = accelerator.prepare(model, optimizer)  # on the device; one of several processes
         state = folder.restore(model, optimizer)  # epoch 1, batch 0; or where the run was when it stopped
         lengths = tokens["train"]["length"][:]
         for epoch in range(state.epoch, recipe.epochs + 1):

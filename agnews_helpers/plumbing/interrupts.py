@@ -19,8 +19,8 @@ class StopWish:
     PATIENCE = 3.0
     SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-    def __init__(self):
-        self.made = False
+    def __init__(self, alone: bool = True):
+        self.made, self.alone = False, alone  # of several processes none may leave the others waiting
         self._first = 0.0
         self._at_once = False
         self._before, self._terminals = {}, []
@@ -39,9 +39,9 @@ class StopWish:
 
     def interruptible(self, function, *arguments):
         """What ``function(*arguments)`` returns; None where a stop is wished before it ends."""
-        self._at_once = True
+        self._at_once = self.alone
         try:
-            return None if self.made else function(*arguments)
+            return None if self.alone and self.made else function(*arguments)
         except KeyboardInterrupt:
             return None
         finally:
