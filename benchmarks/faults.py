@@ -145,20 +145,24 @@ def quiet():
 @contextmanager
 def logged(folder: Path):
     """Every step that was taken appends its number and its rows to ``rows.log``."""
-    progress = training.progress
+    progress, count, taken = training.progress, State.count, []
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "rows.log", "a", buffering=1, encoding="utf-8") as log:
 
-        def telling(state, *arguments):
-            for rows, batch in progress(state, *arguments):
+        def noting(*arguments):
+            for rows, batch in progress(*arguments):
+                taken[:] = rows
                 yield rows, batch
-                log.write(f"{len(state.losses)} {' '.join(map(str, rows))}\n")
 
-        training.progress = telling
+        def telling(state, loss):  # before anything is saved
+            count(state, loss)
+            log.write(f"{len(state.losses)} {' '.join(map(str, taken))}\n")
+
+        training.progress, State.count = noting, telling
         try:
             yield
         finally:
-            training.progress = progress
+            training.progress, State.count = progress, count
 
 
 def session(run, folder: Path, ready, room: int | None = None, operation: int | None = None) -> None:
