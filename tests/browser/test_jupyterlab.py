@@ -153,9 +153,9 @@ def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tin
     import nbformat.v4 as v4
 
     source = f"""
-        from agnews_helpers import Recipe, load_agnews, load_model, load_tokenizer, tokenize, train
+        from agnews_helpers import Recipe, load_data, load_model, load_tokenizer, tokenize, train
         recipe = Recipe(profile="offline", model={str(tiny)!r}, data="sample", epochs=1000)
-        tokens = tokenize(load_agnews(recipe), load_tokenizer(recipe), recipe)
+        tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
         run = train(load_model(recipe), tokens, recipe, output_dir="runs/stop-button")"""
     cells = [
         v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
