@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from .plumbing import storage
+from .plumbing.errors import Damaged
 from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
@@ -141,4 +142,7 @@ def run_facts(folder: str | Path) -> dict:
         When the file is there, and is empty, cut, or of something else.
     """
     path = Path(folder) / RUN_FILE
-    return storage.read_json(path) if path.is_file() else {}
+    try:
+        return storage.read_json(path) if path.is_file() else {}
+    except Damaged as error:
+        raise Damaged(f"{path} is damaged ({error}). It tells of a run: delete or rename it.") from error

@@ -189,7 +189,7 @@ def test_doctor_draws_the_card(tmp_path, capsys):
     output = capsys.readouterr().out
     assert (
         "profile    offline" in output
-        and output.count("[OK]") >= 15
+        and output.count("[OK]") >= 14
         and "[FAIL]" not in output
         and "Ready." in output
     )

@@ -241,11 +241,14 @@ def test_doctor_where_the_modules_of_posix_are_missing():
 
 def test_a_folder_is_saved_where_folders_cannot_be_opened(tmp_path, monkeypatch):
     def open_file(path, flags):
-        raise PermissionError(13, "Permission denied", str(path))
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.open(path, flags)
 
     monkeypatch.setattr(storage, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": open_file}))
     storage.write_folder(tmp_path / "saved", lambda path: (path / "a.txt").write_text("a", encoding="utf-8"))
-    assert set(storage.check_folder(tmp_path / "saved")) == {"a.txt"}
+    assert storage.damaged_files(tmp_path / "saved") == []
+    assert set(storage.read_json(tmp_path / "saved" / "manifest.json")) == {"a.txt"}
 
 
 @pytest.mark.skipif(
