@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import psutil
