@@ -100,7 +100,7 @@ def train(
         return folder.finish(model, state)
 
 
-def forward_backward(model, batch: dict, accelerator, limits: list | None = None, rows: float | None = None):
+def forward_backward(model, batch: dict, accelerator, limits: list | None = None, rows: list | None = None):
     """The loss of one batch, and its gradients in the model's parameters. No weight moves here.
 
     Where memory runs out, the same is done in halves, quarters, ... of the batch. Their gradients add up to
@@ -174,8 +174,8 @@ def mean_over(rows: list[int], accelerator) -> float:
     Accelerate averages the gradients of several processes. One that got no row of a short batch weighs
     nothing.
     """
-    mine = rows[accelerator.process_index :: accelerator.num_processes]
-    return len(rows) / accelerator.num_processes if mine else math.inf
+    has_rows = accelerator.process_index < len(rows)
+    return len(rows) / accelerator.num_processes if has_rows else math.inf
 
 
 def check_finite(loss: torch.Tensor, model, accelerator) -> None:
