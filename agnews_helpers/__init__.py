@@ -22,7 +22,7 @@ _NAMES = {
     "FolderInUse ResumeError PrecisionRefused NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",
     "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch largest_epoch_batch measure_step "
+    "vram.budget": "step_budget budget_table largest_batch measure_step "
     "reserved_by_shape levers timeline usable_mib",
     "vram.time": "full_run_hours",
 }

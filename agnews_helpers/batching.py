@@ -1,28 +1,23 @@
 """From texts to batches: tokens, the order of an epoch, and tensors of one shape. Notebooks 02 and 03."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from datasets import Dataset, concatenate_datasets, config, load_from_disk
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 
-from .plumbing.errors import SaveError
-from .plumbing.storage import damaged_files, write_folder
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
-WORTH_A_CACHE = 5_000  # rows; fewer are tokenized in half a second
+WORTH_A_BAR = 5_000  # rows; fewer are tokenized in half a second
 EVALUATION_TOKENS = 2048  # more at once is slower on two cores, and needs more memory on a card
 
 
 def tokenize(news, tokenizer, recipe: Recipe):
     """Add ``input_ids`` (a list of token ids, cut at `recipe.max_length`) and ``length`` to each row.
 
-    Nothing is padded yet: how far depends on the batch a row will be in. Splits of 5,000 rows and more are
-    kept on the disk, beside the cache of `datasets`, and taken from there the next time.
+    Nothing is padded yet: how far depends on the batch a row will be in.
     """
     if hasattr(news, "values"):
         return type(news)({name: tokenize(split, tokenizer, recipe) for name, split in news.items()})
@@ -31,20 +26,9 @@ def tokenize(news, tokenizer, recipe: Recipe):
         ids = tokenizer(rows["text"], truncation=True, max_length=recipe.max_length)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    if len(news) < WORTH_A_CACHE:  # half a second: not worth a progress bar either
+    if len(news) < WORTH_A_BAR:
         return concatenate_datasets([news, Dataset.from_dict(encode(news[:]))], axis=1)
-    # The folder's name says what decides the tokens: the tokenizer, `max_length`, labels and texts.
-    key = repr([tokenizer.backend_tokenizer.to_str(), recipe.max_length, news["label"][:], news["text"][:]])
-    name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    folder = Path(config.HF_DATASETS_CACHE) / "agnews_tokens" / name
-    if not damaged_files(folder):
-        return load_from_disk(str(folder))
-    tokens = news.map(encode, batched=True, desc="tokenize")
-    try:
-        write_folder(folder, tokens.save_to_disk)
-    except SaveError as error:
-        print(f"The tokens are not kept for the next time: {error}")
-    return tokens
+    return news.map(encode, batched=True, desc="tokenize")
 
 
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:
@@ -112,9 +96,7 @@ def process_rows(batch: list[int], process: int, processes: int) -> list[int]:
     return batch[process::processes] or batch[:1]
 
 
-def make_loader(
-    rows, batches: list[list[int]], recipe: Recipe, accelerator=None, pad_token_id: int = 0
-) -> DataLoader:
+def make_loader(rows, batches: list, recipe: Recipe, accelerator=None, pad_token_id: int = 0) -> DataLoader:
     """A `DataLoader` over tokenized rows, which makes the given batches in the given order.
 
     Parameters

@@ -120,12 +120,11 @@ class State:
 
     def pace(self) -> str:
         """What the whole run takes, by the steps of this sitting but its first, which warms up."""
-        minutes = statistics.fmean(self.sitting[1:] or self.sitting) * self.all_steps / 60
+        minutes = statistics.fmean(self.sitting[1:] or self.sitting or [0]) * self.all_steps / 60
         told = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.1f} minutes"
         told = told if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-        return (
-            f"all {self.epochs} epochs of {self.rows:,} training rows take about {told}, validation left out"
-        )
+        rows = f"all {self.epochs} epochs of {self.rows:,} training rows"
+        return f"At this pace {rows} take about {told}, validation left out." if minutes else ""
 
 
 class RunFolder:
@@ -221,9 +220,9 @@ class RunFolder:
         without_best = []
         for path in checkpoints_in(self.path):
             try:
-                damaged = [name for name in storage.damaged_files(path) if not name.startswith("best/")]
-                if damaged:
-                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
+                damaged = storage.damaged_files(path)
+                if lost := [name for name in damaged if not name.startswith("best/")]:
+                    storage.set_aside(path, f"{', '.join(lost)} is damaged")
                     continue
                 other = differences(storage.read_json(path / "progress.json")["identity"], self.identity)
                 if other:
@@ -231,27 +230,24 @@ class RunFolder:
                         f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}. "
                         f"Continue it as it was begun. {ELSEWHERE} {DISCARD}"
                     )
-                best = self._best_of(path)
-                if None not in best.values():
+                if self._has_best(path, damaged):
                     for newer in without_best:
                         storage.set_aside(newer, "its best classifier is damaged")
-                    self.best = best
                     return path
                 without_best.append(path)
             except OSError as error:
                 print(f"The checkpoint {path.name} cannot be read: {error}. It stays as it is.")
+        self.best = {}
         if without_best:
             print("The best classifier is damaged everywhere; the best of the epochs from here on is kept.")
         return without_best[0] if without_best else None
 
-    def _best_of(self, path: Path) -> dict[str, Path | None]:
-        """The best classifier's files, each where it is whole: in this checkpoint, in another, published."""
-        sums, found = storage.read_json(path / storage.MANIFEST), {}
-        for name in (name for name in sums if name.startswith("best/")):
-            places = [one / name for one in (path, *checkpoints_in(self.path))]
-            places.append(self.path / Path(name).name)
-            found[Path(name).name] = next((place for place in places if storage.has(place, sums[name])), None)
-        return found
+    def _has_best(self, path: Path, damaged: list[str]) -> bool:
+        """Look for the files of a checkpoint's best classifier: in it or, where one is damaged, published."""
+        sums = storage.read_json(path / storage.MANIFEST)
+        places = {name: self.path / Path(name).name if name in damaged else path / name for name in sums}
+        self.best = {place.name: place for name, place in places.items() if name.startswith("best/")}
+        return all(storage.has(places[name], sums[name]) for name in damaged)
 
     def load_run(self, model) -> Run:
         """The finished run that is here, with its weights in `model`."""
@@ -275,8 +271,7 @@ class RunFolder:
         states = kept["generators"][self.accelerator.process_index]
         for generator, drawn in zip(_generators(model.device), states):
             generator.set_rng_state(drawn)
-        told = storage.read_json(self.newest / "progress.json")["state"]
-        state = State(**told | {"losses": kept["losses"].tolist()})
+        state = State(**storage.read_json(self.newest / "progress.json")["state"])
         self.accelerator.print(f"Continuing after {state}.")
         if not self.best:
             state.best_epoch = 0
@@ -297,18 +292,15 @@ class RunFolder:
         SaveError
             When it cannot be written; the ones before it stay.
         """
-        states = [generator.get_rng_state() for generator in _generators(model.device)]
-        states = gather_object([states])  # of each process
+        states = gather_object([[g.get_rng_state() for g in _generators(model.device)]])  # of each process
         is_best = state.best_epoch and state.best_epoch == state.epoch - 1 and state.batch == 0
 
         def write(folder: Path) -> None:
             save_model(model, folder / "model.safetensors")
-            losses = torch.tensor(state.losses, dtype=torch.float64)
             scaler = self.accelerator.scaler and self.accelerator.scaler.state_dict()
             kept = {"optimizer": optimizer.state_dict(), "scaler": scaler, "generators": states}
-            torch.save(kept | {"losses": losses}, folder / "state.pt")
+            torch.save(kept, folder / "state.pt")
             told = {"identity": self.identity, "recipe": self.recipe.from_anywhere(), "state": asdict(state)}
-            told["state"]["losses"] = len(state.losses)
             storage.write_json(folder / "progress.json", told)
             if is_best:
                 write_classifier(model, self.tokenizer, folder / "best")
@@ -353,15 +345,14 @@ class RunFolder:
         staged = storage.write_folder(self.checkpoints / f"{storage.PARTIAL}classifier", write)
         storage.publish(staged, self.path, RUN_FILE, facts)
 
-    def stopped(self, model, optimizer, state: State, asked: bool) -> Run:
-        """Save, say how to continue, return the run so far. `asked`: for some steps, to see the pace."""
+    def stopped(self, model, optimizer, state: State) -> Run:
+        """Save, say how to continue and how long the whole run takes, return the run so far."""
         self.save(model, optimizer, state)
         if not state.best_epoch:  # so that there is something to look at
             self._publish(model, state)
-        pace = f"\nAt this pace {state.pace()}." if asked and state.sitting else ""
         self.accelerator.print(
             f"Stopped after {state}; saved in {self.path}. To continue, run the same again, or: "
-            f"agnews train --resume --output-dir {shlex.quote(str(self.path))}{pace}"
+            f"agnews train --resume --output-dir {shlex.quote(str(self.path))}\n{state.pace()}"
         )
         return self._run(model, state, finished=False)
 
@@ -400,8 +391,7 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 def _read_numbers(path: Path) -> pd.DataFrame:
     """A table of numbers to the last digit, which pandas 2 loses where it turns text into numbers itself."""
     table = pd.read_csv(path, index_col=0, dtype=str).astype(float)
-    table.index = table.index.astype(int)
-    return table
+    return table.set_axis(table.index.astype(int))
 
 
 def begun_with(folder: str | Path) -> Recipe:

@@ -6,14 +6,14 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 
-from .hardware import this_card
+from .hardware import this_card, version_of
 from .plumbing.mini import MiniUnavailable, checked_file
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
-# What the checks themselves import
+# What the checks themselves import.
 STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")
 INSTALL = 'Run: pip install -c constraints.txt -e ".[offline]"'
 # GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 and three classifiers of 0.27.
@@ -45,10 +45,9 @@ def cannot_load() -> list[Check]:
     for name in STAND_ON:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            checks.append(Check(name, False, f"cannot be imported: {error}", INSTALL))
-        except OSError as error:  # a library of the system is missing; on Windows usually this one
-            checks.append(Check(name, False, f"is here and cannot be loaded: {error}", redistributable))
+        except (ImportError, OSError) as error:  # the second where a library of the system is missing
+            remedy = INSTALL if isinstance(error, ImportError) else redistributable
+            checks.append(Check(name, False, f"cannot be loaded: {error}", remedy))
     return checks
 
 
@@ -57,8 +56,7 @@ def recipe_here() -> Recipe:
     try:
         return Recipe.for_this_machine()
     except HubUnreachable:
-        profile = os.environ["AGNEWS_PROFILE"]
-        values = {**PROFILES[profile], **from_environment(os.environ)}
+        values = PROFILES[profile := os.environ["AGNEWS_PROFILE"]] | from_environment(os.environ)
         return Recipe(profile, **values).because("asked for by AGNEWS_PROFILE")
 
 
@@ -78,15 +76,11 @@ def _packages() -> list[Check]:
 
     checks = []
     for needed in map(Requirement, requires("agnews-helpers") or []):
-        if needed.marker is not None:  # an extra
-            continue
-        try:
-            found = version(needed.name)
-        except PackageNotFoundError:
-            checks.append(Check(needed.name, False, "is not installed", INSTALL))
-        else:
-            ok = needed.specifier.contains(found, prereleases=True)
-            checks.append(Check(needed.name, ok, f"{found}, needed {needed.specifier}", INSTALL))
+        if needed.marker is None:  # else it belongs to an extra
+            found = version_of(needed.name)
+            ok = found is not None and needed.specifier.contains(found, prereleases=True)
+            told = f"{found or 'is not installed'}, needed {needed.specifier}"
+            checks.append(Check(needed.name, ok, told, INSTALL))
     return checks
 
 
@@ -110,22 +104,22 @@ def _cuda() -> list[Check]:
     import torch
 
     card, cuda = this_card(), torch.version.cuda
+    if card is None and shutil.which("nvidia-smi") is None:
+        return [Check("CUDA", None, "no NVIDIA driver; training runs on the CPU, in the small profiles")]
+    if card is None and cuda is None:
+        found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
+        return [Check("CUDA", False, found, "Install it: https://pytorch.org/get-started/locally/")]
     if card is None:
-        if shutil.which("nvidia-smi") is None:
-            found = "no NVIDIA driver; training runs on the CPU, in the small profiles"
-            return [Check("graphics card", None, found)]
-        if cuda is None:
-            found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
-            remedy = "Install the CUDA build: https://pytorch.org/get-started/locally/"
-        else:
-            found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
-            remedy = "Update the NVIDIA driver; nvidia-smi says which CUDA it runs."
-        return [Check("CUDA", False, found, remedy)]
+        found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
+        return [Check("CUDA", False, found, "Update the driver; nvidia-smi says which CUDA it runs.")]
     built = torch.cuda.get_arch_list()
     found = "sm_{}{}; this PyTorch has {}".format(*card.capability, ", ".join(built))
-    remedy = "Install a PyTorch that was built for this card."
-    capability = Check("compute capability", _runs_on(card.capability, built), found, remedy)
-    return [Check("CUDA", True, f"{cuda}, {card.name}"), capability, _vram()]
+    ok, remedy = _runs_on(card.capability, built), "Install a PyTorch that was built for this card."
+    return [
+        Check("CUDA", True, f"{cuda}, {card.name}"),
+        Check("compute capability", ok, found, remedy),
+        _vram(),
+    ]
 
 
 def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:

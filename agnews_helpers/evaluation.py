@@ -1,6 +1,5 @@
 """How good is the classifier, and how far to trust it: F1, mistakes, calibration. Notebooks 04 and 06."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .plumbing.errors import InvalidValue
+from .plumbing.storage import write_json
 from .prediction import predict_logits
 from .recipe import LABELS, Recipe
 
@@ -52,8 +52,8 @@ class Report:
         return figures | {"interval": list(self.interval), "per_class": per_class, "confusion": confusion}
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict()` as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2), encoding="utf-8")
+        """Write `to_dict()` as JSON. May raise SaveError."""
+        write_json(Path(path), self.to_dict())
 
 
 def evaluate(model, rows, recipe: Recipe) -> Report:
@@ -99,8 +99,7 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
     """Wilson's 95 % score interval (1927) of a share: it stays inside 0 to 1 and holds for few rows, too."""
     from scipy.stats import binomtest  # SciPy comes with scikit-learn
 
-    low, high = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(low), float(high)
+    return tuple(map(float, binomtest(right, rows).proportion_ci(0.95, method="wilson")))
 
 
 def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:

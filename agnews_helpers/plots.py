@@ -49,7 +49,7 @@ def class_balance(news):
     """Rows of each class in each split, as grouped bars."""
     names = news["train"].features["label"].names
     counts = {split: np.bincount(rows["label"][:], minlength=len(names)) for split, rows in news.items()}
-    return bars_side_by_side(pd.DataFrame(counts, index=names), "Rows of each class", "rows", fmt="{:,.0f}")
+    return bars(pd.DataFrame(counts, index=names), "rows", "Rows of each class", "{:,.0f}")
 
 
 def length_histogram(lengths, max_length=512):
@@ -74,21 +74,20 @@ def padding_pictures(masks: dict):
     return panels
 
 
-def bars(values: pd.Series, unit: str, title: str = "", fmt: str = "{:,.2f}", reference: float | None = None):
-    """Horizontal bars with their numbers, one for each entry of `values`, and a line at `reference`."""
-    axes = bars_side_by_side(values.to_frame(), title, unit, fmt)
-    if reference is not None:
-        axes.axvline(reference, color=GREY, linestyle="--")
-    return axes
+def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = None):
+    """Horizontal bars with their numbers, and a line at `reference`.
 
-
-def bars_side_by_side(table: pd.DataFrame, title: str, unit: str, fmt: str = "{:,.1f}"):
-    """Horizontal bars with their numbers: a group for each row of `table`, a bar for each column."""
+    `values` is a Series, or a DataFrame: then a group for each of its rows, and in it a bar for each column.
+    """
+    table = pd.DataFrame(values)
     [axes] = _figure(7.5, 1.0 + (0.2 + 0.16 * len(table.columns)) * len(table), xmargin=0.1, title=title)
     table.plot.barh(ax=axes, width=0.8, color=COLOURS, legend=False)
     for group in axes.containers:
         axes.bar_label(group, fmt=fmt, padding=3)
-    return _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
+    axes = _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
+    if reference is not None:
+        axes.axvline(reference, color=GREY, linestyle="--")
+    return axes
 
 
 def chain(stations: dict[str, str]):

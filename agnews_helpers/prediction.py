@@ -85,8 +85,7 @@ def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = N
     """
     if isinstance(texts, str):
         raise InvalidValue(f"classify() takes a list of texts; write classify([{texts[:30]!r}...], folder).")
-    texts = list(texts)
-    if not texts:
+    if not (texts := list(texts)):
         raise InvalidValue("classify() got no texts.")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():

@@ -1,11 +1,11 @@
 """Run the notebooks top to bottom and keep them as .ipynb and .html: what ``make run`` does."""
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from .model import run_facts
+from .plumbing.storage import read_json
 from .recipe import Recipe
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -37,22 +37,25 @@ def run_notebooks(source: Path, target: Path) -> dict:
     runs, aside = target / "runs", target / f"runs-until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
     if runs.exists():  # 04 trains anew, so that the summary is of this run; an earlier one is not lost
         print(f"What is in {runs} from earlier is kept as {runs.rename(aside)}.", flush=True)
-    results, started = [], time.perf_counter()
+    figures, started = {"profile": recipe.profile, "notebooks": []}, time.perf_counter()
     for number, path in enumerate(notebooks, 1):
         print(f"[{number}/{len(notebooks)}] {path.stem:24}", end=" ", flush=True)
         begun = time.perf_counter()
         error = _execute(path, target)
-        seconds = time.perf_counter() - begun
-        reason = f"\n{error}" if error else ""
-        print(f"{'FAILED' if error else 'ok':6} {seconds:5.0f} s{reason}", flush=True)
-        results.append({"name": path.stem, "ok": error is None, "seconds": round(seconds, 1)})
-    minutes = round((time.perf_counter() - started) / 60, 2)
-    figures = {"profile": recipe.profile, "minutes": minutes, "notebooks": results}
-    report = runs / "agnews" / "test_report.json"
+        seconds = round(time.perf_counter() - begun, 1)
+        print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
+        figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
+    figures["minutes"] = round((time.perf_counter() - started) / 60, 2)
+    report, accuracy, counts = runs / "agnews" / "test_report.json", "none: notebook 04 did not finish", {}
     if report.is_file():
-        accuracy = json.loads(report.read_text(encoding="utf-8"))["accuracy"]
-        figures |= {"rows": run_facts(report.parent).get("rows"), "accuracy": accuracy}
-    _summarise(figures, recipe, target)
+        counts, figures["accuracy"] = run_facts(report.parent).get("rows", {}), read_json(report)["accuracy"]
+        figures["rows"], accuracy = counts, f"{figures['accuracy']:.1%} on the test rows"
+    failed = ", ".join(notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"])
+    print(f"\nprofile    {recipe.profile} ({recipe.reason})")
+    print("rows      ", ", ".join(f"{count:,} {split}" for split, count in counts.items()) or "unknown")
+    print(f"accuracy   {accuracy}\ntime       {figures['minutes']:.1f} minutes")
+    print(f"classifier {report.parent}\nnotebooks  {target}/*.ipynb, the same as pages in {target}/*.html")
+    print(f"FAILED     {failed}" if failed else "all notebooks ran to the end", flush=True)
     return figures
 
 
@@ -76,15 +79,3 @@ def _execute(path: Path, target: Path) -> str | None:
     page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     (target / f"{path.stem}.html").write_text(page, encoding="utf-8")
     return error
-
-
-def _summarise(figures: dict, recipe: Recipe, target: Path) -> None:
-    failed = [notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"]]
-    rows, accuracy = "unknown", "none: notebook 04 did not finish"
-    if "accuracy" in figures:
-        accuracy = f"{figures['accuracy']:.1%} on the test rows"
-        rows = ", ".join(f"{count:,} {split}" for split, count in (figures["rows"] or {}).items())
-    end = f"FAILED     {', '.join(failed)}" if failed else "all notebooks ran to the end"
-    print(f"\nprofile    {recipe.profile} ({recipe.reason})\nrows       {rows}\naccuracy   {accuracy}")
-    print(f"time       {figures['minutes']:.1f} minutes\nclassifier {target / 'runs' / 'agnews'}")
-    print(f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html\n{end}", flush=True)

@@ -59,17 +59,17 @@ def train(
     NonFiniteError
         When a loss or gradient is not finite. DoesNotFit : when memory runs out even with one row at a time.
     PrecisionRefused
-        When `recipe.precision` fails on this machine.
+        When `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
         raise InvalidValue(f"steps is {steps}; it must be at least 1, or None for all.")
     accelerator = make_accelerator(recipe)
+    check_precision(recipe.precision, accelerator.device)
     folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
     wishes = StopWish(alone=accelerator.num_processes == 1)
     with folder, wishes as wish, cpu_kernels(model, accelerator.device):
         if folder.finished:
             return folder.load_run(model)
-        check_first_batch(model, tokens["train"], recipe, accelerator.device)
         torch.manual_seed(recipe.seed + accelerator.process_index)  # dropout
         # `fused`: the update of all weights in one kernel; the numbers are those of the plain Adam
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
@@ -83,7 +83,7 @@ def train(
             parallel.train()  # dropout on; `evaluate` switches it off and on again
             for rows, batch in progress(state, batches, loader, accelerator):
                 if agreed(accelerator, wish.made or len(state.sitting) == steps):
-                    return folder.stopped(model, optimizer, state, steps is not None)
+                    return folder.stopped(model, optimizer, state)
                 with explained(state, rows, batch, recipe):  # an error says where the run is, and what helps
                     loss = forward_backward(parallel, batch, accelerator, state.limits, rows)
                     check_finite(loss, model, accelerator)  # before the weights move
@@ -94,7 +94,7 @@ def train(
                     folder.save(model, optimizer, state)
             report = wish.interruptible(evaluate, model, tokens["validation"], recipe)
             if report is None:  # a stop in the middle: the validation is done again when the run continues
-                return folder.stopped(model, optimizer, state, steps is not None)
+                return folder.stopped(model, optimizer, state)
             if state.end_epoch(report):  # the best so far: saved, and published for all to use
                 folder.save(model, optimizer, state)
         return folder.finish(model, state)
@@ -147,9 +147,8 @@ def forward_backward(model, batch: dict, accelerator, limits: list | None = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if accelerator.num_processes > 1:  # the others wait for this one's gradients
-            raise DoesNotFit(
-                f"{here} rows of {length} tokens do not fit in one of the processes ({problem})", length
-            )
+            what = f"{here} rows of {length} tokens do not fit in one of the processes"
+            raise DoesNotFit(f"{what} ({problem})", length)
         if size == 1:
             raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})", length)
         limits.append([length, size // 2])
@@ -159,35 +158,21 @@ def forward_backward(model, batch: dict, accelerator, limits: list | None = None
         )
 
 
-def check_first_batch(model, rows, recipe: Recipe, device) -> None:
-    """Raise PrecisionRefused where a lower precision than fp32 is asked for and fails on the first batch."""
-    if recipe.precision != "fp32":
-        batches = epoch_batches(rows["length"][:], recipe, 1)[:1]
-        [batch] = make_loader(rows, batches, recipe, pad_token_id=model.config.pad_token_id)
-        check_precision(model, batch, recipe.precision, device)
-
-
 def mean_over(rows: list[int], accelerator) -> float:
-    """How many rows a process's loss is the mean of, so that in the end each row of the batch weighs the
-    same.
+    """How many rows a process's loss is the mean of, so that each row of the batch weighs the same.
 
-    Accelerate averages the gradients of several processes. One that got no row of a short batch weighs
-    nothing.
+    Accelerate averages the gradients of several processes. One without a row of a short batch weighs nothing.
     """
-    has_rows = accelerator.process_index < len(rows)
-    return len(rows) / accelerator.num_processes if has_rows else math.inf
+    return len(rows) / accelerator.num_processes if accelerator.process_index < len(rows) else math.inf
 
 
 def check_finite(loss: torch.Tensor, model, accelerator) -> None:
     """Raise NonFiniteError where the loss or a gradient is not finite. Costs a GPU about 1 ms a step."""
     total = loss.float()
     if accelerator.scaler is None:
-        total = total + torch.nn.utils.get_total_norm(
-            [p.grad for p in model.parameters() if p.grad is not None]
-        )
-    elif (
-        accelerator.scaler.get_scale() < 1
-    ):  # fp16: the scaler itself leaves out a step whose gradients overflow
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        total = total + torch.nn.utils.get_total_norm(gradients)
+    elif accelerator.scaler.get_scale() < 1:  # fp16: the scaler itself leaves out a step that overflows
         total = total * math.nan
     if not torch.isfinite(total):
         model.zero_grad(set_to_none=True)
@@ -201,11 +186,10 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
     try:
         yield
     except NonFiniteError as error:
-        numbers = ", ".join(map(str, rows))
         raise NonFiniteError(
             f"The {error} of the step after {state} is not finite; the step was not taken, and no checkpoint "
-            f"has it. Its rows of the train split are {numbers}, padded to {length} tokens. Look at them; if "
-            "nothing is wrong with them, use precision='fp32' or a learning rate below "
+            f"has it. Its rows in the train split are {', '.join(map(str, rows))}, of {length} tokens. "
+            "Look at them; if nothing is wrong with them, use precision='fp32' or a learning rate below "
             f"{recipe.learning_rate:g}."
         ) from None
     except RuntimeError as error:
@@ -232,14 +216,11 @@ def agreed(accelerator, wish: bool) -> bool:
 
 def progress(state: State, batches: list[list[int]], loader, accelerator) -> Iterator[tuple[list[int], dict]]:
     """The row numbers and tensors of each batch, on the device; and a bar that shows the rows done."""
-    done, quiet = state.rows - sum(map(len, batches)), not accelerator.is_main_process
-    title = f"epoch {state.epoch}/{state.epochs}"
+    title, quiet = f"epoch {state.epoch}/{state.epochs}", not accelerator.is_main_process
+    done, device = state.rows - sum(map(len, batches)), accelerator.device
     with tqdm(total=state.rows, initial=done, unit="row", desc=title, disable=quiet) as bar:
         for rows, batch in zip(batches, loader):
-            yield (
-                rows,
-                {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()},
-            )
+            yield rows, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
             bar.update(len(rows))
 

@@ -261,7 +261,7 @@ def _intact_steps(folder: Path) -> int:
     ):
         return facts["steps"]
     whole = [path for path in checkpoints_in(folder) if not storage.damaged_files(path)]
-    return storage.read_json(whole[0] / "progress.json")["state"]["losses"] if whole else 0
+    return len(storage.read_json(whole[0] / "progress.json")["state"]["losses"]) if whole else 0
 
 
 def _processes():

@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from agnews_helpers import (
     tokenize,
 )
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
+from agnews_helpers.plumbing.storage import fingerprint
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 
@@ -168,51 +169,16 @@ def test_evaluation_goes_from_long_to_short():
     assert sorted_batches([600], 100) == [[0]] and sorted_batches([], 100) == []
 
 
-# the cache of tokens
+# many rows
 
 
-@pytest.fixture
-def cached(tmp_path, monkeypatch, recipe):
-    monkeypatch.setattr(batching, "WORTH_A_CACHE", 30)
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+def test_many_rows_are_tokenized_as_few_are(monkeypatch, recipe):
     rows = Dataset.from_dict(
         {"text": [f"Title {i} and words" for i in range(40)], "label": [i % 4 for i in range(40)]}
     )
-    return rows, lambda **changes: tokenize(rows, load_tokenizer(Recipe(model="mini")), recipe.but(**changes))
-
-
-def folders(tmp_path):
-    return sorted((tmp_path / "agnews_tokens").glob("*"))
-
-
-def test_tokens_of_many_rows_are_kept_and_found_again(cached, tmp_path, monkeypatch):
-    rows, tokens = cached
-    first = tokens()
-    assert len(folders(tmp_path)) == 1
-    monkeypatch.setattr(Dataset, "map", lambda *_, **__: pytest.fail("tokenized again"))
-    again = tokens()
-    assert again.column_names == first.column_names and again[:] == first[:]
-
-
-def test_another_length_text_or_label_is_another_entry(cached, tmp_path, recipe):
-    rows, tokens = cached
-    tokens(), tokens(max_length=4)
-    tokenize(rows.select(reversed(range(40))), load_tokenizer(Recipe(model="mini")), recipe)
-    assert len(folders(tmp_path)) == 3 and max(tokens(max_length=4)["length"][:]) == 4
-
-
-def test_a_damaged_entry_is_made_again(cached, tmp_path):
-    rows, tokens = cached
-    first = tokens()[:]
-    path = next(folders(tmp_path)[0].glob("*.arrow"))
-    data = bytearray(path.read_bytes())
-    data[-200] ^= 1
-    path.unlink()
-    path.write_bytes(data)
-    assert tokens()[:] == first and path.read_bytes() != bytes(data)
-
-
-def test_where_the_cache_cannot_be_written_the_tokens_come_all_the_same(cached, tmp_path, capsys):
-    rows, tokens = cached
-    (tmp_path / "agnews_tokens").write_text("a file is in the way")
-    assert len(tokens()) == 40 and "not kept for the next time" in capsys.readouterr().out
+    tokenizer = load_tokenizer(Recipe(model="mini"))
+    few = tokenize(rows, tokenizer, recipe.but(max_length=5))
+    monkeypatch.setattr(batching, "WORTH_A_BAR", 30)
+    many = tokenize(rows, tokenizer, recipe.but(max_length=5))
+    assert many.column_names == few.column_names and many[:] == few[:] and max(many["length"][:]) == 5
+    assert fingerprint(many) == fingerprint(few)  # or a run would not be continued

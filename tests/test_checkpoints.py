@@ -362,13 +362,14 @@ def test_a_bit_flipped_in_the_best_classifier_costs_nothing(two_checkpoints, thr
     assert_same_run(run, whole)
 
 
-def test_where_the_best_classifier_is_damaged_in_one_checkpoint_it_is_had_from_another(
+def test_where_the_best_classifier_is_damaged_here_and_published_the_checkpoint_before_is_taken(
     two_checkpoints, three, tokens, whole, capsys
 ):
     flip(two_checkpoints / "step-00000009" / "best" / "model.safetensors", 1000)
     flip(two_checkpoints.parent / "model.safetensors", 1000)
     run = train(load_model(three), tokens, three, two_checkpoints.parent)
-    assert "Continuing after step 9 of 15" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "step-00000009 cannot be used" in output and "Continuing after step 6 of 15" in output
     assert_same_run(run, whole)
     assert (two_checkpoints.parent / f"model.safetensors{storage.ASIDE}").is_file()
 

@@ -50,13 +50,8 @@ def test_an_old_python(monkeypatch):
     ],
 )
 def test_a_package_against_its_range(line, found, ok, monkeypatch):
-    def version(name):
-        if found is None:
-            raise doctor.PackageNotFoundError(name)
-        return found
-
     monkeypatch.setattr(doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"])
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "version_of", lambda _: found)
     [check] = doctor._packages()
     assert check.ok is ok and ("Run: pip install -c constraints.txt" in str(check)) is not ok
 

@@ -132,7 +132,7 @@ DRAWINGS = {
     ),
     "continued_run": lambda: plots.continued_run(run(), replace(run(), steps=run().steps[:17]), run()),
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
-    "bars_side_by_side": lambda: plots.bars_side_by_side(
+    "bars, in groups": lambda: plots.bars(
         pd.DataFrame(
             {"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]}, index=["embeddings", "encoder"]
         ),
@@ -256,7 +256,7 @@ def test_reliability_shows_every_group(low, shown):
 
 def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
     table = pd.DataFrame({"train": [90.0, 80.0], "test": [10.0, 20.0]}, index=["ham", "spam"])
-    axes = plots.bars_side_by_side(table, "Rows", "rows", "{:.0f}")
+    axes = plots.bars(table, "rows", "Rows", "{:.0f}")
     for container, name in zip(axes.containers, table.columns):
         assert container.get_label() == name and list(container.datavalues) == table[name].tolist()
     assert {"90", "80", "10", "20"} <= written(axes.figure) and axes.yaxis_inverted()

@@ -49,7 +49,6 @@ def test_a_large_block_is_split_only_above_one_mib_of_rest():
         allocator.malloc(11 * MIB).size == 12 * MIB
     )  # rest of exactly 1 MiB: not split, and all of it counts
     assert allocator.allocated == 12 * MIB
-    assert allocator.memory_stats()["requested_bytes.all.current"] == 11 * MIB
     again = CachingAllocator()
     again.free(again.malloc(12 * MIB))
     assert again.malloc(11 * MIB - 512).size == 11 * MIB - 512
@@ -111,9 +110,8 @@ def test_peaks_stay_and_empty_cache_does_not_touch_live_blocks():
     live, gone = allocator.malloc(12 * MIB), allocator.malloc(14 * MIB)
     allocator.free(gone)
     assert allocator.empty_cache() == 14 * MIB
-    stats = allocator.memory_stats()
-    assert (stats["reserved_bytes.all.current"], stats["reserved_bytes.all.peak"]) == (12 * MIB, 26 * MIB)
-    assert (stats["allocated_bytes.all.current"], stats["allocated_bytes.all.peak"]) == (12 * MIB, 26 * MIB)
+    assert (allocator.reserved, allocator.max_reserved) == (12 * MIB, 26 * MIB)
+    assert (allocator.allocated, allocator.max_allocated) == (12 * MIB, 26 * MIB)
     assert live.allocated
 
 
@@ -165,12 +163,9 @@ def check(allocator, live):
         else:
             assert last is None or last[0] + last[1] <= address  # no overlap
         covered, last = covered + size, piece
-    stats = allocator.memory_stats()
     assert covered == allocator.reserved == sum(allocator.segments.values())  # segments are covered
     assert allocator.allocated == sum(b.size for b in live) <= allocator.reserved
-    assert stats["requested_bytes.all.current"] == sum(b.requested for b in live) <= allocator.allocated
-    for name in ("allocated_bytes", "reserved_bytes", "requested_bytes"):
-        assert stats[f"{name}.all.current"] <= stats[f"{name}.all.peak"]
+    assert allocator.allocated <= allocator.max_allocated and allocator.reserved <= allocator.max_reserved
     assert allocator.capacity is None or allocator.reserved <= allocator.capacity
     assert all(pieces == sorted(pieces) for pieces in allocator.cached.values())
 

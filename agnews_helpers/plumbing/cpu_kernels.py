@@ -50,9 +50,7 @@ def _put_in(model) -> None:
         last.forward = partial(first_token_only, last)
 
 
-def first_token_only(
-    block, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **options
-):
+def first_token_only(block, hidden_states, attention_mask=None, **options) -> torch.Tensor:
     """DistilBERT's `TransformerBlock` at the first token: [rows, tokens, width] to [rows, 1, width].
 
     That token still attends to all others, so its vector is the one of the whole block.
@@ -62,15 +60,9 @@ def first_token_only(
     def heads(linear, states):
         return linear(states).view(*states.shape[:2], -1, part.attention_head_size).transpose(1, 2)
 
-    query, key, value = (
-        heads(part.q_lin, first),
-        heads(part.k_lin, hidden_states),
-        heads(part.v_lin, hidden_states),
-    )
-    p = part.dropout.p if block.training else 0.0
-    mixed, _ = cpu_attention(
-        part, query, key, value, attention_mask, scaling=part.scaling, dropout=p, **options
-    )
+    query, key = heads(part.q_lin, first), heads(part.k_lin, hidden_states)
+    value, p = heads(part.v_lin, hidden_states), part.dropout.p if block.training else 0.0
+    mixed, _ = cpu_attention(part, query, key, value, attention_mask, part.scaling, p, **options)
     first = block.sa_layer_norm(part.out_lin(mixed.flatten(2)) + first)
     return block.output_layer_norm(block.ffn(first) + first)
 
@@ -100,8 +92,7 @@ def additive_mask(attention_mask: torch.Tensor | None = None, dtype: torch.dtype
 
 
 def cpu_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
-    """softmax(query key' x scaling + mask) value, with dropout on the probabilities; [rows, heads, tokens,
-    width].
+    """softmax(query key' x scaling + mask) value, with dropout, of shape [rows, heads, tokens, width].
 
     Without dropout PyTorch has a fused kernel for a CPU too, so evaluation takes that one.
     """

@@ -40,7 +40,7 @@ class ResumeError(AgnewsError, ValueError):
 
 
 class PrecisionRefused(AgnewsError, ValueError):
-    """The precision that was asked for fails or is slow here; the message says why."""
+    """The precision that was asked for is slow here, or fails; the message says why."""
 
 
 class NonFiniteError(AgnewsError, ArithmeticError):

@@ -8,8 +8,7 @@ import time
 
 
 class StopWish:
-    """While this context is entered, the first signal sets `made`; one that comes later raises
-    KeyboardInterrupt.
+    """While this is entered, the first signal sets `made`; one that comes later raises KeyboardInterrupt.
 
     Signals within `PATIENCE` seconds of the first are the same wish: the step at hand and the save take a
     moment. Python lets only the main thread handle signals. In any other nothing changes: there Ctrl-C does
@@ -21,9 +20,7 @@ class StopWish:
 
     def __init__(self, alone: bool = True):
         self.made, self.alone = False, alone  # of several processes none may leave the others waiting
-        self._first = 0.0
-        self._at_once = False
-        self._before, self._terminals = {}, []
+        self._first, self._at_once, self._before, self._terminals = 0.0, False, {}, []
 
     def __enter__(self) -> "StopWish":
         streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]

@@ -47,7 +47,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
         _flush(partial)
         if folder.exists():
             remove_folder(folder)
-        rename(partial, folder)
+        patiently(os.replace, partial, folder)
         _flush(folder.parent)
     except Exception as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +76,7 @@ def remove_folder(folder: Path) -> None:
         return
     if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in folder.rglob("*")):
         going = folder.with_name(f"{PARTIAL}old-{folder.name}")
-        rename(folder, going)
+        patiently(os.replace, folder, going)
         shutil.rmtree(going, ignore_errors=True)
     else:
         for name in listed:
@@ -106,7 +106,7 @@ def publish(source: Path, target: Path, record: str, facts: dict) -> None:
             elif name not in new:
                 (target / name).unlink(missing_ok=True)
         for name in new:
-            rename(source / name, target / name)
+            patiently(os.replace, source / name, target / name)
         write_json(target / record, facts | {"files": new})
         _flush(target)
     except OSError as error:
@@ -131,7 +131,7 @@ def write_json(path: Path, values) -> None:
     try:
         partial.write_text(json.dumps(values, indent=2), encoding="utf-8")
         _flush(partial)
-        rename(partial, path)
+        patiently(os.replace, partial, path)
     except OSError as error:
         raise _not_saved(path, error) from error
 
@@ -155,18 +155,10 @@ def patiently(function: Callable, *arguments):
         try:
             return function(*arguments)
         except OSError as error:
-            if (
-                wait is None
-                or isinstance(error, (FileNotFoundError, NotADirectoryError))
-                or error.errno in NO_ROOM
-            ):
+            final = isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in NO_ROOM
+            if final or wait is None:
                 raise
             time.sleep(wait)
-
-
-def rename(source: Path, target: Path) -> None:
-    """`os.replace`, patient with Windows."""
-    patiently(os.replace, source, target)
 
 
 def sha256(path: Path) -> str:
@@ -199,7 +191,7 @@ def unused(path: Path) -> Path:
 def set_aside(path: Path, why: str) -> None:
     """Give a file or folder that is not what was written a name under which nothing touches it again."""
     kept = unused(path.with_name(path.name + ASIDE))
-    rename(path, kept)
+    patiently(os.replace, path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
@@ -225,8 +217,7 @@ def remove_if_empty(folder: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, which exists. The system keeps it, so a process that dies leaves none
-    behind.
+    """Hold the lock of `folder`, which exists. It is the system's: a process that dies leaves none behind.
 
     Raises
     ------
@@ -240,13 +231,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise FolderInUse(
-            f"Another process is training into {folder}. Wait until it ends, or give another."
-        ) from error
+        advice = "Wait until it ends, or give another folder."
+        raise FolderInUse(f"Another process is training into {folder}. {advice}") from error
     except PermissionError as error:
-        raise FolderInUse(
-            f"{path} cannot be opened: {error.strerror}. Give another output folder."
-        ) from error
+        reason = f"{path} cannot be opened: {error.strerror}."
+        raise FolderInUse(f"{reason} Give another output folder.") from error
     except (OSError, NotImplementedError) as error:
         _note(f"{folder} is on a file system without locks ({error}); see to it that only one run uses it.")
     try:

@@ -6,7 +6,6 @@ collection, private pools of CUDA graphs.
 """
 
 from bisect import bisect_left, insort
-from collections import Counter
 from dataclasses import dataclass, field
 
 from ..plumbing.errors import InvalidValue
@@ -31,7 +30,6 @@ class Block:
     address: int
     size: int
     pool: str
-    requested: int
     allocated: bool = True
 
 
@@ -50,8 +48,11 @@ class CachingAllocator:
     cached: dict[str, list] = field(default_factory=lambda: {"small": [], "large": []})
     _size_at: dict[int, int] = field(default_factory=dict)
     _start_before: dict[int, int] = field(default_factory=dict)
-    _stats: Counter = field(default_factory=Counter)
     _top: int = 0  # where the next segment begins
+    allocated: int = 0  # bytes in blocks
+    reserved: int = 0  # bytes in segments
+    max_allocated: int = 0  # as of `torch.cuda.max_memory_allocated`
+    max_reserved: int = 0
 
     def malloc(self, requested: int) -> Block:
         """Allocate `requested` bytes, at least 1.
@@ -78,17 +79,16 @@ class CachingAllocator:
             self._cache(pool, address + size, rest)
         else:
             size = found
-        self._count("allocated", size)
-        self._count("requested", requested)
-        return Block(address, size, pool, requested)
+        self.allocated += size
+        self.max_allocated = max(self.max_allocated, self.allocated)
+        return Block(address, size, pool)
 
     def free(self, block: Block) -> None:
         """Give a block back to its pool, merged with free neighbours of the same segment."""
         if not block.allocated:
             raise InvalidValue(f"the block at {block.address} is free already")
         block.allocated = False
-        self._count("allocated", -block.size)
-        self._count("requested", -block.requested)
+        self.allocated -= block.size
         start, end = block.address, block.address + block.size
         if end in self._size_at and end not in self.segments:
             end += self._uncache(block.pool, end)
@@ -103,20 +103,8 @@ class CachingAllocator:
             for size, address in list(pieces):
                 if self.segments.get(address) == size:
                     self._uncache(pool, address)
-                    self._count("reserved", -self.segments.pop(address))
+                    self.reserved -= self.segments.pop(address)
         return before - self.reserved
-
-    @property
-    def allocated(self) -> int:
-        return self._stats["allocated_bytes.all.current"]
-
-    @property
-    def reserved(self) -> int:
-        return self._stats["reserved_bytes.all.current"]
-
-    def memory_stats(self) -> dict[str, int]:
-        """Bytes allocated, reserved and requested, now and at most; names of `torch.cuda.memory_stats`."""
-        return Counter(self._stats)
 
     def _new_segment(self, pool: str, size: int) -> tuple[int, int]:
         length = SMALL_SEGMENT if pool == "small" else LARGE_SEGMENT
@@ -132,7 +120,8 @@ class CachingAllocator:
                 )
         address, self._top = self._top, self._top + length
         self.segments[address] = length
-        self._count("reserved", length)
+        self.reserved += length
+        self.max_reserved = max(self.max_reserved, self.reserved)
         return length, address
 
     def _cache(self, pool: str, address: int, size: int) -> None:
@@ -144,11 +133,6 @@ class CachingAllocator:
         del self._start_before[address + size]
         del self.cached[pool][bisect_left(self.cached[pool], (size, address))]
         return size
-
-    def _count(self, name: str, change: int) -> None:
-        current, peak = f"{name}_bytes.all.current", f"{name}_bytes.all.peak"
-        self._stats[current] += change
-        self._stats[peak] = max(self._stats[peak], self._stats[current])
 
 
 def replay(events, allocator: CachingAllocator) -> CachingAllocator:

@@ -23,7 +23,7 @@ USUAL = StepOptions(attention="eager", implementation="foreach")  # what one get
 class Budget:
     """What a training step needs and what the card leaves, in MiB.
 
-    allocated, reserved : peaks, named as in `torch.cuda.memory_stats`; reserved is without a limit.
+    allocated, reserved : peaks, named as in `torch.cuda`; reserved is without a limit.
     parts : what lies in memory at the peak, with the allocator's cache and the middle of the context's range.
     usable : what system and context leave to PyTorch, (at worst, at best).
     verdict : ``"fits"`` where the replay stays within the worst case, ``"tight"`` where only within the
@@ -51,23 +51,16 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
     return whole - most * 1024 - largest, whole - least * 1024 - smallest
 
 
-def step_budget(
-    config,
-    rows: int,
-    length: int,
-    options: StepOptions = StepOptions(),
-    card: Card = GTX_1650_TI,
-    system: str = "windows",
-) -> Budget:
-    """The budget of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
+def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
+    """The `Budget` of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
     return budget_of(trace_steps(config, [(rows, length)] * TRACED_STEPS, options), card, system)
 
 
 def budget_of(trace: Trace, card: Card = GTX_1650_TI, system: str = "windows") -> Budget:
     """The budget of a trace. Errors as for `usable_mib`."""
     usable = worst, best = usable_mib(card, system)
-    stats = replay(trace.events, CachingAllocator()).memory_stats()
-    allocated, reserved = (stats[f"{name}_bytes.all.peak"] / MIB for name in ("allocated", "reserved"))
+    replayed = replay(trace.events, CachingAllocator())
+    allocated, reserved = replayed.max_allocated / MIB, replayed.max_reserved / MIB
     _, peak = trace.peak()
     parts = timeline(trace, step=0).drop(columns="phase").iloc[peak].to_dict()
     parts |= {"cached": reserved - sum(parts.values()), "CUDA context": sum(CONTEXT_MIB) / 2}
@@ -79,7 +72,7 @@ def budget_of(trace: Trace, card: Card = GTX_1650_TI, system: str = "windows") -
 
 def reserved_mib(trace: Trace) -> float:
     """MiB that the allocator reserves at most, without a limit."""
-    return replay(trace.events, CachingAllocator()).memory_stats()["reserved_bytes.all.peak"] / MIB
+    return replay(trace.events, CachingAllocator()).max_reserved / MIB
 
 
 def runs_within(trace: Trace, capacity_mib: float) -> bool:
@@ -91,13 +84,7 @@ def runs_within(trace: Trace, capacity_mib: float) -> bool:
     return True
 
 
-def largest_batch(
-    config,
-    length: int,
-    options: StepOptions = StepOptions(),
-    card: Card = GTX_1650_TI,
-    system: str = "windows",
-) -> tuple[int, int]:
+def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
     """The largest batch size at this length: (in the worst case of the system, in the best); at most 4,096.
 
     Found by halving. Gaps between segments make the edge a little ragged: a few rows more may run again.
@@ -109,27 +96,7 @@ def largest_batch(
     )
 
 
-def largest_epoch_batch(
-    config, lengths, options: StepOptions = StepOptions(), card: Card = GTX_1650_TI, system: str = "windows"
-) -> int:
-    """The largest batch size for rows of these lengths, each batch padded to its longest, in the worst case.
-
-    The longest batch comes first and decides; twelve more shapes, from the shortest to the longest in
-    mixed order, then check that the gaps between changing shapes do no harm.
-    """
-    lengths = sorted(lengths)
-    worst, _ = usable_mib(card, system)
-    rows, _ = largest_batch(config, lengths[-1], options, card, system)
-    spread = [lengths[i * (len(lengths) - 1) // 11] for i in range(12)]
-    mixed = [lengths[-1]] + [spread[i * 5 % 12] for i in range(12)]
-    while rows and not runs_within(trace_steps(config, [(rows, n) for n in mixed], options), worst):
-        rows -= max(1, rows // 50)
-    return rows
-
-
-def budget_table(
-    config, batch_size: int = 8, lengths=LENGTHS, card: Card = GTX_1650_TI, system: str = "windows"
-) -> pd.DataFrame:
+def budget_table(config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
     """One row for each attention and length: MiB of each part at the peak, their total, and the verdict."""
     rows = {}
     for attention in ("sdpa", "eager"):

@@ -6,7 +6,7 @@ from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
 from ..model import load_tokenizer
 from ..plumbing.errors import InvalidValue
 from ..recipe import Recipe
-from .budget import LENGTHS, largest_batch, largest_epoch_batch, levers, step_budget
+from .budget import LENGTHS, largest_batch, levers, step_budget
 from .time import full_run_hours
 from .trace import StepOptions, config_for
 
@@ -21,9 +21,8 @@ needs      {allocated_mib:,.0f} MiB allocated, {reserved_mib:,.0f} reserved at t
 verdict    {verdict}
 time       {time}
 
-largest batch by tokens a row, in the worst and in the best case:
+largest batch by tokens per row (358: the longest of AG News), in the worst and in the best case:
 {batches}
-  rows of AG News padded to their batch, longest {longest_row}: {largest_epoch_batch}
 
 what a change alone would save, in MiB:
 {savings}"""
@@ -43,9 +42,8 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention: str 
     """
     config, options = config_for(config), _options(recipe, card, attention)
     budget = step_budget(config, recipe.batch_size, recipe.max_length, options, card, system)
-    lengths = epoch_lengths(recipe)
-    largest = {length: list(largest_batch(config, length, options, card, system)) for length in LENGTHS}
-    of_epoch = largest_epoch_batch(config, lengths, options, card, system)
+    lengths, table = epoch_lengths(recipe), sorted({*LENGTHS, LONGEST_ROW})
+    largest = {length: list(largest_batch(config, length, options, card, system)) for length in table}
     mean = round(sum(lengths) / len(lengths))
     saved = levers(config, recipe.batch_size, recipe.max_length, options, mean)["saved"].to_dict()
     facts = {"card": card.name, "vram_gib": card.vram_gib, "system": system}
@@ -54,9 +52,10 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention: str 
     shape = {"batch_size": recipe.batch_size, "length": recipe.max_length}
     needs = {"allocated_mib": budget.allocated, "reserved_mib": budget.reserved, "parts_mib": budget.parts}
     answer = {"usable_mib": list(budget.usable), "peak": budget.peak, "verdict": budget.verdict}
-    batches = {"largest_batch": largest, "largest_epoch_batch": of_epoch, "longest_row": max(lengths)}
     time = {"hours": full_run_hours(config, lengths, recipe, card), "epochs": recipe.epochs}
-    return facts | taken | step | shape | needs | answer | batches | {"saved_mib": saved} | time
+    return (
+        facts | taken | step | shape | needs | answer | {"largest_batch": largest, "saved_mib": saved} | time
+    )
 
 
 def _options(recipe: Recipe, card: Card, attention: str) -> StepOptions:

@@ -61,16 +61,12 @@ def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, 
     return float(np.interp(padded, grid, seconds).sum())
 
 
-def full_run_hours(
-    config, lengths: Sequence[int], recipe: Recipe, card: Card = GTX_1650_TI, rows: int = 114_000
-) -> float | None:
+def full_run_hours(config, lengths, recipe: Recipe, card: Card = GTX_1650_TI, rows=114_000) -> float | None:
     """Hours that all epochs take over `rows` rows as long as `lengths`; None for a card of unknown speed.
 
     An estimate from the card's published peak and bandwidth, not a measurement.
     """
     if not card.fp32_tflops or not card.bandwidth:
         return None
-    flops, bandwidth = SHARE_OF_PEAK * card.fp32_tflops * 1e12, card.bandwidth * 1e9
-    return (
-        recipe.epochs * epoch_seconds(config, lengths, recipe, flops, bandwidth) * rows / len(lengths) / 3600
-    )
+    speeds = SHARE_OF_PEAK * card.fp32_tflops * 1e12, card.bandwidth * 1e9
+    return recipe.epochs * epoch_seconds(config, lengths, recipe, *speeds) * rows / len(lengths) / 3600

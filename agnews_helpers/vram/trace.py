@@ -172,19 +172,15 @@ def config_for(model=HUB_MODEL):
     FileNotFoundError, HubUnreachable
         When the folder or the Hub has no such model.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        DistilBertConfig,
-        PretrainedConfig,
-    )
+    import transformers
 
     if model == HUB_MODEL:
-        return DistilBertConfig(num_labels=4)
+        return transformers.DistilBertConfig(num_labels=4)
     if model == "mini":
         return mini_config(num_labels=4)
-    config = model if isinstance(model, PretrainedConfig) else pretrained(AutoConfig, str(model))
-    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+    ready = isinstance(model, transformers.PretrainedConfig)
+    config = model if ready else pretrained(transformers.AutoConfig, str(model))
+    if type(config) not in transformers.AutoModelForSequenceClassification._model_mapping:
         raise InvalidValue(
             f"{type(config).__name__} has no sequence classifier in transformers; take one like DistilBERT."
         )
