@@ -10,7 +10,7 @@ __version__ = "2.0.0"
 # module -> its public names, in the order of the notebooks
 _NAMES = {
     "recipe": "Recipe LABELS",
-    "data": "load_data",
+    "data": "load_data SUPPORT",
     "model": "load_tokenizer load_model pretrained_name save_classifier load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
     "training": "train forward_backward find_or_train Run",
@@ -22,8 +22,7 @@ _NAMES = {
     "FolderInUse ResumeError PrecisionRefused NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",
     "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch measure_step "
-    "reserved_by_shape levers timeline usable_mib",
+    "vram.budget": "step_budget budget_table largest_batch reserved_by_shape levers timeline usable_mib",
     "vram.time": "full_run_hours",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 
+from .plumbing.errors import InvalidValue
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
@@ -23,9 +24,17 @@ def tokenize(news, tokenizer, recipe: Recipe):
         return type(news)({name: tokenize(split, tokenizer, recipe) for name, split in news.items()})
 
     def encode(rows):
-        ids = tokenizer(rows["text"], truncation=True, max_length=recipe.max_length)["input_ids"]
+        # `split_special_tokens`: somebody's "[SEP]" is five characters like any others
+        how = dict(truncation=True, max_length=recipe.max_length, split_special_tokens=True)
+        ids = tokenizer(rows["text"], **how)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
+    first = encode(news[:100])
+    if 2 * sum(ids.count(tokenizer.unk_token_id) for ids in first["input_ids"]) > sum(first["length"]):
+        unknown = "The tokenizer does not know more than half of these texts' tokens"
+        raise InvalidValue(
+            f"{unknown}: it is another model's, or they are in a script that it was not made for."
+        )
     if len(news) < WORTH_A_BAR:
         return concatenate_datasets([news, Dataset.from_dict(encode(news[:]))], axis=1)
     return news.map(encode, batched=True, desc="tokenize")
@@ -112,13 +121,8 @@ def make_loader(rows, batches: list, recipe: Recipe, accelerator=None, pad_token
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A
     # generator of its own: a loader draws a number when it starts, which would change the dropout of a run
     # that is continued.
-    return DataLoader(
-        rows,
-        batch_sampler=batches,
-        collate_fn=Collator(pad_token_id, recipe.pad_to),
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )
+    how = dict(generator=torch.Generator(), pin_memory=torch.cuda.is_available())
+    return DataLoader(rows, batch_sampler=batches, collate_fn=Collator(pad_token_id, recipe.pad_to), **how)
 
 
 def padded_tokens(lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None) -> int:

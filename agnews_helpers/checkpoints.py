@@ -20,19 +20,19 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_model, save_model
 
-from .model import RUN_FILE, load_tokenizer, run_facts, source_files, write_classifier
+from .model import RUN_FILE, check_pair, load_tokenizer, run_facts, source_files, write_classifier
 from .plumbing import storage
 from .plumbing.errors import Damaged, InvalidValue, ResumeError, SaveError
 from .recipe import Recipe
 
 KEEP = 2  # checkpoints
 ELSEWHERE = "Give another output folder."
-DISCARD = "Or begin with resume=False (agnews train --no-resume)."
+DISCARD = "resume=False (agnews train --no-resume) begins anew."
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")  # the second number: where several have as many steps
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "rows_per_second")
 OUTPUTS = "config.json model.safetensors tokenizer.json tokenizer_config.json history.csv steps.csv".split()
 # What decides the course of a run, beside the model, the tokens and the number of processes.
-DECIDES = "max_length padding group_by_length batch_size learning_rate epochs precision seed".split()
+DECIDES = "max_length padding group_by_length batch_size class_weights learning_rate epochs precision seed"
 
 
 @dataclass
@@ -158,6 +158,7 @@ class RunFolder:
         self.identity = identity_of(recipe, tokens, model, accelerator.num_processes)
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
+        check_pair(model, self.tokenizer, recipe.max_length)
         self.newest: Path | None = None  # the checkpoint to continue from; then the last that was written
         self.best: dict[str, Path] = {}  # the files of the best classifier, by name
         self.finished = self.protected = False
@@ -201,16 +202,15 @@ class RunFolder:
             return self.clear()
         other = self.protected and differences(facts["identity"], self.identity)
         if self.protected and not other:
-            damaged = storage.damaged_files(self.path, facts["files"])
-            if not damaged:
+            if not (damaged := storage.damaged_files(self.path, facts["files"])):
                 self.finished = True
                 return self.clear()
             print(f"The finished run in {self.path} is damaged ({', '.join(damaged)}); training it again.")
         self.newest = self._newest_checkpoint()
         if self.newest is None and other:
+            there = f"{self.path} holds a finished run of another kind: {'; '.join(other)}."
             raise ResumeError(
-                f"{self.path} holds a finished run of another kind: {'; '.join(other)}. {ELSEWHERE} "
-                f"{DISCARD} What is there stays until the new one is finished."
+                f"{there} {ELSEWHERE} {DISCARD} What is there stays until the new one is finished."
             )
         if self.newest is None and self.resume is True:
             raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
@@ -224,12 +224,9 @@ class RunFolder:
                 if lost := [name for name in damaged if not name.startswith("best/")]:
                     storage.set_aside(path, f"{', '.join(lost)} is damaged")
                     continue
-                other = differences(storage.read_json(path / "progress.json")["identity"], self.identity)
-                if other:
-                    raise ResumeError(
-                        f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}. "
-                        f"Continue it as it was begun. {ELSEWHERE} {DISCARD}"
-                    )
+                if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
+                    there = f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}."
+                    raise ResumeError(f"{there} Continue it as it was begun. {ELSEWHERE} {DISCARD}")
                 if self._has_best(path, damaged):
                     for newer in without_best:
                         storage.set_aside(newer, "its best classifier is damaged")
@@ -254,8 +251,7 @@ class RunFolder:
         self.accelerator.print(f"This run is finished: its classifier is loaded from {self.path}. {DISCARD}")
         model = self.accelerator.unwrap_model(self.accelerator.prepare(model))
         load_model(model, self.path / "model.safetensors", device=str(model.device))
-        facts = run_facts(self.path)
-        tables = (_read_numbers(self.path / name) for name in OUTPUTS[-2:])
+        facts, tables = run_facts(self.path), (_read_numbers(self.path / name) for name in OUTPUTS[-2:])
         return Run(model, self.path, *tables, facts["epoch"], facts["seconds"])
 
     def restore(self, model, optimizer) -> State:
@@ -350,10 +346,9 @@ class RunFolder:
         self.save(model, optimizer, state)
         if not state.best_epoch:  # so that there is something to look at
             self._publish(model, state)
-        self.accelerator.print(
-            f"Stopped after {state}; saved in {self.path}. To continue, run the same again, or: "
-            f"agnews train --resume --output-dir {shlex.quote(str(self.path))}\n{state.pace()}"
-        )
+        folder = shlex.quote(str(self.path))
+        how = f"To continue, run the same again, or: agnews train --resume --output-dir {folder}"
+        self.accelerator.print(f"Stopped after {state}; saved in {self.path}. {how}\n{state.pace()}")
         return self._run(model, state, finished=False)
 
     def finish(self, model, state: State) -> Run:
@@ -413,7 +408,7 @@ def begun_with(folder: str | Path) -> Recipe:
 
 def identity_of(recipe: Recipe, tokens, model, processes: int = 1) -> dict:
     """What decides the course of a run: the recipe's numbers, data, model, and number of processes."""
-    numbers = {name: value for name, value in recipe.to_dict().items() if name in DECIDES}
+    numbers = {name: value for name, value in recipe.to_dict().items() if name in DECIDES.split()}
     data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
     return {**numbers, **data, "model": fingerprint_of_model(model), "processes": processes}
 

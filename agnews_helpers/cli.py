@@ -4,44 +4,72 @@ import argparse
 import os
 import sys
 from dataclasses import asdict, fields
+from itertools import islice, tee
 from pathlib import Path
+from typing import get_args
 
-from .plumbing.errors import AgnewsError, DoesNotFit, ResumeError
-from .plumbing.storage import write_json
-from .recipe import Recipe, from_environment
+from . import __version__
+from .plumbing.errors import AgnewsError, DoesNotFit, InvalidValue, ResumeError, SaveError
+from .plumbing.storage import PARTIAL, try_file, write_json
+from .recipe import ALLOWED, Recipe, from_environment
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+CHUNK = 1_000  # texts that are in memory at a time
+# The fields of the recipe that a command has flags for
+OF_BUDGET = "model max_length padding group_by_length batch_size epochs precision".split()
+OF_EVALUATE = "profile data label_column text_columns test_rows max_length padding seed".split()
+OF_TRAIN = [item.name for item in fields(Recipe)]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, write its figures where ``--json`` says, and return the exit status.
 
     0 is success, 1 a finding or failure, 2 wrong input or a run that cannot go on (said in one line, no
-    traceback), 130 a run that was interrupted and can be continued.
+    traceback), 130 a run that was interrupted.
     """
-    options = _parser().parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):  # Windows' pipes and old consoles lack most letters
-        sys.stdout.reconfigure(errors="replace")
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Windows' pipes and old consoles lack most letters
+            stream.reconfigure(errors="replace")
     try:
+        for name in ("json", "picture", "output"):  # what is written at the end is tried now
+            if path := getattr(options, name, None):
+                try_file(path)
         code, figures = options.run(options)  # each command returns its exit status and its figures
         if options.json and figures:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.json, figures)
             print(f"figures in {options.json}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the output is gone: say nothing more, also not at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except KeyboardInterrupt:
+        print(f"agnews {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (AgnewsError, OSError) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help (-- goes before a text with a dash)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("agnews", description="Fine-tune DistilBERT on AG News; see README.md.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    figures, folder, recipe = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    figures.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser = _Parser("agnews", description="Fine-tune DistilBERT on AG News; see README.md.")
+    parser.add_argument("--version", action="version", version=f"agnews {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    figures, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    path, number = {"type": Path, "metavar": "FILE"}, {"type": float, "metavar": "NUMBER"}
+    figures.add_argument("--json", **path, help="write the figures to FILE")
     where = "where the trained classifier is (default: %(default)s)"
     folder.add_argument("--output-dir", type=Path, default=Path("runs/agnews"), metavar="DIR", help=where)
-    _add_recipe_flags(recipe)
 
     def command(name, run, summary, *parents):
         sub = commands.add_parser(name, help=summary, description=summary, parents=[figures, *parents])
@@ -49,48 +77,46 @@ def _parser() -> argparse.ArgumentParser:
         return sub.add_argument
 
     add = command("doctor", _doctor, "say what this machine is and which profile it would run")
-    add("--picture", type=Path, metavar="FILE", help="draw the card's facts and memory to FILE")
-    add = command("budget", _budget, "say whether a training step fits a card, before training", recipe)
+    add("--picture", **path, help="draw the card's facts and memory to FILE")
+    add = command("budget", _budget, "say whether a training step fits a card", _recipe_flags(OF_BUDGET))
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
-    add("--vram-gib", type=float, metavar="GIB", help="memory of a card that is not in the list")
+    add("--vram-gib", **number, help="memory of a card that is not in the list")
     add("--system", default="windows", help="linux, linux-desktop or windows (default: %(default)s)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
-    add("--picture", type=Path, metavar="FILE", help="draw the bars of four lengths to FILE")
-    add = command("train", _train, "train the classifier, keep the best epoch, test it", folder, recipe)
-    resume = "continue the unfinished run of the output folder, as it was begun; or discard it and begin"
-    add("--resume", action=argparse.BooleanOptionalAction, default=None, help=resume)
-    add("--steps", type=int, metavar="INT", help="stop after so many steps; --resume goes on from there")
-    often = "how often the run is saved (default: %(default)s); a crash costs at most that much work"
-    add("--checkpoint-minutes", type=float, default=10.0, metavar="FLOAT", help=often)
-    command("evaluate", _evaluate, "test a trained classifier", folder, recipe)
+    add("--picture", **path, help="draw the bars of four lengths to FILE")
+    add = command("train", _train, "train a classifier, keep the best epoch", folder, _recipe_flags(OF_TRAIN))
+    resume = "continue the unfinished run of the output folder as it was begun; or discard it and begin"
+    add("--resume", action=argparse.BooleanOptionalAction, help=resume)
+    add("--steps", type=int, metavar="NUMBER", help="stop after so many steps; --resume goes on from there")
+    add("--checkpoint-minutes", default=10.0, **number, help="between two saves (default: %(default)s)")
+    command("evaluate", _evaluate, "test a trained classifier", folder, _recipe_flags(OF_EVALUATE))
     add = command("predict", _predict, "label texts with a trained classifier", folder)
-    add("texts", nargs="+", metavar="TEXT")
+    add("texts", nargs="*", metavar="TEXT", help="a text, or - for the lines of the input")
+    add("--file", **path, help="label the rows of a .csv, .tsv, .jsonl or .parquet file")
+    add("--output", **path, help="a new CSV file for them")
+    add("--text-columns", metavar="A,B", help="which of its columns are text")
     add = command("notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html")
     add("--source", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s")
     add("--target", type=Path, default=Path("build/notebooks"), metavar="DIR", help="default: %(default)s")
     return parser
 
 
-def _add_recipe_flags(parser) -> None:
-    """A flag for each field of `Recipe`."""
+def _recipe_flags(names: list[str]) -> argparse.ArgumentParser:
+    """A parent parser with a flag for each of these fields of `Recipe`."""
+    parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("recipe", "what is left out stays as the profile, or the run, has it")
     for item in fields(Recipe):
-        kind = item.type if item.type in (float, str) else int  # where None is possible, too
-        value = dict(type=kind, metavar=kind.__name__.upper())
-        how = dict(action=argparse.BooleanOptionalAction) if item.type is bool else value
-        group.add_argument("--" + item.name.replace("_", "-"), **how)
+        if item.name in names:
+            kind = (get_args(item.type) or [item.type])[0]  # where None is possible, too
+            value = dict(type=kind, metavar="TEXT" if kind is str else "NUMBER")
+            how = dict(action=argparse.BooleanOptionalAction) if kind is bool else value
+            group.add_argument("--" + item.name.replace("_", "-"), help=ALLOWED[item.name][1], **how)
+    return parser
 
 
 def _flags(options) -> dict:
     """The recipe's fields that were given on the command line."""
-    return {f.name: value for f in fields(Recipe) if (value := getattr(options, f.name)) is not None}
-
-
-def _described(recipe: Recipe) -> Recipe:
-    """The recipe, which is printed first, so that a reader sees what runs."""
-    if os.environ.get("RANK", "0") == "0":  # the first of several processes
-        print(recipe.describe())
-    return recipe
+    return {name: value for name in OF_TRAIN if (value := getattr(options, name, None)) is not None}
 
 
 def _doctor(options) -> tuple[int, dict]:
@@ -116,11 +142,9 @@ def _draw_picture(path: Path, card) -> None:
     from .vram.trace import config_for
 
     plots.plt.switch_backend("Agg")  # draws without a screen
-    note = (
-        "Bars: predicted by tracing the step, not measured on the card.\nCUDA context: middle of a published "
-        f"range, 250 to 450 MiB.\nLeft by a system: its worst case.\nCard: {card.source}."
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    bars = "Bars: predicted by tracing the step, not measured on the card."
+    context = "CUDA context: middle of a published range, 250 to 450 MiB."
+    note = f"{bars}\n{context}\nLeft by a system: its worst case.\nCard: {card.source}."
     taken = {system: hardware.SYSTEMS_GIB[system][1] for system in ("linux", "windows")}
     plots.gpu_picture(card, budget_table(config_for(), card=card), note, taken).savefig(path, dpi=110)
     print(f"picture of the {card.name} in {path}")
@@ -150,10 +174,11 @@ def _train(options) -> tuple[int, dict]:
         choice = "Continue it with --resume, or discard it with --no-resume."
         raise ResumeError(f"{folder} holds an unfinished run. {choice}")
     begun = checkpoints.begun_with(folder).but(**flags) if resume else None  # goes on as it was begun
-    recipe = _described(begun or Recipe.for_this_machine(**flags))
-    with hardware.processes().main_process_first():  # of several, one tokenizes; the others find its cache
-        tokens = batching.tokenize(data.load_data(recipe), model.load_tokenizer(recipe), recipe)
-    fresh, how = model.load_model(recipe), "auto" if resume is None else resume
+    recipe = begun or Recipe.for_this_machine(**flags)
+    hardware.processes().print(recipe.describe())  # of several processes the first
+    tokens = batching.tokenize(data.load_data(recipe), model.load_tokenizer(recipe), recipe)
+    names, how = tokens["train"].features["label"].names, "auto" if resume is None else resume
+    fresh = model.load_model(recipe, names)
     try:
         run = training.train(fresh, tokens, recipe, folder, how, options.steps, options.checkpoint_minutes)
     except DoesNotFit as error:
@@ -182,20 +207,64 @@ def _evaluate(options) -> tuple[int, dict]:
         recipe = Recipe.from_dict(begun).but(**from_environment(os.environ) | flags)
     else:
         recipe = Recipe.for_this_machine(**flags)
-    test = batching.tokenize(data.load_data(_described(recipe))["test"], tokenizer, recipe)
+    model.check_pair(classifier, tokenizer, recipe.max_length)
+    print(recipe.describe())
+    rows = data.load_test(recipe, model.class_names(classifier))
+    test = batching.tokenize(rows, tokenizer, recipe)
     report = evaluation.evaluate(classifier.to(prediction.best_device()), test, recipe)
     print(f"test: {report}", report.per_class.round(3).to_string(), report.confusion.to_string(), sep="\n")
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
 def _predict(options) -> tuple[int, dict]:
-    from .prediction import classify
+    from .prediction import classify_lists
 
-    table = classify(options.texts, options.output_dir)
-    for row in table.to_dict("records"):
-        chances = [f"{name} {value:.3f}" for name, value in row.items() if name not in ("text", "label")]
-        print(f"{row['label']:9} {row['text']}\n          {', '.join(chances)}")
-    return 0, {"predictions": table.to_dict("records")}
+    if bool(options.file) == bool(options.texts) or bool(options.file) != bool(options.output):
+        raise InvalidValue("Give texts, or - for the lines of the input, or --file and --output.")
+    if options.file:
+        return 0, _label_file(options)
+    lines, found = iter(options.texts), []
+    if options.texts == ["-"]:
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        lines = (line.rstrip("\n") for line in sys.stdin if line.strip())
+    for table in classify_lists(iter(lambda: list(islice(lines, CHUNK)), []), options.output_dir):
+        for text, label, *chances in table.itertuples(index=False, name=None):
+            chances = dict(zip(table.columns[2:], chances))
+            told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
+            shown = "".join(c if c.isprintable() else " " for c in text)  # nothing that steers a terminal
+            print(f"{label:9} {shown}\n{'':9} {told}")
+            found += [{"text": text, "label": label, **chances}] if options.json else []
+    return 0, {"predictions": found}
+
+
+def _label_file(options) -> dict:
+    """Write the rows of a file, all columns kept, with label and confidence; a chunk in memory at a time."""
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    from .plumbing.tables import read_texts
+    from .prediction import classify_lists
+
+    target, partial = options.output, options.output.with_name(PARTIAL + options.output.name)
+    if target.exists():
+        raise SaveError(f"{target} exists, and would be replaced. Give another name.")
+    read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
+    label, confidence = (f"predicted_{n}" if n in read.columns else n for n in ("label", "confidence"))
+    here, there = tee(iter(lambda: list(islice(read.rows, CHUNK)), []))  # to write, and to label
+    tables = classify_lists(([text for *_, text in rows] for rows in there), options.output_dir)
+    bar = tqdm(unit="row", desc=" · ".join([options.file.name, *read.layout]))
+    try:
+        with bar, partial.open("w", encoding="utf-8", newline="") as file:
+            for rows, table in zip(here, tables):
+                written = pd.DataFrame([values for _, values, *_ in rows], columns=read.columns)
+                written[label], written[confidence] = table.iloc[:, 1], table.iloc[:, 2:].max(axis=1).round(4)
+                written.to_csv(file, index=False, header=not bar.n)
+                bar.update(len(rows))
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{bar.n:,} rows labelled in {target}")
+    return {"rows": bar.n}
 
 
 def _notebooks(options) -> tuple[int, dict]:

@@ -1,53 +1,72 @@
-"""AG News from the Hub, from a folder or from the sample in this package: always the same `DatasetDict`.
+"""Labelled texts from the Hub, from a folder or from this package: always the same `DatasetDict`.
 
-Notebook 02 looks at the rows. Everything that could spoil a training run is checked here, before it starts.
+Notebook 02 looks at the rows of AG News, notebook 07 brings its own. Whatever could spoil a training run is
+checked here, before it starts.
 """
 
-import csv
-import io
-from collections import Counter
+from collections import Counter, namedtuple
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import compress
 from pathlib import Path
 
 from .plumbing.errors import DataError
 from .plumbing.hub import from_hub
-from .recipe import HUB_DATA, LABELS, Recipe
+from .plumbing.repeats import note_repeats
+from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wrong
+from .recipe import HUB_DATA, LABELS, PROFILES, Recipe
 
-SAMPLE = Path(__file__).parent / "sample"
-CSV_FIELDS = ("class", "title", "description")
-HEADERS = {"class", "class index", "label"}  # what the first column is called in the copies in circulation
-CODINGS = "1-4 (1 World, 2 Sports, 3 Business, 4 Sci/Tech), 0-3 in the same order, or the four names"
+SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
+SUPPORT = Path(__file__).parent / "support"  # 300 messages to a web shop: five classes of unequal size
+NEEDED = "a train file and, if there is one, a test file (.csv, .tsv, .jsonl or .parquet)"
+FEWEST = 4  # training rows that make a class of a label; fewer look like a typo
+# What a file holds: label, text and line of each row, and its layout in words.
+Labelled = namedtuple("Labelled", "path labels texts lines layout")
 
 
 def load_data(recipe: Recipe):
-    """News as a `DatasetDict` with ``train``, ``validation`` and ``test``.
+    """Texts as a `DatasetDict` with ``train``, ``validation`` and ``test``.
 
-    Each split has ``text`` (title, a space, description) and ``label`` (0 World, 1 Sports, 2 Business,
-    3 Sci/Tech). `recipe.validation_share` of the training rows is held out, the same share of each class.
-    Rows that stand in both train and test are counted and reported.
+    Each split has ``text`` and ``label``, whose feature knows the names of the classes: World, Sports,
+    Business and Sci/Tech for AG News. Of the training rows `recipe.validation_share` is held out, the same
+    share of each class; before that a tenth of them, where a folder has no test file. What was found out
+    about a folder, and texts that stand in two splits, are printed.
 
     Raises
     ------
     DataError
-        For a missing folder or file, a malformed row, an unknown label, a class without rows, or fewer
+        For a missing folder or file, a malformed row, an unknown label, a class with too few rows, or fewer
         rows than the recipe asks for.
     HubUnreachable
         When the Hub fails, whatever the way.
     """
     if recipe.data == HUB_DATA:
-        name, (train, test) = f"{HUB_DATA} on the Hub", _read_hub()
-    elif recipe.data == "sample":
-        name, (train, test) = "the sample", _read_folder(SAMPLE)
+        names, (train, test) = LABELS, _read_hub()
     else:
-        name, (train, test) = f"the data in {recipe.data}", _read_folder(Path(recipe.data))
-    if shared := len(set(train["text"]) & set(test["text"])):
-        print(f"note: {shared:,} texts stand in both train and test; a test score counts them as known.")
-    drawn = []
-    for split, rows, n in (("train", train, recipe.train_rows), ("test", test, recipe.test_rows)):
-        have = len(rows["label"])
-        if n is not None and n > have:
-            raise DataError(f"{split}_rows is {n:,}, but {name} has only {have:,} {split} rows.")
-        drawn.append(rows if n in (None, have) else _deal(rows, n, recipe.seed)[0])
-    return _split(*drawn, name, recipe)
+        names, train, test = _read_folder(_folder(recipe), recipe)
+    train = _draw("train", train, recipe.train_rows, recipe)
+    test = _draw("test", test, recipe.test_rows, recipe)
+    return _split(train, test, list(names), recipe)
+
+
+def load_test(recipe: Recipe, names: list[str]):
+    """The test rows alone, for a model whose classes are called `names`. Errors as of `load_data`.
+
+    The training file is read only where there is no test file, or where it alone tells how labels are coded.
+    """
+    path = None if recipe.data == HUB_DATA else find_table(_folder(recipe), "test")
+    found = _read(path, recipe) if path else None
+    if found is None or (coding := _coding(found, names)) is None:
+        return load_data(recipe)["test"]
+    test = dict(text=found.texts, label=_decode(found, coding))
+    return _dataset(_draw("test", test, recipe.test_rows, recipe), names)
+
+
+def _folder(recipe: Recipe) -> Path:
+    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data)
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. AGNEWS_DATA must be a folder with {NEEDED}.")
+    return folder
 
 
 def _read_hub():
@@ -61,145 +80,171 @@ def _read_hub():
     return from_hub(HUB_DATA, load)
 
 
-def _read_folder(folder: Path):
-    """Both files of a folder. The training file decides the coding of the labels, since it has all four."""
-    if not folder.is_dir():
-        files = "train.csv and test.csv (or train.parquet and test.parquet)"
-        raise DataError(f"There is no folder {folder}. AGNEWS_DATA must be a folder with {files}.")
-    files, readers = [], {".csv": read_csv, ".parquet": read_parquet}
-    for split in ("train", "test"):
-        there = [path for ending in readers if (path := folder / (split + ending)).is_file()]
-        if not there:
-            raise DataError(f"{folder} has neither {split}.csv nor {split}.parquet.")
-        files.append((there[0], *readers[there[0].suffix](there[0])))
-    code = _coding(*files[0][:2])
-    return [dict(text=texts, label=_decode(code, path, raw, lines)) for path, raw, texts, lines in files]
+def _read_folder(folder: Path, recipe: Recipe):
+    """Names of the classes, train and test. The training file decides how labels are coded."""
+    if not (path := find_table(folder, "train")):
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
+        raise DataError(f"{folder} has no train file, but {there}. It must have {NEEDED}.")
+    found = _read(path, recipe)
+    names = _classes(folder, found)
+    if (coding := _coding(found, names)) is None:
+        raise DataError(f"{path}: do its labels begin at 0 or at 1? Write the names of the classes instead.")
+    train, layout = dict(text=found.texts, label=_decode(found, coding)), found.layout
+    if layout or tuple(names) != LABELS:
+        counts = Counter(train["label"])
+        classes = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names))
+        print(" · ".join([path.name, *layout, f"{len(names)} classes: {classes}"]))
+    if path := find_table(folder, "test"):
+        found = _read(path, recipe)
+        test = dict(text=found.texts, label=_decode(found, coding))
+        if found.layout != layout:
+            print(" · ".join([path.name, *(found.layout or ["separator ','"])]))
+        used = {*test["label"]}
+        if used and len(used) < len(names):
+            absent = ", ".join(name for i, name in enumerate(names) if i not in used)
+            print(f"note: {path.name} has no row of {absent}: missing, or coded in another way?")
+        return names, train, test
+    train, test = _deal(train, len(found.texts) - max(len(names), len(found.texts) // 10), recipe.seed)
+    print(f"note: {folder.name} has no test file; {len(test['label']):,} of its rows are held out as test.")
+    return names, train, test
 
 
-def read_csv(path: Path) -> tuple[list[str], list[str], list[int]]:
-    """Raw labels, texts and line numbers of a ``"class","title","description"`` file.
+def _read(path: Path, recipe: Recipe) -> Labelled:
+    """All rows of a file with labels, none of them swallowed by a quotation mark in one before."""
+    read = read_texts(path, recipe.label_column, recipe.text_columns)
+    found = Labelled(path, [], [], [], read.layout)
+    for line, _, label, text in read.rows:
+        found.labels.append(label), found.texts.append(text), found.lines.append(line)
+    known = {*found.labels}
 
-    A header, a byte-order mark, CRLF endings and line breaks inside a field all work. Words such as
-    "N/A" and "null" are text like any other.
+    def is_row(text):
+        cells = text.split(read.separator) if read.separator else []
+        return len(cells) == len(read.columns) and not known.isdisjoint(map(plain_label, cells))
 
-    Raises
-    ------
-    DataError
-        For bytes that are not UTF-8, a row without exactly three fields, or a row without text.
-    """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise _wrong(path, line, "a byte that is not UTF-8. Save the file as UTF-8.") from None
-    labels, texts, lines = [], [], []
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    try:
-        line = 1  # where the row at hand begins
-        for row in reader:
-            if row and not (line == 1 and row[0].strip().lower() in HEADERS):
-                if len(row) != len(CSV_FIELDS):
-                    found = f"{len(row)} fields, expected 3: {', '.join(CSV_FIELDS)}. Put quotation marks "
-                    raise _wrong(path, line, found + "around a field that has a comma in it.")
-                labels.append(row[0].strip())
-                texts.append(_join(path, line, *row[1:]))
-                lines.append(line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise _wrong(path, reader.line_num, f"not a well-formed CSV row ({error}).") from None
-    return labels, texts, lines
+    for line, text in zip(found.lines, found.texts):
+        inner = text.splitlines()[1:] if "\n" in text else []
+        if inner and all(map(is_row, inner)):
+            problem = f"a quotation mark opens here and swallows the row {inner[0][:40]!r}"
+            raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.")
+    return found
 
 
-def read_parquet(path: Path) -> tuple[list[str], list[str], list[int]]:
-    """Raw labels, texts and row numbers of a Parquet file with the Hub's columns ``text`` and ``label``.
-
-    Raises
-    ------
-    DataError
-        For an unreadable file, missing columns or a row without text.
-    """
-    import pandas as pd
-
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # pyarrow has many ways to say it
-        raise DataError(f"{path} cannot be read as Parquet ({error}). Download it again.") from None
-    if not {"text", "label"} <= set(table.columns):
-        columns = ", ".join(map(str, table.columns))
-        raise DataError(f"{path} has the columns {columns}; it needs text and label.")
-    texts = [_join(path, line, "", text) for line, text in enumerate(table["text"], 1)]
-    return [str(label) for label in table["label"]], texts, list(range(1, len(texts) + 1))
-
-
-def _wrong(path: Path, line: int, problem: str) -> DataError:
-    return DataError(f"{path}, line {line}: {problem}")
-
-
-def _join(path: Path, line: int, title: str, description: str) -> str:
-    """Title, a space, description. Where a Parquet file has no value, the description is no string."""
-    text = f"{title} {description}".strip() if isinstance(description, str) else ""
-    if not text:
-        raise _wrong(path, line, "a row without text. Remove it or fill it in.")
-    return text
+def _classes(folder: Path, train: Labelled) -> Sequence[str]:
+    """The lines of classes.txt; else AG News' four; else the labels of the training file."""
+    if not train.labels:
+        raise DataError(f"{train.path} has no rows.")
+    if (listed := folder / "classes.txt").is_file():
+        names = [name for line in read_lines(listed) if (name := plain_label(line))]
+        if len(_folded(names)) < max(2, len(names)):
+            raise DataError(f"{listed} must name two classes or more, one on each line, each once.")
+        return names
+    if _folded(train.labels) in map(_folded, _codings(LABELS)):
+        return LABELS
+    rows = Counter(label.casefold() for label in train.labels)
+    names = {label.casefold(): label for label in reversed(train.labels)}  # as it is written first
+    if len(names) < 2:
+        raise DataError(f"{train.path} has one label, {train.labels[0][:40]!r}; it takes two or more.")
+    for line, label in zip(train.lines, train.labels):
+        if (n := rows[label.casefold()]) < FEWEST:
+            same = [other.casefold() == label.casefold() for other in train.labels]
+            lines = ", ".join(map(str, compress(train.lines, same)))
+            problem = f"the label {label[:40]!r} has {n} of {len(same)} rows; a class needs {FEWEST}"
+            advice = _advice(label, [name for key, name in names.items() if rows[key] >= FEWEST], line)
+            raise wrong(train.path, lines, f"{problem}.{advice} Or list so small a class in classes.txt.")
+    words = sorted(names.values(), key=str.casefold)
+    return sorted(words, key=lambda name: (not name.isdecimal(), name.isdecimal() * len(name)))
 
 
-def _coding(path: Path, labels: list[str]) -> dict[str, int]:
-    """Which of the three codings the training file uses, as raw label -> 0..3."""
-    if not labels:
-        raise DataError(f"{path} has no rows.")
-    names = [name.lower() for name in LABELS]
-    codings = [{code: i for i, code in enumerate(codes)} for codes in ("1234", "0123", names)]
-    found = {label.lower() for label in labels}
-    # Labels 1 to 3 alone would fit two codings, so all four must be there to tell. An unknown label is
-    # reported against the coding that explains most rows.
-    best = max(codings, key=lambda coding: sum(label.lower() in coding for label in labels))
-    absent = [LABELS[i] for name, i in best.items() if name not in found]
-    if found <= set(best) and absent:
-        problem = f"has no row of class {', '.join(absent)}; training needs all four. Labels found: "
-        raise DataError(f"{path} {problem}{', '.join(sorted(found))}. Accepted codings: {CODINGS}.")
-    return best
+def _folded(labels) -> set[str]:
+    return {label.casefold() for label in labels}
 
 
-def _decode(coding: dict[str, int], path: Path, labels: list[str], lines: list[int]) -> list[int]:
-    """The labels of a file as 0..3."""
-    for label, line in zip(labels, lines):
-        if label.lower() not in coding:
-            problem = f"label {label!r} is not one of the four ({', '.join(coding)} in this data). "
-            raise _wrong(path, line, f"{problem}Accepted codings: {CODINGS}.")
-    return [coding[label.lower()] for label in labels]
+def _codings(names) -> list[dict[str, int]]:
+    """The ways in which labels may be written: the names, 0 to n-1 or 1 to n, as label -> class."""
+    ways = names, range(len(names)), range(1, len(names) + 1)
+    return [{plain_label(label): i for i, label in enumerate(way)} for way in ways]
 
 
-def _split(train: dict, test: dict, name: str, recipe: Recipe):
+def _coding(found: Labelled, names) -> dict[str, int] | None:
+    """The coding that explains most labels of a file; None where they may begin at 0 or at 1."""
+    used = _folded(found.labels)
+    by_name, *by_number = _codings(names)
+    if not used <= _folded(by_name) and all(used <= {*coding} for coding in by_number):
+        return None
+    return max((by_name, *by_number), key=lambda coding: len(used & _folded(coding)))
+
+
+def _decode(found: Labelled, coding: dict[str, int]) -> list[int]:
+    """The labels of a file as 0 to n-1."""
+    classes = {label.casefold(): i for label, i in coding.items()}
+    for label, line in zip(found.labels, found.lines):
+        if label.casefold() not in classes:
+            problem = f"{label[:40]!r} is none of the labels {', '.join(coding)}, which all files must share"
+            raise wrong(found.path, line, f"{problem}.{_advice(label, coding, line)}")
+    return [classes[label.casefold()] for label in found.labels]
+
+
+def _advice(label: str, known, line: int) -> str:
+    """Whether a label was meant that is written almost the same, or no label at all."""
+    names = {name.casefold(): name for name in known}
+    near = get_close_matches(label.casefold(), names, 1)
+    meant = f" Is {names[near[0]]!r} meant?" if near else ""
+    header = " Is another column the label? --label-column NAME says so, if this line has the columns' names."
+    return meant + (header if line == 1 else "")
+
+
+def _draw(split: str, rows: dict, n: int | None, recipe: Recipe) -> dict:
+    """So many rows as the recipe asks for, the same share of each class."""
+    source = f"{HUB_DATA} on the Hub" if recipe.data == HUB_DATA else f"the data in {recipe.data}"
+    if not (have := len(rows["label"])):
+        raise DataError(f"{source} has no {split} rows.")
+    if n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]:  # that is a maximum
+        raise DataError(f"{split}_rows is {n:,}, but {source} has only {have:,} {split} rows.")
+    return rows if n is None else _deal(rows, min(n, have), recipe.seed)[0]
+
+
+def _split(train: dict, test: dict, names: list[str], recipe: Recipe):
     """The three splits, checked: two rows of each class to train on, a whole batch, something to test."""
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+    from datasets import DatasetDict
 
     have, count = len(train["label"]), Counter(train["label"])
-    few = [f"{label} {count[i]}" for i, label in enumerate(LABELS) if count[i] < 2]
-    if few:
+    if few := [f"{name} {count[i]}" for i, name in enumerate(names) if count[i] < 2]:
         need = "each class needs at least 2 training rows, one to learn from and one to validate with"
-        raise DataError(f"{name}: {need}; found {', '.join(few)}.")
-    n_validation = max(4, round(recipe.validation_share * have))
+        raise DataError(f"{recipe.data}: {need}; found {', '.join(few)}.")
+    n_validation = max(4, len(names), round(recipe.validation_share * have))
     if have - n_validation < recipe.batch_size:
-        left = f"{have} training rows, of which {n_validation} validate, leave fewer than one batch"
-        raise DataError(f"{name}: {left} of {recipe.batch_size}. Use more rows or a smaller batch_size.")
-    if not test["label"]:
-        raise DataError(f"{name} has no test rows.")
+        left = f"{have} training rows, of which {n_validation} validate, leave fewer than one batch of"
+        raise DataError(f"{recipe.data}: {left} {recipe.batch_size}. Use more rows or a smaller batch_size.")
+    note_repeats(train, test)
     learn, validate = _deal(train, have - n_validation, recipe.seed)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    if shared := len({*learn["text"]} & {*validate["text"]}):
+        print(f"note: {shared:,} texts stand in both train and validation; they validate nothing.")
+    if absent := [names[i] for i in sorted({*count} - {*validate["label"]})]:
+        print(f"note: no row of {', '.join(absent)} validates; a larger validation_share would have some.")
     splits = {"train": learn, "validation": validate, "test": test}
-    return DatasetDict({key: Dataset.from_dict(rows, features=features) for key, rows in splits.items()})
+    return DatasetDict({key: _dataset(rows, names) for key, rows in splits.items()})
+
+
+def _dataset(rows: dict, names: list[str]):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    return Dataset.from_dict(rows, features=features)
 
 
 def _deal(rows: dict, n: int, seed: int) -> tuple[dict, dict]:
     """`n` rows and the others, the same share of each class in both, each in the file's order.
 
-    Where that cannot be, the first `n`; the checks in `_split` still hold.
+    Where that cannot be, `n` of all alike; the checks in `_split` still hold.
     """
     from sklearn.model_selection import train_test_split
 
     labels = rows["label"]
-    fair = len(labels) - n >= 4 and min(Counter(labels).values()) >= 2
-    how = dict(stratify=labels, random_state=seed) if fair else dict(shuffle=False)
+    if not 0 < n < len(labels):
+        return rows, {key: [] for key in rows}
+    count = Counter(labels)
+    fair = min(n, len(labels) - n) >= len(count) and min(count.values()) >= 2
+    how = dict(stratify=labels if fair else None, random_state=seed)
     parts = train_test_split(range(len(labels)), train_size=n, **how)
     # Lists, because `Dataset.select` leaves row numbers that `add_column` resolves behind a progress bar.
     return tuple({key: [values[i] for i in sorted(part)] for key, values in rows.items()} for part in parts)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from .hardware import this_card, version_of
@@ -62,20 +62,20 @@ def recipe_here() -> Recipe:
 
 def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
     """All checks, in the order in which a reader would mend things."""
-    return [_python(), *_packages(), _kernel(), *_cuda(), _disk(recipe, folder), _hub(recipe), _mini(recipe)]
-
-
-def _python() -> Check:
-    remedy = "Install Python 3.11 or newer; transformers 5 needs it."
-    return Check("Python", sys.version_info >= (3, 11), platform.python_version(), remedy)
+    return [*_packages(), _kernel(), *_cuda(), *_needs(recipe, folder)]
 
 
 def _packages() -> list[Check]:
-    """Each package of pyproject.toml against its range."""
+    """Python, and each package of pyproject.toml, against its range."""
     from packaging.requirements import Requirement
 
-    checks = []
-    for needed in map(Requirement, requires("agnews-helpers") or []):
+    remedy = "Install Python 3.11 or newer; transformers 5 needs it."
+    checks = [Check("Python", sys.version_info >= (3, 11), platform.python_version(), remedy)]
+    try:
+        listed = requires("agnews-helpers") or []
+    except PackageNotFoundError:
+        return [*checks, Check("agnews-helpers", False, "is not installed", INSTALL)]
+    for needed in map(Requirement, listed):
         if needed.marker is None:  # else it belongs to an extra
             found = version_of(needed.name)
             ok = found is not None and needed.specifier.contains(found, prereleases=True)
@@ -100,8 +100,11 @@ def _kernel() -> Check:
 
 
 def _cuda() -> list[Check]:
-    """The build of PyTorch against the driver, the card against the build and against the memory budget."""
+    """PyTorch's build against driver and card, and free memory against a step with AG News' longest row."""
     import torch
+
+    from .vram.budget import step_budget
+    from .vram.trace import config_for
 
     card, cuda = this_card(), torch.version.cuda
     if card is None and shutil.which("nvidia-smi") is None:
@@ -113,13 +116,13 @@ def _cuda() -> list[Check]:
         found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
         return [Check("CUDA", False, found, "Update the driver; nvidia-smi says which CUDA it runs.")]
     built = torch.cuda.get_arch_list()
-    found = "sm_{}{}; this PyTorch has {}".format(*card.capability, ", ".join(built))
-    ok, remedy = _runs_on(card.capability, built), "Install a PyTorch that was built for this card."
-    return [
-        Check("CUDA", True, f"{cuda}, {card.name}"),
-        Check("compute capability", ok, found, remedy),
-        _vram(),
-    ]
+    code, remedy = "sm_{}{}".format(*card.capability), "Install a PyTorch that was built for this card."
+    found, ok = f"{code}; this PyTorch has {', '.join(built)}", _runs_on(card.capability, built)
+    checks = [Check("CUDA", True, f"{cuda}, {card.name}"), Check("compute capability", ok, found, remedy)]
+    free, needed = torch.cuda.mem_get_info()[0] / 2**20, step_budget(config_for(), 8, 358).reserved
+    found = f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
+    remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
+    return [*checks, Check("free VRAM", free >= needed, found, remedy)]
 
 
 def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:
@@ -132,37 +135,21 @@ def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:
     return any(code <= wanted and (kind == "compute" or code // 10 == capability[0]) for kind, code in codes)
 
 
-def _vram() -> Check:
-    """Free memory against what a step of the recipe needs with the longest row of AG News."""
-    import torch
-
-    from .vram.budget import step_budget
-    from .vram.trace import config_for
-
-    free = torch.cuda.mem_get_info()[0] / 2**20
-    needed = step_budget(config_for(), 8, 358).reserved
-    found = f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
-    remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
-    return Check("free VRAM", free >= needed, found, remedy)
-
-
-def _disk(recipe: Recipe, folder: Path) -> Check:
-    free, needed = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile]
-    found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {needed:g}"
-    return Check("disk", free >= needed, found, "Make room, or run this on another disk.")
-
-
-def _hub(recipe: Recipe) -> Check:
-    hub = hub_status()
+def _needs(recipe: Recipe, folder: Path) -> list[Check]:
+    """What the recipe needs beside packages and a card: room on the disk, its data, the Hub, its model."""
+    free, room, hub = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile], hub_status()
+    found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
+    disk = Check("disk", free >= room, found, "Make room, or run this on another disk.")
+    there = recipe.data in (HUB_DATA, "sample") or Path(recipe.data).is_dir()
+    found = recipe.data if there else f"there is no folder {recipe.data}"
+    data = Check("data", there, found, "AGNEWS_DATA must name a folder of labelled texts.")
+    online = Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
     if not {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
-        return Check("Hugging Face Hub", None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
-    return Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
-
-
-def _mini(recipe: Recipe) -> Check:
+        online = Check(online.name, None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
+    mini = Check("offline model", True, "is here, and its SHA-256 is right")
     try:
         checked_file("model.safetensors"), checked_file("vocab.txt")
     except MiniUnavailable as error:
         ok = False if recipe.model == "mini" else None  # nothing is wrong where it is not asked for
-        return Check("offline model", ok, "is not here, or damaged", str(error))
-    return Check("offline model", True, "is here, and its SHA-256 is right")
+        mini = Check("offline model", ok, "is not here, or damaged", str(error))
+    return [disk, data, online, mini]

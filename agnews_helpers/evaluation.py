@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .model import class_names, class_order
 from .plumbing.errors import InvalidValue
 from .plumbing.storage import write_json
 from .prediction import predict_logits
@@ -18,7 +19,7 @@ class Report:
     """What `evaluate` found.
 
     accuracy : share of right answers; interval : its 95 % Wilson score interval, as (low, high).
-    macro_f1 : F1 averaged over the classes, each counting the same. loss : mean cross-entropy in nats.
+    macro_f1 : F1 averaged over the classes that occur, all alike. loss : mean cross-entropy in nats.
     per_class : DataFrame, precision, recall, F1 and rows of each class.
     confusion : DataFrame of counts, true class down, predicted class across.
     answers : DataFrame, one line per row: true and predicted class, confidence (probability of the answer),
@@ -59,11 +60,12 @@ class Report:
 def evaluate(model, rows, recipe: Recipe) -> Report:
     """Score `model` on tokenized rows (a split of `tokenize`'s result, with ``label`` and ``text``).
 
-    The classes are called what the model calls them, in its ``config.id2label``.
+    The classes are called what the model calls them, in its ``config.id2label``; those of the data are
+    found by their names. InvalidValue where the data has others.
     """
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels = np.asarray(class_order(model, rows))[rows["label"][:]]
     logits = predict_logits(model, rows, recipe).numpy()
-    return score(logits, np.asarray(rows["label"][:]), rows["text"][:], names)
+    return score(logits, labels, rows["text"][:], class_names(model))
 
 
 def score(logits: np.ndarray, labels: np.ndarray, texts: list[str], names: Sequence[str] = LABELS) -> Report:
@@ -87,7 +89,7 @@ def score(logits: np.ndarray, labels: np.ndarray, texts: list[str], names: Seque
         rows=len(labels),
         accuracy=right / len(labels),
         interval=wilson(right, len(labels)),
-        macro_f1=float(table["f1"].mean()),
+        macro_f1=float(table["f1"][counts.sum(0) + counts.sum(1) > 0].mean()),
         loss=float(losses.mean()),
         per_class=pd.DataFrame(table, pd.Index(names, name="class")),
         confusion=pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted")),

@@ -1,5 +1,6 @@
 """What this machine is, and what a GTX 1650 Ti is. Notebook 05."""
 
+import os
 import platform
 import sys
 from contextlib import suppress
@@ -105,8 +106,8 @@ def this_card() -> Card | None:
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    capability = (found.major, found.minor)
-    return Card(found.name, found.total_memory / 2**30, capability, found.multi_processor_count)
+    gib, capability = found.total_memory / 2**30, (found.major, found.minor)
+    return Card(found.name, gib, capability, found.multi_processor_count)
 
 
 def processes():
@@ -117,6 +118,8 @@ def processes():
     import torch
     from accelerate import PartialState
 
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:  # torchrun and accelerate set both
+        raise InvalidValue("LOCAL_RANK is set, left over from another program. Unset it and run again.")
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
@@ -157,8 +160,7 @@ def check_precision(precision: str, device) -> None:
     What nobody knows of shows in the first step: the loop takes none whose loss or gradient is not finite.
     """
     card = this_card() if device.type == "cuda" else None
-    reason = None if precision == "fp32" else refusal(precision, device.type, card)
-    if reason:
+    if precision != "fp32" and (reason := refusal(precision, device.type, card)):
         raise PrecisionRefused(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from .plumbing import storage
-from .plumbing.errors import Damaged
+from .plumbing.errors import Damaged, InvalidValue
 from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
@@ -20,7 +20,10 @@ RUN_FILE = "agnews_run.json"
 
 def pretrained_name(recipe: Recipe) -> str:
     """What ``from_pretrained`` takes: a Hub id or a folder. May raise MiniUnavailable."""
-    return str(mini_folder()) if recipe.model == "mini" else recipe.model
+    if recipe.model == "mini":
+        return str(mini_folder())
+    folder = Path(recipe.model).expanduser()
+    return str(folder) if folder.is_dir() else recipe.model
 
 
 def load_tokenizer(recipe: Recipe):
@@ -28,35 +31,75 @@ def load_tokenizer(recipe: Recipe):
     return pretrained(AutoTokenizer, pretrained_name(recipe))
 
 
-def load_model(recipe: Recipe):
+def load_model(recipe: Recipe, names=LABELS):
     """``AutoModelForSequenceClassification.from_pretrained(name, num_labels=4)``, in fp32, on the CPU.
 
-    The head, which a pretrained model lacks, is drawn from `recipe.seed`: the same recipe starts from the
-    same weights. The global random generators are left as they were.
+    `names` are what the classes are called: AG News', or those of ``load_data(recipe)``'s label feature. The
+    head, which a pretrained model lacks, is drawn from `recipe.seed`: the same recipe starts from the same
+    weights. The global random generators are left as they were.
 
     Raises
     ------
     FileNotFoundError, HubUnreachable, MiniUnavailable
         When the folder, the Hub or the offline package does not give what is needed; the message says why.
     """
-    names = dict(id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
+    known = dict(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        model, new = _load(pretrained_name(recipe), num_labels=len(LABELS), **names)
+        name, size = pretrained_name(recipe), {"num_labels": len(names)}
+        model, new = _load(name, ignore_mismatched_sizes=True, **size, **known)  # a head for other classes
     if lacking := [weight for weight in new if weight.startswith(model.base_model_prefix)]:
         print(f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is.")
     return model
 
 
 def _load(name: str | Path, **options):
-    """A classifier in fp32, whatever type was stored, and the names of the weights that it lacked."""
+    """A classifier in fp32, whatever was stored, and the weights that it lacked, or had in other shapes."""
     auto = AutoModelForSequenceClassification
     with _quietly(name):
         model, info = pretrained(auto, name, dtype=torch.float32, output_loading_info=True, **options)
     # transformers maps the file, and Windows replaces no mapped file: the next notebook could not save there.
     for weight in model.parameters():
         weight.data = weight.data.clone()
-    return model, sorted(info["missing_keys"])
+    return model, sorted({*info["missing_keys"], *(weight for weight, *_ in info["mismatched_keys"])})
+
+
+def check_pair(model, tokenizer, max_length: int) -> None:
+    """Raise InvalidValue where a model and a tokenizer do not belong together, or cannot take the recipe."""
+    config = model.config
+    positions = min(getattr(config, "max_position_embeddings", max_length), tokenizer.model_max_length)
+    if len(tokenizer) > config.vocab_size:
+        sizes = f"The tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}"
+        raise InvalidValue(f"{sizes}: they do not belong together. Take the folder of one model.")
+    if tokenizer.pad_token_id is None or config.pad_token_id is None:
+        raise InvalidValue("The model has no padding token, which batches need; take one like DistilBERT.")
+    if positions < max_length:
+        raise InvalidValue(f"The model takes {positions} tokens; max_length is {max_length}. Make it less.")
+
+
+def class_names(model) -> list[str]:
+    """What a model calls its classes, in the order of its logits."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def class_order(model, rows) -> list[int]:
+    """Which class of the model each class of the data is, by their names.
+
+    Where one of them has no names (LABEL_0, LABEL_1, ... of transformers), by their numbers.
+
+    Raises
+    ------
+    InvalidValue
+        When the data has a class that the model does not know.
+    """
+    known = [name.casefold() for name in class_names(model)]
+    names = getattr(rows.features["label"], "names", None) or class_names(model)
+    if known[0] == "label_0" and len(names) == len(known):
+        return [*range(len(known))]
+    if {name.casefold() for name in names} - {*known}:
+        theirs, ours = ", ".join(class_names(model)), ", ".join(names)
+        raise InvalidValue(f"The model knows the classes {theirs}, and the data has {ours}. They must agree.")
+    return [known.index(name.casefold()) for name in names]
 
 
 @contextmanager
@@ -111,11 +154,10 @@ def load_classifier(folder: str | Path):
         When the folder holds no classifier, or a damaged one. OSError : when its files may not be read.
     """
     how = f"Run notebook 04, or: agnews train --output-dir {folder}"
-    for name in FILES:
-        try:
-            (Path(folder) / name).open("rb").close()
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"{folder} holds no trained classifier (no {name}). {how}") from None
+    for path in (Path(folder) / name for name in FILES):
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no trained classifier (no {path.name}). {how}")
+        path.open("rb").close()
     if run_facts(folder).get("writing"):
         raise FileNotFoundError(f"{folder} holds a part of a classifier, whose run was ended. {how}")
     model, new = _load(folder)

@@ -42,6 +42,7 @@ def _finished(axes, legend="best", **look):
         figure.legend(handles, names, loc=legend, frameon=False, ncols=columns)
     elif len(names) > 1:
         axes.legend(loc=legend, frameon=False)
+    plt.setp(figure.findobj(plt.Text), parse_math=False)  # a price in dollars is no formula
     return axes
 
 
@@ -84,10 +85,9 @@ def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = N
     table.plot.barh(ax=axes, width=0.8, color=COLOURS, legend=False)
     for group in axes.containers:
         axes.bar_label(group, fmt=fmt, padding=3)
-    axes = _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
     if reference is not None:
         axes.axvline(reference, color=GREY, linestyle="--")
-    return axes
+    return _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
 
 
 def chain(stations: dict[str, str]):
@@ -95,13 +95,13 @@ def chain(stations: dict[str, str]):
     [axes] = _figure(10.0, 1.5, xlim=(-0.5, len(stations) - 0.5), ylim=(-0.6, 1))
     axes.set_axis_off()
     box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.5}
+    arrow = {"arrowstyle": "-|>", "color": ORANGE}
     for place, (name, content) in enumerate(stations.items()):
         axes.text(place, 0.75, name, ha="center", fontweight="bold")
         axes.text(place, 0, content, fontsize=9, linespacing=1.3, bbox=box, **CENTRE)
         if place:
-            arrow = {"arrowstyle": "-|>", "color": ORANGE}
             axes.annotate("", (place - 0.43, 0), (place - 0.57, 0), arrowprops=arrow)
-    return axes
+    return _finished(axes)
 
 
 def token_strip(pieces: list[str], ids: list[int]):
@@ -113,7 +113,7 @@ def token_strip(pieces: list[str], ids: list[int]):
         axes.bar(place, 0.9, 0.92, bottom=-0.1, color=colour)
         axes.text(place, 0.35, piece, color="white" if colour == BLUE else "black", fontsize=9, **CENTRE)
         axes.text(place, -0.55, f"{number}", fontsize=9, **CENTRE)
-    return axes
+    return _finished(axes)
 
 
 def reliability(groups: pd.DataFrame, error: float):

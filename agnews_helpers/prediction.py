@@ -1,18 +1,22 @@
 """The one place that turns tokens into logits, and texts into labels. Notebook 06."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from accelerate.utils import reduce
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from .batching import make_loader, sorted_batches, tokenize
 from .hardware import processes
-from .model import load_classifier, run_facts
+from .model import check_pair, class_names, load_classifier, run_facts
 from .plumbing.errors import InvalidValue, NonFiniteError
+from .plumbing.tables import problem_of
 from .recipe import Recipe
+
+WORTH_A_BAR = 1_000  # rows; fewer are answered in some seconds
 
 
 def best_device() -> torch.device:
@@ -33,10 +37,8 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """
     logits = _run(model, rows, recipe, lambda inputs: model(**inputs).logits, model.config.num_labels)
     if bad := int((~logits.isfinite()).any(-1).sum()):
-        raise NonFiniteError(
-            f"The model's answers are not finite for {bad:,} of {len(logits):,} rows: its weights are "
-            "damaged. Train it again, in fp32."
-        )
+        rows = f"The model's answers are not finite for {bad:,} of {len(logits):,} rows"
+        raise NonFiniteError(f"{rows}: its weights are damaged. Train it again, in fp32.")
     return logits
 
 
@@ -54,10 +56,13 @@ def _run(model, rows, recipe, ask, width):
     loader = make_loader(rows, batches, recipe, pad_token_id=model.config.pad_token_id)
     answers = torch.zeros(len(rows), width)
     model.eval()
+    quiet = len(rows) <= WORTH_A_BAR or not state.is_main_process
     try:
-        for numbers, batch in zip(batches, loader):
-            inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-            answers[numbers] = ask(inputs).float().cpu()
+        with tqdm(total=sum(map(len, batches)), unit="row", desc="predict", disable=quiet) as bar:
+            for numbers, batch in zip(batches, loader):
+                inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+                answers[numbers] = ask(inputs).float().cpu()
+                bar.update(len(numbers))
     finally:
         model.train(was_training)
     # Each process did its share of the batches; the rest of its rows are zeros.
@@ -72,7 +77,7 @@ def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = N
     Returns
     -------
     pandas.DataFrame
-        One row a text: ``text``, ``label``, and the probability of each class under its name.
+        One line per text: ``text``, ``label``, and the probability of each class under its name.
 
     Raises
     ------
@@ -81,19 +86,30 @@ def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = N
     NonFiniteError
         When its weights are damaged.
     ValueError
-        When `texts` is one string instead of a list, is empty, or holds something without text.
+        When `texts` is one string instead of a list, is empty, or holds something without text; and when
+        model and tokenizer do not belong together.
     """
     if isinstance(texts, str):
         raise InvalidValue(f"classify() takes a list of texts; write classify([{texts[:30]!r}...], folder).")
     if not (texts := list(texts)):
         raise InvalidValue("classify() got no texts.")
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidValue(f"Text {number} is {text!r}; it must be a string with something in it.")
-    recipe = recipe or Recipe.from_dict(run_facts(folder).get("recipe", {}))
+    return next(classify_lists([texts], folder, recipe))
+
+
+def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) -> Iterator[pd.DataFrame]:
+    """What `classify` returns for one list of texts after the other; the classifier is loaded once."""
     model, tokenizer = load_classifier(folder)
-    rows = tokenize(Dataset.from_dict({"text": texts, "label": [0] * len(texts)}), tokenizer, recipe)
-    probabilities = predict_logits(model.to(best_device()), rows, recipe).softmax(-1)
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    labels = [names[i] for i in probabilities.argmax(-1)]
-    return pd.DataFrame({"text": texts, "label": labels} | dict(zip(names, probabilities.T.numpy())))
+    own = run_facts(folder).get("recipe", {"max_length": min(512, tokenizer.model_max_length)})
+    recipe = recipe or Recipe.from_dict(own)
+    check_pair(model, tokenizer, recipe.max_length)
+    names = class_names(model.to(best_device()))
+    for texts in lists:
+        for number, text in enumerate(texts, 1):
+            if problem := problem_of(text):
+                raise InvalidValue(f"Text {number} is one {problem}.")
+        rows = tokenize(Dataset.from_dict({"text": texts, "label": [0] * len(texts)}), tokenizer, recipe)
+        probabilities = predict_logits(model, rows, recipe).softmax(-1)
+        table = pd.DataFrame(probabilities.numpy(), columns=names)
+        for name, values in (("label", [names[i] for i in probabilities.argmax(-1)]), ("text", texts)):
+            table.insert(0, name, values, allow_duplicates=True)  # a class may be called so, too
+        yield table

@@ -37,6 +37,8 @@ class Recipe:
     profile: str = "full"  # the size: "offline", "laptop" or "full"
     model: str = HUB_MODEL  # a Hub id, a folder written by save_pretrained, or "mini" (the offline model)
     data: str = HUB_DATA  # this one from the Hub, a folder with train and test files, or "sample"
+    label_column: str | None = None  # what a file calls its labels; None finds them (data.load_data)
+    text_columns: str | None = None  # and its texts; several with commas between
     train_rows: int | None = None  # rows to draw, the same share from each class; None means all
     test_rows: int | None = None  # the same of the test rows
     validation_share: float = 0.05  # share of the training rows held out to choose the best epoch
@@ -44,6 +46,7 @@ class Recipe:
     padding: str = "longest"  # pads a batch to its longest row; "max_length" pads every row to max_length
     group_by_length: bool = True  # whether batches are made of rows of similar length
     batch_size: int = 8  # rows in one step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05)
+    class_weights: str | None = None  # or "balanced": rows of rare classes weigh more in the loss
     learning_rate: float = 2e-5  # Adam's step size, as in datascience.stackexchange.com question 64583
     epochs: int = 4  # passes over all training rows; batch 8 and 4 epochs are in the grid of Turc et al. 2019
     precision: str = "fp32"  # or "bf16", "fp16"; stay with fp32 on GTX 16xx cards, they have no tensor cores
@@ -63,7 +66,8 @@ class Recipe:
 
         The profile is `overrides["profile"]`, else ``AGNEWS_PROFILE``, else decided here: CUDA and the
         Hub give ``full``, the Hub alone ``laptop``, neither ``offline``. Then come ``AGNEWS_MODEL``,
-        ``AGNEWS_DATA``, ``AGNEWS_TRAIN_ROWS`` and ``AGNEWS_TEST_ROWS``, then `overrides` (None is ignored).
+        ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``, ``AGNEWS_TRAIN_ROWS`` and
+        ``AGNEWS_TEST_ROWS``, then `overrides` (None is ignored).
 
         Raises
         ------
@@ -83,10 +87,9 @@ class Recipe:
         recipe = cls(profile, **{**PROFILES[profile], **from_environment(os.environ), **given})
         on_hub = {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}
         if asked and on_hub and not (status := hub_status()).usable:
-            raise HubUnreachable(
-                f"The profile '{profile}' needs the Hugging Face Hub, and {status.reason}. Go online, or set "
-                "AGNEWS_PROFILE=offline, or point AGNEWS_MODEL and AGNEWS_DATA at local folders."
-            )
+            advice = "set AGNEWS_PROFILE=offline, or point AGNEWS_MODEL and AGNEWS_DATA at local folders."
+            needs = f"The profile '{profile}' needs the Hugging Face Hub, and {status.reason}."
+            raise HubUnreachable(f"{needs} Go online, or {advice}")
         return recipe.because(reason)
 
     @classmethod
@@ -123,11 +126,11 @@ class Recipe:
         """Which profile runs and why, in three lines."""
         train, test = ("all" if n is None else f"{n:,}" for n in (self.train_rows, self.test_rows))
         data = self.data if self.data == HUB_DATA else Path(self.data).name  # notebooks store this: no home
-        grouped = "grouped by length, " if self.group_by_length else ""
+        how = "grouped by length, " * self.group_by_length + "classes balanced, " * bool(self.class_weights)
         return (
             f"profile    {self.profile} ({self.reason})\n"
             f"model      {self.model}; data {data}: {train} train rows, {test} test rows\n"
-            f"training   {self.epochs} epochs, batch size {self.batch_size} ({grouped}padded to "
+            f"training   {self.epochs} epochs, batch size {self.batch_size} ({how}padded to "
             f"{self.padding}), Adam {self.learning_rate:g}, {self.precision}, seed {self.seed}"
         )
 
@@ -137,6 +140,8 @@ ALLOWED = {
     "profile": (lambda name: name in PROFILES, f"one of {', '.join(PROFILES)}"),
     "model": (len, "a Hub id, the path of a folder, or 'mini'"),
     "data": (len, f"'{HUB_DATA}', the path of a folder, or 'sample'"),
+    "label_column": (lambda name: name != "", "the name of a column, or None"),
+    "text_columns": (lambda names: names != "", "names of columns with commas between, or None"),
     "train_rows": (lambda n: n is None or n >= 4, "a whole number from 4 (one row a class), or None for all"),
     "test_rows": (lambda n: n is None or n >= 4, "a whole number from 4 (one row a class), or None for all"),
     "validation_share": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
@@ -144,6 +149,7 @@ ALLOWED = {
     "padding": (lambda name: name in ("longest", "max_length"), "'longest' or 'max_length'"),
     "group_by_length": (lambda yes: True, "True or False"),
     "batch_size": (lambda n: n >= 1, "a whole number from 1"),
+    "class_weights": (lambda name: name in (None, "balanced"), "'balanced', or None for equal weights"),
     "learning_rate": (lambda x: 0 < x < 1, "above 0 and below 1 (the recipe's is 2e-5)"),
     "epochs": (lambda n: n >= 1, "a whole number from 1"),
     "precision": (lambda name: name in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'"),
@@ -153,13 +159,12 @@ ALLOWED = {
 
 def from_environment(environment: Mapping[str, str]) -> dict:
     """The overrides that ``AGNEWS_*`` variables ask for; an empty one counts as not set."""
-    values = {}
-    for name in ("model", "data", "train_rows", "test_rows"):
-        if text := environment.get(f"AGNEWS_{name.upper()}"):
-            try:
-                values[name] = int(text) if name.endswith("rows") else text
-            except ValueError:
-                raise InvalidValue(f"AGNEWS_{name.upper()} is {text!r}; it must be a whole number.") from None
+    names = ("model", "data", "label_column", "text_columns", "train_rows", "test_rows")
+    values = {name: text for name in names if (text := environment.get(f"AGNEWS_{name.upper()}"))}
+    for name in {"train_rows", "test_rows"} & values.keys():
+        if not values[name].isdecimal():
+            raise InvalidValue(f"AGNEWS_{name.upper()} is {values[name]!r}; it must be a whole number.")
+        values[name] = int(values[name])
     return values
 
 

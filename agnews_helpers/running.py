@@ -40,8 +40,11 @@ def run_notebooks(source: Path, target: Path) -> dict:
     figures, started = {"profile": recipe.profile, "notebooks": []}, time.perf_counter()
     for number, path in enumerate(notebooks, 1):
         print(f"[{number}/{len(notebooks)}] {path.stem:24}", end=" ", flush=True)
-        begun = time.perf_counter()
-        error = _execute(path, target)
+        begun, error = time.perf_counter(), None
+        try:
+            _execute(path, target)
+        except Exception as failure:  # a cell, its kernel, or a file that is no notebook: the next one runs
+            error = str(failure) or type(failure).__name__
         seconds = round(time.perf_counter() - begun, 1)
         print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
         figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
@@ -59,23 +62,20 @@ def run_notebooks(source: Path, target: Path) -> dict:
     return figures
 
 
-def _execute(path: Path, target: Path) -> str | None:
-    """Run one notebook in `target`'s folder, write .ipynb and .html; the error as text, or None."""
+def _execute(path: Path, target: Path) -> None:
+    """Run one notebook in `target`'s folder, and write it there as .ipynb and .html, also where it fails."""
     import nbformat
     from nbclient import execute
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbconvert import HTMLExporter
 
-    notebook, error = nbformat.read(path, as_version=4), None
+    notebook = nbformat.read(path, as_version=4)
     quiet = ["--log-level=ERROR"]  # else each kernel warns into our progress lines
     try:
         execute(notebook, cwd=str(target), timeout=None, kernel_name="python3", extra_arguments=quiet)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
-        error = str(failure)
-    nbformat.write(notebook, target / path.name)
-    for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-    page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
-    (target / f"{path.stem}.html").write_text(page, encoding="utf-8")
-    return error
+    finally:
+        nbformat.write(notebook, target / path.name)
+        for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+        (target / f"{path.stem}.html").write_text(page, encoding="utf-8")

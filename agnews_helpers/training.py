@@ -15,7 +15,7 @@ from .checkpoints import Run, RunFolder, State
 from .data import load_data
 from .evaluation import evaluate
 from .hardware import check_precision, processes
-from .model import is_classifier, load_classifier, load_model, load_tokenizer, run_facts
+from .model import class_order, is_classifier, load_classifier, load_model, load_tokenizer, run_facts
 from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import DoesNotFit, InvalidValue, NonFiniteError, is_out_of_memory
 from .plumbing.interrupts import StopWish
@@ -63,6 +63,8 @@ def train(
     """
     if steps is not None and steps < 1:
         raise InvalidValue(f"steps is {steps}; it must be at least 1, or None for all.")
+    if class_order(model, tokens["train"]) != [*range(model.config.num_labels)]:
+        raise InvalidValue("The model has other classes than the data: give load_model the data's names.")
     accelerator = make_accelerator(recipe)
     check_precision(recipe.precision, accelerator.device)
     folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
@@ -75,7 +77,7 @@ def train(
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
         parallel, optimizer = accelerator.prepare(model, optimizer)  # on the device; one of several processes
         state = folder.restore(model, optimizer)  # epoch 1, batch 0; or where the run was when it stopped
-        lengths = tokens["train"]["length"][:]
+        lengths, weights = tokens["train"]["length"][:], class_weights(tokens["train"], model, recipe)
         for epoch in range(state.epoch, recipe.epochs + 1):
             # Seed and epoch alone decide the order, so the rest of a stopped epoch is a slice.
             batches = epoch_batches(lengths, recipe, epoch)[state.batch :]
@@ -85,7 +87,7 @@ def train(
                 if agreed(accelerator, wish.made or len(state.sitting) == steps):
                     return folder.stopped(model, optimizer, state)
                 with explained(state, rows, batch, recipe):  # an error says where the run is, and what helps
-                    loss = forward_backward(parallel, batch, accelerator, state.limits, rows)
+                    loss = forward_backward(parallel, batch, accelerator, state.limits, rows, weights)
                     check_finite(loss, model, accelerator)  # before the weights move
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)  # else the next gradients are added to these
@@ -100,7 +102,7 @@ def train(
         return folder.finish(model, state)
 
 
-def forward_backward(model, batch: dict, accelerator, limits: list | None = None, rows: list | None = None):
+def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, weights=None) -> torch.Tensor:
     """The loss of one batch, and its gradients in the model's parameters. No weight moves here.
 
     Where memory runs out, the same is done in halves, quarters, ... of the batch. Their gradients add up to
@@ -112,6 +114,7 @@ def forward_backward(model, batch: dict, accelerator, limits: list | None = None
     limits : [tokens, rows] pairs: batches at least so long are taken in parts of so many rows. What is found
         out here is added.
     rows : numbers of all rows that the loss is the mean of, where several processes share them.
+    weights : what the loss of a row of each class is multiplied by, shape [classes]; None for 1.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def forward_backward(model, batch: dict, accelerator, limits: list | None = None
             for start in range(0, here, size):
                 part = {name: tensor[start : start + size] for name, tensor in batch.items()}
                 labels = part.pop("labels")
-                loss = F.cross_entropy(model(**part).logits, labels, reduction="sum") / count
+                loss = F.cross_entropy(model(**part).logits, labels, weights, reduction="sum") / count
                 accelerator.backward(loss)
                 total = loss.detach() if total is None else total + loss.detach()
             return total
@@ -152,10 +155,19 @@ def forward_backward(model, batch: dict, accelerator, limits: list | None = None
         if size == 1:
             raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})", length)
         limits.append([length, size // 2])
-        tqdm.write(
-            f"Out of memory with {size} rows of {length} tokens: the same step again in parts of "
-            f"{size // 2}, and so for all batches this long. Nothing else changes."
-        )
+        parts = f"in parts of {size // 2}, and so for all batches this long. Nothing else changes."
+        tqdm.write(f"Out of memory with {size} rows of {length} tokens: the same step again {parts}")
+
+
+def class_weights(rows, model, recipe: Recipe) -> torch.Tensor | None:
+    """n / (classes x rows of the class) for each class, as scikit-learn's "balanced"; None for equal weights.
+
+    A weighted loss is divided by the number of rows, not by their weights: so parts of a batch add up.
+    """
+    if recipe.class_weights is None:
+        return None
+    count = torch.bincount(torch.tensor(rows["label"][:]), minlength=model.config.num_labels)
+    return (len(rows) / (len(count) * count.clamp(min=1))).to(model.device)
 
 
 def mean_over(rows: list[int], accelerator) -> float:
@@ -186,12 +198,12 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
     try:
         yield
     except NonFiniteError as error:
-        raise NonFiniteError(
-            f"The {error} of the step after {state} is not finite; the step was not taken, and no checkpoint "
-            f"has it. Its rows in the train split are {', '.join(map(str, rows))}, of {length} tokens. "
-            "Look at them; if nothing is wrong with them, use precision='fp32' or a learning rate below "
-            f"{recipe.learning_rate:g}."
-        ) from None
+        what = (
+            f"The {error} of the step after {state} is not finite; no step was taken, no checkpoint has it."
+        )
+        look = f"Look at its rows in the train split: {', '.join(map(str, rows))}, of {length} tokens."
+        wish = f"precision='fp32' or a learning rate below {recipe.learning_rate:g}"
+        raise NonFiniteError(f"{what} {look} If nothing is wrong with them, use {wish}.") from None
     except RuntimeError as error:
         if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
             raise
@@ -231,8 +243,7 @@ def make_accelerator(recipe: Recipe):
     from accelerate.state import AcceleratorState
 
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != precision:
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()  # a notebook may train again in another precision
     return Accelerator(mixed_precision=precision, cpu=processes().device.type == "cpu")
 
@@ -243,11 +254,12 @@ def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int 
     Says which of the two happened. The brief one takes at most `rows` training rows.
     """
     if is_classifier(folder):
-        trained = run_facts(folder).get("recipe", {})
-        print(f"Using the classifier of notebook 04 (profile {trained.get('profile', 'unknown')}).")
+        profile = run_facts(folder).get("recipe", {}).get("profile", "unknown")
+        print(f"Using the classifier of notebook 04 (profile {profile}).")
         return load_classifier(folder)
     print(f"No classifier of notebook 04 here: training one on at most {rows} rows.")
     brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows))
     news = load_data(brief)
-    train(load_model(brief), tokenize(news, load_tokenizer(brief), brief), brief, folder)
+    model = load_model(brief, news["train"].features["label"].names)
+    train(model, tokenize(news, load_tokenizer(brief), brief), brief, folder)
     return load_classifier(folder)

@@ -5,9 +5,11 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DistilBertTokenizer
 
 from agnews_helpers import (
     Collator,
+    InvalidValue,
     Recipe,
     batching,
     epoch_batches,
@@ -182,3 +184,23 @@ def test_many_rows_are_tokenized_as_few_are(monkeypatch, recipe):
     many = tokenize(rows, tokenizer, recipe.but(max_length=5))
     assert many.column_names == few.column_names and many[:] == few[:] and max(many["length"][:]) == 5
     assert fingerprint(many) == fingerprint(few)  # or a run would not be continued
+
+
+def test_a_special_token_that_somebody_typed_is_plain_text(recipe):
+    tokenizer = load_tokenizer(recipe)
+    rows = Dataset.from_dict({"text": ["What [SEP] and [MASK] mean"], "label": [0]})
+    [ids] = tokenize(rows, tokenizer, recipe)["input_ids"][:]
+    special = {tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.cls_token_id}
+    assert [i for i in ids if i in special] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    assert "[ sep ]" in tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_tokenizer_that_does_not_know_the_texts_is_refused(recipe):
+    rows = Dataset.from_dict({"text": ["\u4f60\u597d \u4e16\u754c \ud55c\uad6d"] * 5, "label": [0] * 5})
+    foreign = DistilBertTokenizer(
+        vocab={name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}
+    )
+    news = Dataset.from_dict({"text": ["Stocks fall as oil climbs"] * 5, "label": [0] * 5})
+    for texts, tokenizer in ((rows, foreign), (news, foreign)):
+        with pytest.raises(InvalidValue, match="does not know more than half"):
+            tokenize(texts, tokenizer, recipe)

@@ -1,18 +1,23 @@
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from agnews_helpers import LABELS
+from agnews_helpers import LABELS, __version__, data
 from agnews_helpers.checkpoints import checkpoints_in
 from agnews_helpers.cli import main
+from agnews_helpers.data import SUPPORT
 from agnews_helpers.plumbing import mini
+from agnews_helpers.plumbing.tables import read_texts
 
 
 @pytest.fixture
@@ -245,3 +250,164 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     assert "<pre>42</pre>" in (target / "03_after.html").read_text(encoding="utf-8")
     assert "so far" in (target / "02_bad.ipynb").read_text(encoding="utf-8")
     assert nbformat.read(source / "03_after.ipynb", 4).cells[1].outputs == []  # the source stays as it was
+
+
+# five classes, and texts in files
+
+SUPPORT_ARGUMENTS = ["--data", str(SUPPORT), "--epochs", "1", "--learning-rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def shop(tiny, tmp_path_factory):
+    """A classifier of five classes, trained by the command."""
+    folder = tmp_path_factory.mktemp("shop") / "run"
+    assert main(["train", "--model", str(tiny), *SUPPORT_ARGUMENTS, "--output-dir", str(folder)]) == 0
+    return folder
+
+
+def test_five_classes_are_evaluated_without_the_training_file(shop, tmp_path, monkeypatch, capsys):
+    read = []
+    monkeypatch.setattr(
+        data, "read_texts", lambda path, *options: (read.append(path.name), read_texts(path, *options))[1]
+    )
+    assert main(["evaluate", "--output-dir", str(shop), "--json", str(tmp_path / "test.json")]) == 0
+    found = json.loads((tmp_path / "test.json").read_text(encoding="utf-8"))["test"]
+    assert read == ["test.csv"] and found["rows"] == 60 and len(found["confusion"]) == 5
+    trained = json.loads((shop / "test_report.json").read_text(encoding="utf-8"))
+    assert found["confusion"] == trained["confusion"] and "Product question" in capsys.readouterr().out
+
+
+def test_other_classes_than_the_models_are_one_line(shop, capsys):
+    assert main(["evaluate", "--output-dir", str(shop), "--data", "sample", "--profile", "offline"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "is none of the labels" in line or "knows the classes" in line
+
+
+def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "new" / "labelled.csv"
+    lines = [f'{i};"Where is my parcel; it is number {i}"' for i in range(1_203)]
+    source.write_text("\n".join(["id;text", *lines]), encoding="utf-16")
+    command = ["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]
+    assert main(command) == 0 and "1,203 rows labelled" in capsys.readouterr().out
+    table = pd.read_csv(target)
+    assert table.columns.tolist() == ["id", "text", "label", "confidence"] and table["id"].tolist() == [
+        *range(1_203)
+    ]
+    assert set(table["label"]) <= {"Delivery", "Returns", "Payment", "Account", "Product question"}
+    assert (
+        main(["predict", "--output-dir", str(shop), "--json", str(tmp_path / "one.json"), table["text"][7]])
+        == 0
+    )
+    [one] = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))["predictions"]
+    assert one["label"] == table["label"][7] and max(one[n] for n in one if n[0].isupper()) == pytest.approx(
+        table["confidence"][7], abs=1e-3
+    )
+    capsys.readouterr()
+    assert main(command) == 2 and "exists, and would be replaced" in capsys.readouterr().err
+
+
+def test_columns_of_those_names_are_kept(shop, tmp_path):
+    source, target = tmp_path / "texts.jsonl", tmp_path / "labelled.csv"
+    source.write_text('{"text": "Is the lamp still sold?", "label": "unknown"}\n', encoding="utf-8")
+    assert main(["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]) == 0
+    assert pd.read_csv(target).columns.tolist() == ["text", "label", "predicted_label", "confidence"]
+
+
+def test_lines_of_the_input_are_labelled(shop, monkeypatch, capsys):
+    lines = io.TextIOWrapper(io.BytesIO("Where is it?\n\nCaf\u00e9 \u2014 refund\n".encode()), "ascii")
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert main(["predict", "--output-dir", str(shop), "-"]) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert len(output) == 4 and output[0].endswith("Where is it?") and output[2].endswith("refund")
+
+
+def test_what_would_steer_a_terminal_is_not_printed(shop, capsys):
+    assert main(["predict", "--output-dir", str(shop), "\x1b[31mred\u202e and\ntwo lines"]) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output and "\u202e" not in output and " [31mred  and two lines" in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["\u200b\u200b"], "Text 1"),
+        (["good", "a\udce9b"], "Text 2"),
+        ([], "Give texts"),
+        (["a", "--file", "b.csv"], "Give texts"),
+        (["--file", "no-such.csv", "--output", "out.csv"], "no-such.csv"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(shop, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "--output-dir", str(shop), *arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("agnews predict: ") and message in line
+
+
+# the command itself
+
+
+def test_a_bare_command_lists_what_there_is(capsys):
+    assert main([]) == 2
+    output = capsys.readouterr().out
+    assert all(name in output for name in "doctor budget train evaluate predict notebooks --version".split())
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"agnews {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "budget"])
+def test_every_flag_has_a_word_of_help(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split("options:")[1].split())
+    for flag in re.findall(r"(--[a-z-]+) (?:[A-Z]+ )?(?=--)", text):
+        pytest.fail(f"{flag} has no help")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", "-oil"], ["budget", "--data", "x"], ["evaluate", "--epochs", "2"]]
+)
+def test_a_flag_that_a_command_has_not_is_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--json", "--picture"])
+def test_a_file_that_cannot_be_written_is_found_out_first(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("agnews_helpers.doctor.examine", lambda *_: pytest.fail("worked first"))
+    assert main(["doctor", flag, str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["doctor", flag, str(tmp_path / "file" / "below")]) == 2
+    assert "could not be saved" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agnews_helpers.doctor.cannot_load", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "agnews doctor: interrupted\n"
+
+
+def test_a_reader_that_is_gone_is_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agnews_helpers", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait(timeout=120) == 2 and process.stderr.read() == b""
+
+
+def test_what_a_launcher_left_behind_is_named(small, tmp_path, monkeypatch, capsys):
+    from accelerate.state import PartialState
+
+    PartialState._reset_state()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
+    assert "LOCAL_RANK is set" in capsys.readouterr().err

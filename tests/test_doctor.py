@@ -3,6 +3,8 @@
 import collections
 import sys
 import tomllib
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +17,14 @@ from agnews_helpers.cli import main
 from agnews_helpers.hardware import GTX_1650_TI
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.mini import MiniUnavailable
-from agnews_helpers.recipe import HUB_MODEL
+from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
 
 OFFLINE = Recipe(profile="offline", model="mini", data="sample")
+
+
+def needed(recipe, name):
+    """The check of this name, of those that ask for what a recipe needs."""
+    return next(check for check in doctor._needs(recipe, Path()) if check.name == name)
 
 
 def test_this_machine_passes():
@@ -27,14 +34,14 @@ def test_this_machine_passes():
         "project"
     ]
     needed = {Requirement(text).name for text in project["dependencies"]}
-    assert needed | {"Python", "Jupyter kernel", "disk", "Hugging Face Hub", "offline model"} <= {
-        check.name for check in checks
-    }
+    others = {"Python", "Jupyter kernel", "disk", "data", "Hugging Face Hub", "offline model"}
+    assert needed | others <= {check.name for check in checks}
 
 
 def test_an_old_python(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 0))
-    assert str(doctor._python()).startswith("[FAIL] Python") and "3.11" in str(doctor._python())
+    check = str(doctor._packages()[0])
+    assert check.startswith("[FAIL] Python") and "3.11" in check
 
 
 @pytest.mark.parametrize(
@@ -52,8 +59,18 @@ def test_an_old_python(monkeypatch):
 def test_a_package_against_its_range(line, found, ok, monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"])
     monkeypatch.setattr(doctor, "version_of", lambda _: found)
-    [check] = doctor._packages()
+    _, check = doctor._packages()  # the first is Python's
     assert check.ok is ok and ("Run: pip install -c constraints.txt" in str(check)) is not ok
+
+
+def test_a_clone_that_is_not_installed(monkeypatch):
+    def requires(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", requires)
+    _, check = doctor._packages()
+    assert str(check).startswith("[FAIL] agnews-helpers") and "is not installed" in str(check)
+    assert "Run: pip install -c constraints.txt" in str(check)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +109,18 @@ def test_a_card_against_the_build_and_the_budget(built, free_gib, failed, monkey
     assert len(checks) == 3 and {check.name for check in checks if check.ok is False} == failed
 
 
-def test_a_full_disk(monkeypatch, tmp_path):
+def test_a_full_disk(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: collections.namedtuple("Usage", "free")(2e9))
-    assert doctor._disk(OFFLINE, tmp_path).ok and not doctor._disk(Recipe(), tmp_path).ok
+    assert needed(OFFLINE, "disk").ok and not needed(Recipe(), "disk").ok
+
+
+def test_the_data(tmp_path):
+    for data in ("sample", HUB_DATA, str(tmp_path)):
+        check = needed(replace(OFFLINE, data=data), "data")
+        assert check.ok and check.found == data
+    check = needed(replace(OFFLINE, data=str(tmp_path / "lost")), "data")
+    assert str(check).startswith("[FAIL] data") and f"there is no folder {tmp_path / 'lost'}" in str(check)
+    assert "AGNEWS_DATA must name a folder" in str(check)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +128,9 @@ def test_a_full_disk(monkeypatch, tmp_path):
 )
 def test_the_hub(recipe, usable, ok, monkeypatch):
     monkeypatch.setattr(doctor, "hub_status", lambda: HubStatus(usable, False, "a reason"))
-    assert doctor._hub(recipe).ok is ok and "a reason" in str(doctor._hub(recipe))
+    check = needed(recipe, "Hugging Face Hub")
+    assert check.ok is ok and "a reason" in str(check)
+    assert ("Go online" in str(check)) is (ok is False)
 
 
 @pytest.mark.parametrize("recipe, ok", [(OFFLINE, False), (Recipe(), None)])
@@ -111,7 +139,8 @@ def test_no_offline_model(recipe, ok, monkeypatch):
         raise MiniUnavailable("install it so")
 
     monkeypatch.setattr(doctor, "checked_file", missing)
-    assert doctor._mini(recipe).ok is ok and "install it so" in str(doctor._mini(recipe))
+    check = needed(recipe, "offline model")
+    assert check.ok is ok and "install it so" in str(check)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from agnews_helpers import calibration, calibration_error, evaluate, load_model, score
+from agnews_helpers import LABELS as NAMES
+from agnews_helpers import InvalidValue, calibration, calibration_error, evaluate, load_model, score
 
 # six rows; the true classes, and logits whose largest entry is the answer
 LABELS = np.array([0, 0, 1, 2, 3, 3])
@@ -123,12 +124,26 @@ def test_the_classes_are_called_as_they_are_given():
     assert report.confusion.columns.tolist() == list(report.to_dict()["per_class"])
 
 
-def test_evaluate_asks_the_model_for_the_names(tokens, recipe):
+def test_classes_in_another_order_than_the_datas_are_found_by_name(tokens, recipe):
+    model = load_model(recipe)
+    order = ["Business", "World", "Sci/Tech", "Sports"]
+    model.config.id2label = dict(enumerate(order))
+    report = evaluate(model, tokens["test"], recipe)
+    assert report.per_class.index.tolist() == order
+    assert report.answers["true"].tolist() == [NAMES[label] for label in tokens["test"]["label"][:]]
+
+
+def test_other_classes_than_the_datas_are_one_clear_line(tokens, recipe):
     model = load_model(recipe)
     model.config.id2label = {3: "d", 2: "c", 1: "b", 0: "a"}
-    report = evaluate(model, tokens["test"], recipe)
-    assert report.per_class.index.tolist() == list("abcd")
-    assert report.answers["true"].tolist() == ["abcd"[label] for label in tokens["test"]["label"][:]]
+    with pytest.raises(InvalidValue, match="knows the classes a, b, c, d, and the data has World, Sports"):
+        evaluate(model, tokens["test"], recipe)
+
+
+def test_macro_f1_is_over_the_classes_that_occur():
+    logits = np.eye(4)[[0, 0, 0, 1]]
+    assert score(logits, np.array([0, 0, 0, 0]), ["a"] * 4).macro_f1 == pytest.approx((6 / 7 + 0) / 2)
+    assert score(logits[:3], np.array([0, 0, 0]), ["a"] * 3).macro_f1 == 1
 
 
 def test_evaluate_leaves_dropout_as_it_was(tokens, recipe):

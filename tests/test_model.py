@@ -1,14 +1,26 @@
+import json
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from agnews_helpers import LABELS, HubUnreachable, Recipe, load_classifier, load_model, load_tokenizer
-from agnews_helpers.model import pretrained_name, run_facts
+from agnews_helpers import (
+    LABELS,
+    HubUnreachable,
+    InvalidValue,
+    Recipe,
+    load_classifier,
+    load_model,
+    load_tokenizer,
+    save_classifier,
+)
+from agnews_helpers.model import check_pair, class_names, class_order, pretrained_name, run_facts
 from agnews_helpers.plumbing import hub
 from agnews_helpers.plumbing.errors import Damaged
 from agnews_helpers.plumbing.mini import mini_folder
@@ -72,7 +84,7 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError,
-        match="empty' does not hold a model that can be read .it has no config.json.*AGNEWS_MODEL=mini",
+        match="empty' does not hold a model that can be read .config.json is missing in .*AGNEWS_MODEL=mini",
     ):
         load(Recipe(model=str(tmp_path / "empty")))
 
@@ -122,3 +134,88 @@ def test_facts_that_are_damaged_are_named(tmp_path, text):
     (tmp_path / "agnews_run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(Damaged, match="agnews_run.json is damaged .*delete or rename it"):
         run_facts(tmp_path)
+
+
+# classes, and parts that do not belong together
+
+NAMES = ["Delivery", "Returns", "Payment", "Account", "Product question"]
+
+
+def test_other_classes_travel_in_the_configuration(tiny, tmp_path):
+    model = load_model(Recipe(model=str(tiny)), NAMES)
+    assert class_names(model) == NAMES and model.classifier.out_features == 5
+    save_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path, Recipe())
+    assert class_names(load_classifier(tmp_path)[0]) == NAMES
+
+
+def rows_of(names):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"text": ["a"], "label": [0]}, features=features)
+
+
+def test_classes_are_found_by_name(tiny):
+    model = load_model(Recipe(model=str(tiny)))
+    assert class_order(model, rows_of(list(LABELS))) == [0, 1, 2, 3]
+    assert class_order(model, rows_of(["business", "World"])) == [2, 0]
+    with pytest.raises(InvalidValue, match="knows the classes World, .* and the data has Delivery, Returns"):
+        class_order(model, rows_of(NAMES))
+    model.config.id2label = {i: f"LABEL_{i}" for i in range(4)}  # of a model that was saved without names
+    assert class_order(model, rows_of(["a", "b", "c", "d"])) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda model, tokenizer: tokenizer.add_tokens("zyzzyva"),
+            "tokenizer has 30,523 tokens and the model 30,522",
+        ),
+        (lambda model, tokenizer: setattr(model.config, "pad_token_id", None), "no padding token"),
+        (lambda model, tokenizer: setattr(model.config, "max_position_embeddings", 64), "takes 64 tokens"),
+        (lambda model, tokenizer: setattr(tokenizer, "model_max_length", 100), "takes 100 tokens"),
+    ],
+)
+def test_parts_that_do_not_belong_together(tiny, change, message):
+    model, tokenizer = load_model(Recipe(model=str(tiny))), load_tokenizer(Recipe(model=str(tiny)))
+    check_pair(model, tokenizer, 512)
+    change(model, tokenizer)
+    with pytest.raises(InvalidValue, match=message):
+        check_pair(model, tokenizer, 512)
+
+
+@pytest.mark.parametrize("name", ["~/no-such-model", "./model/", "/nowhere/model", "models/", r"C:\\models"])
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(hub, "from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        load_model(Recipe(model=name))
+
+
+def test_the_home_folder_may_be_abbreviated(tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny.parent))
+    monkeypatch.setenv("USERPROFILE", str(tiny.parent))
+    assert pretrained_name(Recipe(model=f"~/{tiny.name}")) == str(tiny)
+
+
+@pytest.mark.parametrize("size, value", [("n_layers", 200_000), ("num_labels", 300_000_000), ("dim", 10**9)])
+def test_a_model_of_absurd_size_is_refused_before_it_is_built(tiny, tmp_path, size, value):
+    folder = Path(shutil.copytree(tiny, tmp_path / "huge"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {size: value}), encoding="utf-8")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=f"has {size} {value:,}, which cannot be meant"):
+            load(Recipe(model=str(folder)))
+
+
+def test_code_in_a_model_folder_does_not_run(tiny, tmp_path):
+    folder, ran = Path(shutil.copytree(tiny, tmp_path / "code")), tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Model: pass\n", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for kind in ("distilbert", "unheard-of"):
+        changed = config | {
+            "model_type": kind,
+            "auto_map": {"AutoModelForSequenceClassification": "evil.Model"},
+        }
+        (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+        with suppress(FileNotFoundError):
+            load_model(Recipe(model=str(folder)))
+    assert not ran.exists()

@@ -15,6 +15,7 @@ NAMES = [
     "04_train_the_classifier",
     "05_budget_the_vram",
     "06_use_your_classifier",
+    "07_train_on_your_own_texts",
 ]
 
 
@@ -31,7 +32,7 @@ def notebook(request):
     return read(request.param)
 
 
-def test_all_six_are_there():
+def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 

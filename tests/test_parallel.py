@@ -10,15 +10,19 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import psutil  # comes with accelerate
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
 
+from agnews_helpers import forward_backward, load_model, make_loader
 from agnews_helpers.batching import process_rows
 from agnews_helpers.checkpoints import checkpoints_in
-from agnews_helpers.training import mean_over
+from agnews_helpers.training import class_weights, mean_over
 from tests.tiny import tiny_model_folder
 
 
@@ -149,3 +153,38 @@ def test_where_one_is_killed_both_stop(tiny, tmp_path):
     assert launcher.returncode != 0 and re.search(r"SIGKILL|exitcode *: -9|Signal 9", errors), errors
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(tiny, tokens, recipe):
+    weighted = recipe.but(class_weights="balanced", model=str(tiny))
+    model = load_model(weighted).eval()
+    weights = class_weights(tokens["train"], model, weighted)
+    rows = list(range(7))
+
+    def loss_of(mine, accelerator, limits=()):
+        [batch] = make_loader(tokens["train"], [mine], weighted)
+        model.zero_grad()
+        loss = forward_backward(model, batch, accelerator, list(limits), rows, weights).item()
+        return loss, model.classifier.weight.grad.clone()
+
+    def process(number, count):
+        return SimpleNamespace(
+            process_index=number, num_processes=count, backward=lambda loss: loss.backward()
+        )
+
+    whole, gradient = loss_of(rows, process(0, 1))
+    parts, of_parts = loss_of(rows, process(0, 1), [[1, 2]])
+    assert parts == pytest.approx(whole, abs=1e-6) and torch.allclose(gradient, of_parts, atol=1e-6)
+    dealt = [loss_of(process_rows(rows, number, 2), process(number, 2)) for number in (0, 1)]
+    assert sum(loss for loss, _ in dealt) / 2 == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(sum(gradient for _, gradient in dealt) / 2, gradient, atol=1e-6)
+
+
+def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
+    labels = [0] * 8 + [1] * 4 + [2] * 2 + [3]
+    rows = Dataset.from_dict({"text": ["a"] * 15, "label": labels})
+    model = load_model(recipe)
+    assert class_weights(rows, model, recipe) is None
+    found = class_weights(rows, model, recipe.but(class_weights="balanced"))
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    assert found.tolist() == pytest.approx(expected.tolist())

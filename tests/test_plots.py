@@ -204,6 +204,20 @@ def test_a_figure_by_class_has_room_for_any_classes(name, count):
     assert set(names) <= written(plt.gcf()) and "World" not in written(plt.gcf())
 
 
+@pytest.mark.parametrize("text", ["$x_{$", "From $5 to $10_000", "Cash^2 $1, $2_3"])
+def test_a_price_is_no_formula(text):
+    """Read as a formula, the first cannot be drawn at all, and the others lose their signs."""
+    plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
+    plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
+    plots.token_strip([text, "short"], [1, 2])
+    plots.chain({"text": text, "tokens": "short"})
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        figure.canvas.draw()
+        drawn = [words for words in figure.findobj(plt.Text) if words.get_text() == text]
+        assert drawn and not any(words.get_parse_math() for words in drawn)
+
+
 def test_no_two_of_twenty_classes_look_the_same():
     given = of_classes([f"class {number}" for number in range(20)])
     [axes] = plots.clouds({"before": given.points}, given.labels, given.names)

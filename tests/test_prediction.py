@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from agnews_helpers import LABELS, classify, cls_vectors, load_model, load_tokenizer, predict_logits
+from agnews_helpers import (
+    LABELS,
+    Recipe,
+    classify,
+    cls_vectors,
+    load_model,
+    load_tokenizer,
+    predict_logits,
+    save_classifier,
+)
 
 
 def test_logits_come_back_in_the_rows_order(tokens, recipe):
@@ -43,8 +52,10 @@ def test_classify(tiny):
     [
         ("Stocks fall", "takes a list"),
         ([], "got no texts"),
-        (["good", " "], "Text 2 is ' '"),
-        (["good", None], "Text 2 is None"),
+        (["good", " "], "Text 2 is one without text"),
+        (["good", None], "Text 2 is one .*NoneType"),
+        (["\u200b\x07"], "Text 1 is one without text"),
+        (["a\ud800"], "Text 1 is one with a null byte or half a character"),
     ],
 )
 def test_what_is_not_a_list_of_texts(tiny, texts, message):
@@ -59,3 +70,20 @@ def test_a_folder_without_a_classifier(tmp_path):
 
 def test_a_tokenizer_saved_with_the_model_is_the_same(tiny, recipe):
     assert load_tokenizer(recipe)("Stocks fall")["input_ids"] == [101, 15768, 2991, 102]
+
+
+def test_a_class_may_be_called_like_a_column(tiny, tmp_path):
+    model = load_model(Recipe(model=str(tiny)), ["text", "label"])
+    save_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path, Recipe())
+    table = classify(["a", "b"], tmp_path)
+    assert list(table.columns) == ["text", "label", "text", "label"]
+    assert table.iloc[:, 0].tolist() == ["a", "b"] and table.iloc[:, 2:].sum(
+        axis=1
+    ).tolist() == pytest.approx([1, 1])
+
+
+def test_a_model_of_elsewhere_with_fewer_positions_is_asked_as_far_as_they_go(tiny, tmp_path):
+    model, tokenizer = load_model(Recipe(model=str(tiny))), load_tokenizer(Recipe(model=str(tiny)))
+    tokenizer.model_max_length = 32
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    assert len(classify(["word " * 100], tmp_path)) == 1

@@ -6,6 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agnews_helpers import HubUnreachable, Recipe
 from agnews_helpers import recipe as module
@@ -239,3 +241,23 @@ def test_the_hub_names_have_a_namespace():
     assert (
         HUB_MODEL.count("/") == HUB_DATA.count("/") == 1
     )  # bare ids are refused by huggingface_hub since 1.16
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers(), max_size=2)
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Recipe.__annotations__)), VALUES, max_size=4))
+def test_any_values_are_a_recipe_or_a_value_error(values):
+    try:
+        recipe = Recipe(**values)
+    except ValueError as error:
+        assert any(f"Recipe.{name} is" in str(error) for name in values)
+    else:
+        assert Recipe.from_dict(recipe.to_dict()) == recipe and recipe.describe()

@@ -1,5 +1,6 @@
 """What `run_notebooks` prints, and what it leaves in its target folder; whole runs are in test_cli.py."""
 
+import nbformat
 import pytest
 
 from agnews_helpers import running
@@ -26,7 +27,31 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(source, tmp_path
 
 
 def test_an_error_is_printed_below_its_notebook(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(running, "_execute", lambda path, target: "ZeroDivisionError: by zero")
+    def fail(path, target):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(running, "_execute", fail)
     assert not running.run_notebooks(source, tmp_path / "target")["notebooks"][0]["ok"]
     printed = capsys.readouterr().out
-    assert "FAILED     0 s\nZeroDivisionError: by zero\n" in printed and "FAILED     01_first" in printed
+    assert "FAILED     0 s\nby zero\n" in printed and "FAILED     01_first" in printed
+
+
+def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(source, tmp_path, capsys):
+    (source / "01_first.ipynb").write_text("not JSON", encoding="utf-8")
+    nbformat.write(nbformat.v4.new_notebook(), source / "02_second.ipynb")
+    target = tmp_path / "target"
+    first, second = running.run_notebooks(source, target)["notebooks"]
+    assert (first["name"], first["ok"]) == ("01_first", False) and second["ok"]
+    printed = capsys.readouterr().out
+    assert "not JSON" in printed and "FAILED     01_first\n" in printed
+    assert sorted(path.name for path in target.iterdir()) == ["02_second.html", "02_second.ipynb"]
+
+
+def test_a_notebook_that_fails_is_kept_as_far_as_it_came(source, tmp_path, capsys):
+    cells = [nbformat.v4.new_code_cell(code) for code in ("print(6 * 7)", "1 / 0", "print('never')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
+    [figures] = running.run_notebooks(source, tmp_path / "target")["notebooks"]
+    kept = nbformat.read(tmp_path / "target" / "01_first.ipynb", as_version=4)
+    assert not figures["ok"] and "ZeroDivisionError" in capsys.readouterr().out
+    assert kept.cells[0].outputs[0].text == "42\n" and not kept.cells[2].outputs
+    assert "ZeroDivisionError" in (tmp_path / "target" / "01_first.html").read_text(encoding="utf-8")

@@ -221,9 +221,9 @@ def test_every_third_step_out_of_memory_ends_like_the_run_that_never_was(
     assert (weights(run.model) - weights(never.model)).abs().max() < 1e-6
 
 
-def forgetting(model, batch, accelerator, limits, rows):
+def forgetting(model, batch, accelerator, limits, *others):
     limits.clear()
-    return forward_backward(model, batch, accelerator, limits, rows)
+    return forward_backward(model, batch, accelerator, limits, *others)
 
 
 def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
@@ -326,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tokens, tmp_pat
         train(model, tokens, recipe, tmp_path, save_minutes=1e-9)
     rows = epoch_batches(tokens["train"]["length"][:], recipe, 1)[3]
     assert "The loss of the step after step 3 of 5 (epoch 1 of 1) is not finite" in str(error.value)
-    assert f"rows in the train split are {', '.join(map(str, rows))}, of" in str(error.value)
+    assert f"rows in the train split: {', '.join(map(str, rows))}, of" in str(error.value)
     assert torch.equal(weights(model), kept[3]), "the weights moved"
     model.forward = forward
     assert checkpoints_in(tmp_path)

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "agnews_cpu"
 
@@ -20,34 +21,23 @@ def cpu_kernels(model, device: torch.device):
     all products. Whatever happens, the model is afterwards as it was: its mode, too, and its forward pass,
     which Accelerate wraps for bf16 and fp16.
     """
-    forwards = {module: vars(module).get("forward") for module in model.modules()}
-    mode, attention = model.training, model.config._attn_implementation
+    before, attention = {m: dict(vars(m)) for m in model.modules()}, model.config._attn_implementation
     try:
         if device.type == "cpu":  # a GPU has better ones
-            _put_in(model)
+            model.config._attn_implementation = NAME
+            for module in model.modules():
+                if type(module) is nn.Dropout and "forward" not in vars(module):
+                    module.forward = partial(layer_dropout, module)
+            if model.config.model_type == "distilbert":
+                last = model.distilbert.transformer.layer[-1]
+                last.forward = partial(first_token_only, last)
         yield
     finally:
         model.config._attn_implementation = attention
-        for module, forward in forwards.items():
-            for name in ("forward", "_original_forward"):
-                vars(module).pop(name, None)
-            if forward is not None:
-                module.forward = forward
-        model.train(mode)
-
-
-def _put_in(model) -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, cpu_attention)
-    AttentionMaskInterface.register(NAME, additive_mask)
-    model.config._attn_implementation = NAME
-    for module in model.modules():
-        if type(module) is nn.Dropout and "forward" not in vars(module):
-            module.forward = partial(layer_dropout, module)
-    if model.config.model_type == "distilbert":
-        last = model.distilbert.transformer.layer[-1]
-        last.forward = partial(first_token_only, last)
+        for module, attributes in before.items():
+            for name in vars(module).keys() - attributes.keys():
+                delattr(module, name)
+            vars(module).update(attributes)
 
 
 def first_token_only(block, hidden_states, attention_mask=None, **options) -> torch.Tensor:
@@ -55,14 +45,10 @@ def first_token_only(block, hidden_states, attention_mask=None, **options) -> to
 
     That token still attends to all others, so its vector is the one of the whole block.
     """
-    part, first = block.attention, hidden_states[:, :1]
-
-    def heads(linear, states):
-        return linear(states).view(*states.shape[:2], -1, part.attention_head_size).transpose(1, 2)
-
-    query, key = heads(part.q_lin, first), heads(part.k_lin, hidden_states)
-    value, p = heads(part.v_lin, hidden_states), part.dropout.p if block.training else 0.0
-    mixed, _ = cpu_attention(part, query, key, value, attention_mask, part.scaling, p, **options)
+    part, first, p = block.attention, hidden_states[:, :1], block.attention.dropout.p * block.training
+    vectors = part.q_lin(first), part.k_lin(hidden_states), part.v_lin(hidden_states)
+    heads = [v.unflatten(-1, (-1, part.attention_head_size)).transpose(1, 2) for v in vectors]
+    mixed, _ = cpu_attention(part, *heads, attention_mask, part.scaling, p, **options)
     first = block.sa_layer_norm(part.out_lin(mixed.flatten(2)) + first)
     return block.output_layer_norm(block.ffn(first) + first)
 
@@ -105,3 +91,7 @@ def cpu_attention(module, query, key, value, attention_mask, scaling=None, dropo
         scores = scores + attention_mask
     probabilities = drop(scores.softmax(-1), dropout)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, cpu_attention)
+AttentionMaskInterface.register(NAME, additive_mask)

@@ -3,19 +3,23 @@
 import functools
 import os
 import re
-import threading
 import traceback
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import HubUnreachable
+from .storage import read_json
 
 KNOWN = "distilbert/distilbert-base-uncased"  # surely there: asked for to see whether the Hub answers
 WAIT = 10  # seconds for an answer or the next bytes; some requests of the libraries would wait for ever
 TRIES = 5  # requests in a row without a usable answer; the libraries make 7 for each file
 PATIENCE = 60  # seconds that a Hub with too many requests may make us wait
 LATER = "Run the same again later."
+# Sizes of a model's config.json above which it is refused
+MOST = {"n_layers": 1000, "num_hidden_layers": 1000, "num_labels": 10**5, "vocab_size": 10**7}
+MOST |= {"dim": 10**5, "hidden_size": 10**5, "hidden_dim": 10**6, "intermediate_size": 10**6}
 # How a failure looks (what the Hub refused, else the exceptions), the reason, the remedy, and what may cure
 # it: "again", or "anew", which leaves the cache aside. The first that fits counts.
 FAILURES = (
@@ -33,8 +37,7 @@ FAILURES = (
 )
 
 
-@dataclass(frozen=True)
-class HubStatus:
+class HubStatus(NamedTuple):
     """Whether the Hub answers, whether what we need lies in its local cache, and both in words."""
 
     reachable: bool
@@ -64,21 +67,16 @@ def silence(seconds: float = 2.5) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    answer = ["does not answer" + (f" at {endpoint}" if "HF_ENDPOINT" in os.environ else "")]
-
-    def ask():
-        with suppress(Exception):  # no route, no such host, a broken certificate: all the same to the reader
-            asked = request.Request(f"{endpoint}/{KNOWN}/resolve/main/config.json", method="HEAD")
-            try:
-                request.urlopen(asked, timeout=seconds).close()
-                answer.clear()
-            except error.HTTPError as refusal:
-                answer[0] = f"answers with error {refusal.code}"
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return "".join(f"the Hugging Face Hub {words}" for words in answer)
+    try:
+        asked = request.Request(f"{endpoint}/{KNOWN}/resolve/main/config.json", method="HEAD")
+        with ThreadPool(1) as thread:
+            thread.apply_async(request.urlopen, [asked], {"timeout": seconds}).get(seconds).close()
+        return ""
+    except error.HTTPError as refusal:
+        return f"the Hugging Face Hub answers with error {refusal.code}"
+    except Exception:  # no route, no such host, a broken certificate, no time: all the same to the reader
+        where = f" at {endpoint}" if "HF_ENDPOINT" in os.environ else ""
+        return f"the Hugging Face Hub does not answer{where}"
 
 
 def in_cache(model: str, data: str) -> bool:
@@ -113,17 +111,19 @@ def from_hub(name: str, load, tried: str | None = None):
         with watch.over_requests(offline=bool(silent)):
             return load(tried == "anew")
     except Exception as error:  # three libraries and what they are built on have many ways to fail
-        reason, remedy, cure = watch.explain(error)
+        seen = watch.refusal or "".join(traceback.format_exception(error, limit=0))  # limit: no lines of code
+        shown = watch.refusal or " ".join(str(error.__cause__ or error).split())[:200]
+        reason, remedy, cure = next(row[1:] for row in FAILURES if re.search(row[0], seen))
+        reason, remedy = reason.format(shown), remedy.format(watch.wait)
         if cure and not tried and not silent:
             print(f"note: {name}: {reason}; trying once more.")
             return from_hub(name, load, tried=cure)
         if silent:
             reason = f"{silent}, so it was looked for in its cache; {reason}"
             remedy = "Go online and run the same again."
-        raise HubUnreachable(
-            f"{name} cannot be loaded from the Hugging Face Hub: {reason}. {remedy} "
-            "Files that arrived whole are kept. AGNEWS_PROFILE=offline needs no Hub."
-        ) from error
+        advice = "Files that arrived whole are kept. AGNEWS_PROFILE=offline needs no Hub."
+        failed = f"{name} cannot be loaded from the Hugging Face Hub: {reason}."
+        raise HubUnreachable(f"{failed} {remedy} {advice}") from error
 
 
 def pretrained(auto_class, name: str | Path, **options):
@@ -136,18 +136,20 @@ def pretrained(auto_class, name: str | Path, **options):
     """
     load = functools.partial(auto_class.from_pretrained, name, trust_remote_code=False, **options)
     if not Path(name).is_dir():
+        if re.match(r"[~./\\]|\w:", str(name)) or str(name).endswith("/"):  # no id of the Hub looks like this
+            raise FileNotFoundError(f"There is no folder {str(name)!r}. Give another, or the id of a model.")
         shown = name if name == KNOWN else f"The model {name!r} (there is no such folder)"
         return from_hub(shown, lambda anew: load(force_download=anew))
     try:
-        if not (Path(name) / "config.json").is_file():  # transformers 5.0 makes a tokenizer of nothing
-            raise FileNotFoundError("it has no config.json")
+        config = read_json(Path(name) / "config.json")  # transformers 5.0 makes a tokenizer without one
+        for size, most in MOST.items():  # before memory is taken for it
+            if isinstance(found := config.get(size), int) and found > most:
+                raise ValueError(f"its config.json has {size} {found:,}, which cannot be meant")
         return load(local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(
-            f"The folder {str(name)!r} does not hold a model that can be read ({reason[:200]}). "
-            "Give another folder; AGNEWS_MODEL=mini needs none."
-        ) from error
+        there = f"The folder {str(name)!r} does not hold a model that can be read ({reason[:200]})."
+        raise FileNotFoundError(f"{there} Give another folder; AGNEWS_MODEL=mini needs none.") from error
 
 
 class _Watch:
@@ -159,17 +161,16 @@ class _Watch:
     def over_requests(self, offline: bool):
         from huggingface_hub import constants, get_session
 
-        hooks, before = get_session().event_hooks, (constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET)
-        hooks["request"].append(self.request)
-        hooks["response"].append(self.response)
+        client, before = get_session(), (constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET)
+        hooks = client.event_hooks
+        client.event_hooks = {kind: [*hooks[kind], getattr(self, kind)] for kind in ("request", "response")}
         # No argument turns off all requests, and each costs 25 s in vain. Xet makes its own, where nobody
         # sees them, and is reported to stall for ever on poor networks (xet-core issues 850 and 898).
         constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = offline or before[0], True
         try:
             yield
         finally:
-            hooks["request"].remove(self.request)
-            hooks["response"].remove(self.response)
+            client.event_hooks = hooks
             constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = before
 
     def request(self, request):
@@ -190,14 +191,6 @@ class _Watch:
         else:
             self.refusal = self.refusal or f"error {code} for {self.file}"
             told = f"{headers.get('retry-after', '')} {headers.get('ratelimit', '')}"
-            seconds = re.search(r"(?:^|r=0;\s*t=)(\d+)", told)
-            if code == 429 and seconds and int(seconds[1]) > self.wait:
-                self.wait = int(seconds[1])
+            self.wait = max([PATIENCE, *map(int, re.findall(r"(?:^|r=0;\s*t=)(\d+)", told))])
+            if self.wait > PATIENCE:  # the libraries would
                 raise HubUnreachable(self.refusal)
-
-    def explain(self, error: BaseException) -> tuple[str, str, str | None]:
-        """Reason, remedy and cure: of the first refusal, else of this exception and those behind it."""
-        seen = self.refusal or "".join(traceback.format_exception(error, limit=0))  # limit: no lines of code
-        shown = self.refusal or " ".join(str(error.__cause__ or error).split())[:200]
-        _, reason, remedy, cure = next(row for row in FAILURES if re.search(row[0], seen))
-        return reason.format(shown), remedy.format(self.wait), cure

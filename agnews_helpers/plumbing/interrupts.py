@@ -23,8 +23,8 @@ class StopWish:
         self._first, self._at_once, self._before, self._terminals = 0.0, False, {}, []
 
     def __enter__(self) -> "StopWish":
-        streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
-        self._terminals = [stream.fileno() for stream in streams if not stream.closed and stream.isatty()]
+        streams = (sys.__stdout__, sys.__stderr__)
+        self._terminals = [s.fileno() for s in streams if s and not s.closed and s.isatty()]
         if threading.current_thread() is threading.main_thread():
             wanted = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._handle) for number in wanted}
@@ -45,18 +45,12 @@ class StopWish:
             self._at_once = False
 
     def _handle(self, number, frame) -> None:
-        if number == getattr(signal, "SIGHUP", None):
-            self._leave_terminal()
-        now = time.monotonic()
-        again = self.made and now - self._first >= self.PATIENCE
-        if not self.made:
+        if number == getattr(signal, "SIGHUP", None):  # writing to a terminal that was closed is an error
+            with open(os.devnull, "wb") as nowhere:
+                for terminal in self._terminals:
+                    os.dup2(nowhere.fileno(), terminal)
+        again, now = self.made, time.monotonic()
+        if not again:
             self.made, self._first = True, now
-        if again or self._at_once:
+        if self._at_once or again and now - self._first >= self.PATIENCE:
             raise KeyboardInterrupt
-
-    def _leave_terminal(self) -> None:
-        """Send what is still printed nowhere: writing to a terminal that was closed is an error."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for number in self._terminals:
-            os.dup2(nowhere, number)
-        os.close(nowhere)

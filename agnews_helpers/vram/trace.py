@@ -15,7 +15,9 @@ from itertools import accumulate
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
+import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
 
 from ..plumbing.errors import InvalidValue
 from ..plumbing.hub import pretrained
@@ -95,33 +97,25 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     positions = getattr(config, "max_position_embeddings", None)
     for rows, length in shapes:
         if rows < 1 or length < 1 or positions and length > positions:
-            raise InvalidValue(
-                f"A batch of {rows} rows x {length} tokens: rows must be at least 1, tokens from 1 to "
-                f"{positions} (the model's positions)."
-            )
+            allowed = f"rows must be at least 1, tokens from 1 to {positions} (the model's positions)"
+            raise InvalidValue(f"A batch of {rows} rows x {length} tokens: {allowed}.")
     return _trace(json.dumps(config.to_dict(), default=str), shapes, options)
 
 
 @functools.lru_cache(maxsize=64)
 def _trace(description: str, shapes: tuple, options: StepOptions) -> Trace:
-    from transformers import AutoConfig
-    from transformers.initialization import no_init_weights
-
-    config = AutoConfig.for_model(**json.loads(description))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, no_init_weights():
-        model = new_model(config, options)
-    recorder = Recorder(model, options)
-    with mode, on_cuda.patched(model, options):
-        return Trace(recorder.record(shapes))
+    config = transformers.AutoConfig.for_model(**json.loads(description))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with no_init_weights():
+            model = new_model(config, options)
+        with on_cuda.patched(model, options):
+            return Trace(Recorder(model, options).record(shapes))
 
 
 def new_model(config, options: StepOptions):
     """A new fp32 model with the attention and the checkpointing of the options."""
-    from transformers import AutoModelForSequenceClassification
-
-    config = copy.deepcopy(config)  # transformers would write into it
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    auto = transformers.AutoModelForSequenceClassification
+    model = auto.from_config(copy.deepcopy(config), dtype=torch.float32)  # it would write into the config
     model.config._attn_implementation = options.attention
     if options.checkpointing:
         # transformers 5 renamed gradient checkpointing to activation checkpointing
@@ -130,31 +124,21 @@ def new_model(config, options: StepOptions):
     return model
 
 
-class TraceFamily:
-    """Traces for any number of rows of one length, from two that were really made.
+def scaled_trace(config, rows: int, length: int, options: StepOptions = StepOptions()) -> Trace:
+    """The trace of `TRACED_STEPS` batches of any number of rows, from two that were really made.
 
     For one length every storage has a size of the form a + b x rows, and the order of events does not
     depend on the rows; so two traces give all others. A test holds this against traces of their own.
     Arguments and errors as for `trace_steps`.
     """
-
-    def __init__(self, config, length: int, options: StepOptions = StepOptions()):
-        shapes = [[(rows, length)] * TRACED_STEPS for rows in (2, 4)]
-        self.two, self.four = (trace_steps(config, shape, options).events for shape in shapes)
-        if [(a.op, made) for a, made in self.two] != [(a.op, made) for a, made in self.four]:
-            raise RuntimeError(f"the order of allocations changes with the number of rows at length {length}")
-
-    def trace(self, rows: int) -> Trace:
-        """The trace of batches of so many rows, at least 1."""
-        if rows < 1:
-            raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
-        scaled, events = {}, []
-        for (two, made), (four, _) in zip(self.two, self.four):
-            if made:
-                size = two.size + (four.size - two.size) * (rows - 2) // 2
-                scaled[two] = replace(two, size=max(size, 1))
-            events.append((scaled[two], made))
-        return Trace(events)
+    if rows < 1:
+        raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
+    two, four = (trace_steps(config, [(n, length)] * TRACED_STEPS, options).events for n in (2, 4))
+    if [(a.op, made) for a, made in two] != [(a.op, made) for a, made in four]:
+        raise RuntimeError(f"the order of allocations changes with the number of rows at length {length}")
+    pairs = [(a, b) for (a, made), (b, _) in zip(two, four) if made]
+    scaled = {a: replace(a, size=max(1, a.size + (b.size - a.size) * (rows - 2) // 2)) for a, b in pairs}
+    return Trace([(scaled[a], made) for a, made in two])
 
 
 def config_for(model=HUB_MODEL):
@@ -172,8 +156,6 @@ def config_for(model=HUB_MODEL):
     FileNotFoundError, HubUnreachable
         When the folder or the Hub has no such model.
     """
-    import transformers
-
     if model == HUB_MODEL:
         return transformers.DistilBertConfig(num_labels=4)
     if model == "mini":
@@ -181,7 +163,6 @@ def config_for(model=HUB_MODEL):
     ready = isinstance(model, transformers.PretrainedConfig)
     config = model if ready else pretrained(transformers.AutoConfig, str(model))
     if type(config) not in transformers.AutoModelForSequenceClassification._model_mapping:
-        raise InvalidValue(
-            f"{type(config).__name__} has no sequence classifier in transformers; take one like DistilBERT."
-        )
+        name = type(config).__name__
+        raise InvalidValue(f"{name} has no sequence classifier in transformers; take one like DistilBERT.")
     return config

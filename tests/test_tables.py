@@ -1,0 +1,582 @@
+"""One file at a time: what people save, and what is no table at all. Folders are in test_data.py."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import tracemalloc
+import zipfile
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agnews_helpers import DataError
+from agnews_helpers.plumbing.tables import (
+    MOST,
+    find_table,
+    open_table,
+    plain_label,
+    problem_of,
+    read_lines,
+    read_texts,
+)
+
+LONG = bool(os.environ.get("AGNEWS_LONG"))  # five minutes of every kind of bytes
+ANY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+PAIRS = [("Sports", "The cup final."), ("World", "A treaty, signed; at last"), ("Sports", "Rain at the race")]
+
+
+def read(folder, content, name="any.csv", **options):
+    """(label, text) of each row of a file with this content, or a DataError."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(label, text) for _, _, label, text in read_texts(path, **options).rows]
+
+
+def refused(folder, content, *parts, name="any.csv", **options):
+    """The one line in which a file is refused; it names the file, and has these parts."""
+    with pytest.raises(DataError) as error:
+        read(folder, content, name, **options)
+    message = str(error.value)
+    assert name in message and "\n" not in message and len(message) < 500, message
+    assert message.isprintable() and not [part for part in parts if part not in message], message
+    return message
+
+
+def as_csv(rows, separator=",", quoting=csv.QUOTE_MINIMAL, header=()):
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, quoting=quoting).writerows([header, *rows] if header else rows)
+    return file.getvalue()
+
+
+# separators and headers
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "header", [(), ("label", "text"), ("Class Index", "Description"), ("Category", "Body")]
+)
+def test_separators_quoted_or_not_with_and_without_a_header(tmp_path, separator, quoting, header):
+    assert read(tmp_path, as_csv(PAIRS, separator, quoting, header)) == PAIRS
+
+
+def test_the_separator_stands_first_and_may_stand_in_every_text(tmp_path):
+    rows = [("Sports", f"first, second {i}") for i in range(9)]
+    assert read(tmp_path, "".join(f"{label};{text}\n" for label, text in rows)) == rows
+    rows = [("Food, drink", f"bread; cheese {i}") for i in range(9)]
+    assert read(tmp_path, as_csv(rows, ";", csv.QUOTE_ALL)) == rows
+    assert read(tmp_path, as_csv(rows, ",")) == rows
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
+def test_a_first_line_that_names_the_separator(tmp_path, first):
+    path = tmp_path / "any.csv"
+    path.write_text(f"{first}\r\nCategory;Text\r\nSports;one, two\r\n", encoding="utf-8", newline="")
+    read = read_texts(path)
+    assert [*read.rows] == [(3, ["Sports", "one, two"], "Sports", "one, two")] and read.separator == ";"
+
+
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        (["", "text", "label"], ["0", "The words", "Sports"]),
+        (["Unnamed: 0", "label", "text"], ["0", "Sports", "The words"]),
+        (["text", "label"], ["The words", "Sports"]),
+        (["label", "text"], ["Sports", "The words"]),
+        (["message", "Category"], ["The words", "Sports"]),
+        (["label_id", "text"], ["Sports", "The words"]),
+        (["id", "label", "text"], ["17", "Sports", "The words"]),
+        (["id", "topic", "headline"], ["17", "Sports", "The words"]),
+        (["text_id", "text", "labels"], ["17", "The words", "Sports"]),
+        (["text", "label", "label_text"], ["The words", "Sports", "of sport"]),
+        (["author", "class name", "description", "title"], ["Ann", "Sports", "words", "The"]),
+        (["TARGET", " Text "], ["Sports", "The words"]),
+        (["\u200blabel", "te\u200bxt"], ["Sports", "The words"]),
+        (["label", "text", "", ""], ["Sports", "The words", "", ""]),
+    ],
+)
+def test_headers_in_many_words_and_any_order(tmp_path, header, row):
+    assert read(tmp_path, as_csv([row], header=header)) == [("Sports", "The words")]
+
+
+def test_columns_that_the_reader_names(tmp_path):
+    content = as_csv(
+        [["7", "Lob", "Gut", "und billig"]], ";", header=["Nr", "Kategorie", "Titel", "Nachricht"]
+    )
+    asked = dict(label_column="Kategorie", text_columns="Titel, Nachricht")
+    assert read(tmp_path, content, **asked) == [("Lob", "Gut und billig")]
+    layout = read_texts(tmp_path / "any.csv", **asked).layout
+    assert layout == [
+        "separator ';'",
+        "label column 'Kategorie'",
+        "text 'Titel', 'Nachricht'",
+        "not used 'Nr'",
+    ]
+    refused(tmp_path, content, "'Nr', 'Kategorie'", "'kategorie' is none of them", label_column="kategorie")
+    refused(tmp_path, content, "Which are the text?", "--text-columns", label_column="Kategorie")
+
+
+@pytest.mark.parametrize(
+    "header, question",
+    [
+        (["headline", "text"], "Which is the label?"),
+        (["label", "category", "text"], "Which is the label?"),
+        (["label", "subject", "body"], "Which are the text?"),
+        (["label"], "Which are the text?"),
+    ],
+)
+def test_a_header_that_leaves_a_question_is_asked_about(tmp_path, header, question):
+    refused(tmp_path, as_csv([["x"] * len(header)] * 3, header=header), repr(header[0]), question, "--")
+
+
+@pytest.mark.parametrize("row", ["3,Target,What it sells", "3,,Words without a title", "3,Text,Another"])
+def test_a_first_row_is_no_header_for_one_word_in_it(tmp_path, row):
+    assert [label for label, _ in read(tmp_path, f"{row}\n4,Title,Words\n")] == ["3", "4"]
+
+
+def test_a_header_that_comes_again(tmp_path):
+    part = as_csv(PAIRS, header=["label", "text"])
+    refused(tmp_path, part + part, "line 5", "the header once more", "Remove")
+
+
+def test_blank_lines_and_empty_rows(tmp_path):
+    content = "\r\n\r\nlabel,text\r\n\r\nSports,The cup\r\n,\r\n , \r\n\r\n"
+    assert read(tmp_path, content) == [("Sports", "The cup")]
+    assert read(tmp_path, '3, "a title", "a, text"\n4 , b, c\n,,\n,,\n') == [
+        ("3", "a title a, text"),
+        ("4", "b c"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
+@pytest.mark.parametrize("content", ["", "\n\n", " \r\n", "\ufeff"])
+def test_nothing_is_no_rows(tmp_path, name, content):
+    data = content.encode()
+    assert read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == []
+
+
+@pytest.mark.parametrize(
+    "content, parts",
+    [
+        ("3,one\n4,two, three\n", ["line 2", "3 fields", "first row has 2", "','"]),
+        ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
+        ("3~one\n4~two\n", ["one column", "a label and a text"]),
+        ('3,"one\n4,two\n3,three\n', ["line 1", "quotation mark opens in this row", "Close it"]),
+        ('3,one\n4,"two\n3,"three"\n4,"four"\n', ["line 2", "quotation mark opens in this row"]),
+        ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
+        ('3,one,two\n4,"open\n3,three,four\n4,five 12"\n', ["line 2", "2 fields", "close"]),
+        ('label,text\n"",one\n', ["line 2", "no label"]),
+        ("label,text\n-1,one\n", ["line 2", "the label -1, where one class is needed"]),
+        ("label,text\n3,\n", ["line 2", "without text", "Remove it"]),
+        ('3,"\u200b\ufeff\x07"\n', ["line 1", "without text"]),
+        ("3,one\n4,\x1b\x1b\n", ["line 2", "without text"]),
+    ],
+)
+def test_rows_that_cannot_be_used(tmp_path, content, parts):
+    refused(tmp_path, content, *parts)
+
+
+# encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
+def test_encodings_with_a_mark(tmp_path, encoding, name):
+    rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €")]
+    lines = as_csv(rows, "\t" if "tsv" in name else ",")
+    if "jsonl" in name:
+        lines = "".join(json.dumps(dict(label=a, text=b), ensure_ascii=False) + "\n" for a, b in rows)
+    mark = "\ufeff" if encoding[-2:] in ("be", "le") else ""
+    data = (mark + lines).encode(encoding)
+    assert read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == rows
+
+
+@pytest.mark.parametrize(
+    "data, parts",
+    [
+        (
+            b"3,one\n4,caf\xe9\n",
+            ["line 2", "not UTF-8", "0xe9", "'\u00e9'", "Windows-1252", "Save", "CSV UTF-8"],
+        ),
+        (b"3,one\n4,\x935\x94\n", ["line 2", "0x93", "\u201c"]),
+        (b"3,one\n4,\x81\n", ["line 2", "0x81"]),
+        (b"3,one\n4,a\0b\n", ["line 2", "null byte"]),
+        ("3,one\n4,two\n".encode("utf-16-le"), ["line 1", "null byte", "UTF-8"]),
+        ("3,one\n".encode("utf-32"), ["line 1", "null byte"]),
+        (b"3,one\n4,\xed\xa0\x80\n", ["line 2", "not UTF-8"]),
+        ("3,one\n4,two\n".encode("utf-16")[:-1], ["line 2", "UTF-16 that breaks off"]),
+        (b"\xff\xfe3\0,\0\x00\xd8x\0\n\0", ["line 1", "half a character"]),
+    ],
+)
+def test_bytes_that_are_no_text(tmp_path, data, parts):
+    refused(tmp_path, data, *parts)
+    if b"\xff\xfe" not in data[:2]:
+        refused(tmp_path, gzip.compress(data), *parts, name="any.csv.gz")
+
+
+@pytest.mark.parametrize("end", [b"\x1a", b"\n\x1a", b"\r\n\x1a\r\n", b"\x1a\x1a"])
+def test_the_end_mark_of_old_systems(tmp_path, end):
+    assert read(tmp_path, b"3,one\r\n4,two" + end) == [("3", "one"), ("4", "two")]
+
+
+# big and odd fields
+
+
+@pytest.mark.parametrize("name", ["any.csv", "any.jsonl", "any.parquet"])
+def test_a_field_of_three_million_characters(tmp_path, name):
+    rows = [("Sports", "word \u00e9 " * 400_000), ("World", "short")]
+    table = pd.DataFrame(rows, columns=["label", "text"])
+    if name == "any.parquet":
+        table.to_parquet(buffer := io.BytesIO())
+        data = buffer.getvalue()
+    elif name == "any.jsonl":
+        data = table.to_json(orient="records", lines=True)
+    else:
+        data = as_csv(rows)
+    csv.field_size_limit(131_072)  # as Python sets it
+    assert read(tmp_path, data, name) == [(label, text.strip()) for label, text in rows]
+    assert csv.field_size_limit() == 131_072
+
+
+@pytest.mark.parametrize("name", ["any.csv", "any.jsonl", "any.csv.gz"])
+def test_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, name):
+    path, opened = tmp_path / name, gzip.open if name.endswith("gz") else open
+    with opened(path, "wb") as file:
+        file.write(b"3,one\n" if "csv" in name else b'{"label": 1, "text": "a"}\n')
+        for _ in range(100):
+            file.write(b"words and more " * 2**16)  # 100 MB
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"{name}, line 2: over 16,777,216 characters"):
+        [*read_texts(path).rows]
+    assert tracemalloc.get_traced_memory()[1] < 5 * MOST
+    tracemalloc.stop()
+
+
+def test_a_quotation_mark_that_swallows_a_large_file_is_named_where_it_opens(tmp_path):
+    path = tmp_path / "any.csv"
+    with path.open("w", encoding="utf-8") as file:
+        file.write('3,one\n4,"two\n')
+        file.write("3,one more row of this file\n" * (MOST // 20))
+    csv.field_size_limit(131_072)  # as Python sets it
+    with pytest.raises(DataError, match="any.csv, line 2: a quotation mark opens in this row.*field limit"):
+        [*read_texts(path).rows]
+    assert csv.field_size_limit() == 131_072
+
+
+def test_text_is_kept_as_it_is(tmp_path):
+    text = 'N/A "null" \x0b\u2028 a\tb\nline, and\r\nanother $x_{$ [SEP] \x1b[31m'
+    assert read(tmp_path, as_csv([("3", text)])) == [("3", text)]
+
+
+# labels
+
+
+@pytest.mark.parametrize(
+    "label, plain",
+    [
+        ("3.0", "3"),
+        ("03", "3"),
+        ("+3", "3"),
+        ("0", "0"),
+        ("0.0", "0"),
+        ("000", "0"),
+        ("3.5", "3.5"),
+        (" 3 ", "3"),
+        ("\u00a03\u200b", "3"),
+        ("\ufeffSports\u200d", "Sports"),
+        ("\uff13", "3"),
+        ("Sci /\u00a0 Tech\t", "Sci / Tech"),
+        (3, "3"),
+        (3.0, "3"),
+        (True, "True"),
+        (None, ""),
+        (float("nan"), ""),
+        ("nan", "nan"),
+        ("\x1b[31mred", "[31mred"),
+        ("half\ud800", "half"),
+        ("-1", "-1"),
+        ("9" * 5000, "9" * 5000),
+        ("1e3", "1e3"),
+        ("1_000", "1_000"),
+    ],
+)
+def test_labels_are_read_as_they_are_meant(label, plain):
+    assert plain_label(label) == plain and plain_label(plain) == plain
+
+
+def test_a_label_of_a_million_characters_takes_no_time():
+    assert plain_label("0" * 10**6 + "x") == "0" * 10**6 + "x"
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("?!", None),
+        ("😀", None),
+        ("", "without text"),
+        ("\u200b \x00\ufeff\u00ad", "without text"),
+        ("\ud800", "without text"),
+        ("words \ud800", "half a character"),
+        ("words \0", "null byte"),
+        (5, "int 5"),
+        (None, "NoneType"),
+        (["a"], "list"),
+    ],
+)
+def test_what_cannot_be_a_text(text, problem):
+    assert problem_of(text) is None if problem is None else problem in problem_of(text)
+
+
+# not what its name says
+
+
+def workbook():
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
+        file.writestr("xl/worksheets/sheet1.xml", "<worksheet/>")
+    return buffer.getvalue()
+
+
+def parquet(**columns):
+    pd.DataFrame(columns).to_parquet(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data, name, parts",
+    [
+        (gzip.compress(b"3,one\n"), "any.csv", ["not what its name says", ".gz", "Call it so"]),
+        (workbook(), "any.csv", ["not what its name says", ".xlsx", "CSV UTF-8"]),
+        (workbook(), "any.tsv", ["not what its name says", ".xlsx"]),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "any.csv", [".xls", "CSV UTF-8"]),
+        (parquet(text=["a"], label=[1]), "any.csv", ["not what its name says", ".parquet"]),
+        (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
+        (gzip.compress(b"3,one\n" * 999)[:-9], "any.csv.gz", ["damaged gzip"]),
+        (gzip.compress(b"3,one\n" * 999)[:20] + b"\xff" * 40, "any.csv.gz", ["damaged gzip"]),
+        (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
+        (b"PAR1 and nothing else", "any.parquet", ["cannot be read as Parquet", "Get it again"]),
+        (parquet(text=["a"], label=[1])[:-9], "any.parquet", ["cannot be read as Parquet"]),
+        (b"3,one\n", "any.jsonl", ["line 1", "no JSON object"]),
+        (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["one column"]),
+        (b"BZh91AY&SY\xff\xfe\x00", "any.csv", ["line 1"]),
+        (b"3,one\n", "any.txt", [".csv, .tsv, .jsonl or .parquet"]),
+    ],
+)
+def test_files_that_are_not_what_their_name_says(tmp_path, data, name, parts):
+    refused(tmp_path, data, *parts, name=name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.csv", "Train.csv", "TRAIN.CSV", "train.csv.gz", "train.tsv", "train-00000-of-00001.parquet"],
+)
+def test_names_of_files_that_are_found(tmp_path, name):
+    (tmp_path / name).touch()
+    (
+        (tmp_path / "training.csv").touch(),
+        (tmp_path / "train.csv.bak").touch(),
+        (tmp_path / "._train.csv").touch(),
+    )
+    assert find_table(tmp_path, "train") == tmp_path / name and find_table(tmp_path, "test") is None
+
+
+def test_two_files_of_a_split(tmp_path):
+    (tmp_path / "train.csv").touch(), (tmp_path / "train.jsonl").touch()
+    with pytest.raises(DataError, match="train.csv and train.jsonl. Keep one of them."):
+        find_table(tmp_path, "train")
+
+
+# Parquet and JSON lines
+
+
+@pytest.mark.parametrize("labels", [[3.0, 4.0], [3, 4], ["3", "4"], ["03", "4.0"], pd.Categorical([3, 4])])
+def test_parquet_with_labels_of_any_type(tmp_path, labels):
+    assert read(tmp_path, parquet(Text=["a", "b"], Label=labels), "any.parquet") == [("3", "a"), ("4", "b")]
+
+
+@pytest.mark.parametrize(
+    "columns, parts",
+    [
+        (dict(text=[5, 6], label=[1, 2]), ["row 1", "the int 5", "which column is text"]),
+        (dict(text=["a", None], label=[1, 2]), ["row 2", "without text"]),
+        (dict(text=["a", "b"], label=[1, float("nan")]), ["row 2", "no label"]),
+        (dict(text=["a", "b"], label=[1, -1]), ["row 2", "the label -1"]),
+        (dict(text=["a", "b"], label=[[1], [1, 2]]), ["row 1", "where one class is needed"]),
+        (dict(text=["a", "b\0"], label=[1, 2]), ["row 2", "null byte"]),
+        (dict(text=[b"a", b"b"], label=[1, 2]), ["row 1", "bytes"]),
+        (dict(headline=["a"]), ["'headline'", "Which is the label?"]),
+    ],
+)
+def test_parquet_that_cannot_be_used(tmp_path, columns, parts):
+    refused(tmp_path, parquet(**columns), *parts, name="any.parquet")
+
+
+def test_no_part_of_a_text_is_dropped_for_its_type(tmp_path):
+    data = parquet(label=["a"], title=["words"], price=[3.5])
+    refused(tmp_path, data, "row 1", "float 3.5", name="any.parquet", text_columns="title,price")
+
+
+def test_parquet_whose_words_are_not_utf8(tmp_path):
+    text = pa.array([b"caf\xe9"], pa.binary()).view(pa.string())
+    pa.parquet.write_table(pa.table(dict(text=text, label=[1])), buffer := io.BytesIO())
+    refused(tmp_path, buffer.getvalue(), "cannot be read as Parquet", name="any.parquet")
+
+
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ('{"label": 1, "text": "half \\ud800"}', ["line 2", "half a character"]),
+        ('{"label": 1, "text": "fine", "\\ud800": ""}', ["line 2", "half a character"]),
+        ('{"label": 1, "text": "fine", "other": "\\udfff"}', ["line 2", "half a character"]),
+        ('{"label": 1, "text": "a \\u0000 b"}', ["line 2", "null byte"]),
+        ('{"label": 1, "text": "\\u200b\\u0007"}', ["line 2", "without text"]),
+        ('{"label": 1}', ["line 2", "without text"]),
+        ('{"text": "a"}', ["line 2", "no label"]),
+        ('{"label": null, "text": "a"}', ["line 2", "no label"]),
+        ('{"label": NaN, "text": "a"}', ["line 2", "no label"]),
+        ('{"label": ["a", "b"], "text": "a"}', ["line 2", "where one class is needed"]),
+        ('{"label": 1, "text": 7}', ["line 2", "the int 7"]),
+        ('{"label": 1, "text": {"a": "' + "b" * 999 + '"}}', ["line 2", "the dict"]),
+        ('["a", "b"]', ["line 2", "no JSON object"]),
+        ('{"label": 1, ', ["line 2", "no JSON object"]),
+        ("[" * 10**5, ["line 2", "no JSON object"]),
+        ('{"label": ' + "9" * 5000 + ', "text": "a"}', ["line 2", "no JSON object"]),
+    ],
+)
+def test_json_lines_that_cannot_be_used(tmp_path, line, parts):
+    refused(tmp_path, '{"label": 1, "text": "fine"}\n' + line + "\n", *parts, name="any.jsonl")
+
+
+def test_json_lines_with_more_or_other_order(tmp_path):
+    content = '{"text": "a", "label": "x"}\n\n{"other": [1], "label": "y", "text": "b"}\n'
+    assert read(tmp_path, content, "any.jsonl") == [("x", "a"), ("y", "b")]
+
+
+# without labels, for predicting
+
+
+def test_labels_are_not_needed_everywhere(tmp_path):
+    assert read(tmp_path, "text\nfirst\nsecond\n", labelled=False) == [("", "first"), ("", "second")]
+    assert read(tmp_path, "first\nsecond\n", labelled=False) == [("", "first"), ("", "second")]
+    assert read(tmp_path, "id,text\n1,first\n", labelled=False) == [("", "first")]
+    assert read(tmp_path, "label,text\n-1,first\n,second\n", labelled=False) == [
+        ("-1", "first"),
+        ("", "second"),
+    ]
+
+
+def test_rows_are_read_one_by_one(tmp_path):
+    path = tmp_path / "any.csv"
+    path.write_bytes(b"label,text\n3,one\n4,caf\xe9\n")
+    rows = read_texts(path).rows
+    assert next(rows) == (2, ["3", "one"], "3", "one")
+    with pytest.raises(DataError, match="line 3"):
+        next(rows)
+
+
+# whatever stands in a file: rows, or our own error
+
+FIELDS = st.text(max_size=12) | st.sampled_from(
+    [
+        "N/A",
+        "a,b",
+        "a;b",
+        'say ""x""',
+        "line\nbreak",
+        "\r",
+        "\x00",
+        "\ufeff",
+        "\u2028",
+        "1",
+        "text",
+        "\x1a",
+        '"',
+    ]
+)
+LABELS = st.sampled_from(["1", "2", "3.0", "04", "World", "sports", "", "label", "-1", "sep=;"])
+ROWS = st.builds(
+    lambda label, fields, quote, separator: separator.join(
+        f"{quote}{field}{quote}" for field in (label, *fields)
+    ),
+    LABELS,
+    st.lists(FIELDS, max_size=3),
+    st.sampled_from(['"', ""]),
+    st.sampled_from([",", ";", "\t"]),
+)
+OBJECTS = st.dictionaries(
+    st.sampled_from(["label", "text", "title", "description", "id"]),
+    st.none() | st.booleans() | st.floats() | st.integers() | FIELDS | st.lists(st.integers(), max_size=2),
+)
+LINES = st.lists(ROWS | OBJECTS.map(json.dumps), max_size=20)
+TABLES = st.builds(
+    lambda texts, labels: parquet(text=texts, label=labels[: len(texts)]),
+    st.lists(st.text(max_size=5).map(lambda text: text.encode("utf-8", "replace").decode()), max_size=5),
+    st.lists(st.integers(-1, 5), min_size=5, max_size=5),
+)
+
+
+def spoiled(content, changes):
+    data = bytearray(content)
+    for place, byte, cut in changes:
+        if data:
+            data[place % len(data)] = byte
+            del data[place % len(data) : place % len(data) + cut]
+    return bytes(data)
+
+
+CONTENTS = st.binary(max_size=200) | st.builds(
+    spoiled,
+    TABLES
+    | st.builds(
+        lambda rows, end, encoding, squeeze: squeeze(end.join(rows).encode(encoding, "replace")),
+        LINES,
+        st.sampled_from(["\n", "\r\n", "\r"]),
+        st.sampled_from(["utf-8", "utf-8", "utf-16", "cp1252"]),
+        st.sampled_from([bytes, bytes, gzip.compress]),
+    ),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)), max_size=3),
+)
+ENDINGS = st.sampled_from(["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "csv.gz", "jsonl.gz", "Parquet"])
+
+
+@settings(max_examples=40_000 if LONG else 300, deadline=None, suppress_health_check=ANY)
+@given(CONTENTS, ENDINGS, st.booleans())
+def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
+    path = tmp_path / f"any.{ending}"
+    path.write_bytes(content)
+    try:
+        read = read_texts(path, labelled=labelled)
+        rows = [*read.rows]
+    except DataError as error:
+        assert str(path) in str(error)
+        return
+    assert all(problem_of(text) is None and (label or not labelled) for _, _, label, text in rows)
+    lines = [line for line, *_ in rows]
+    assert lines == sorted({*lines}) and all(len(values) == len(read.columns) for _, values, *_ in rows)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=ANY)
+@given(
+    st.lists(st.tuples(LABELS.filter(lambda label: label.isalpha()), FIELDS), min_size=1),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+)
+def test_what_is_written_is_read(tmp_path, rows, separator, encoding, quoting):
+    rows = [(label, text) for label, text in rows if not problem_of(text) and not {*text} & {"\0", "\x1a"}]
+    data = as_csv(rows, separator, quoting, header=["label", "text"]).encode(encoding)
+    expected = [(label, text.strip()) for label, text in rows if (label, text) != ("label", "text")]
+    if ["label", "text"] not in [[*row] for row in rows]:
+        assert read(tmp_path, data) == expected
+
+
+def test_lines_and_columns_of_an_open_table(tmp_path):
+    (tmp_path / "any.csv").write_text('3,"two\nlines"\n\n4,one\n', encoding="utf-8")
+    columns, rows, separator = open_table(tmp_path / "any.csv")
+    assert (columns, separator, [line for line, _ in rows]) == (None, ",", [1, 4])
+    assert [*read_lines(tmp_path / "any.csv")][-1] == "4,one\n"
