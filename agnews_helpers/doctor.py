@@ -103,9 +103,6 @@ def _cuda() -> list[Check]:
     """PyTorch's build against driver and card, and free memory against a step with AG News' longest row."""
     import torch
 
-    from .vram.budget import step_budget
-    from .vram.trace import config_for
-
     card, cuda = this_card(), torch.version.cuda
     if card is None and shutil.which("nvidia-smi") is None:
         return [Check("CUDA", None, "no NVIDIA driver; training runs on the CPU, in the small profiles")]
@@ -115,6 +112,9 @@ def _cuda() -> list[Check]:
     if card is None:
         found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
         return [Check("CUDA", False, found, "Update the driver; nvidia-smi says which CUDA it runs.")]
+    from .vram.budget import step_budget  # only now: it takes seconds
+    from .vram.trace import config_for
+
     built = torch.cuda.get_arch_list()
     code, remedy = "sm_{}{}".format(*card.capability), "Install a PyTorch that was built for this card."
     found, ok = f"{code}; this PyTorch has {', '.join(built)}", _runs_on(card.capability, built)
