@@ -95,8 +95,7 @@ def find_card(name: str) -> Card:
     for known, card in CARDS.items():
         if plain(known) == plain(name):
             return card
-    listed = f"There is no card {name!r} in the list: {', '.join(CARDS)}."
-    raise InvalidValue(f"{listed} For another card give its memory: --vram-gib.")
+    raise InvalidValue(f"There is no card {name!r} in the list: {', '.join(CARDS)}; give --vram-gib.")
 
 
 def this_card() -> Card | None:

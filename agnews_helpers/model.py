@@ -46,8 +46,8 @@ def load_model(recipe: Recipe, names=LABELS):
     known = dict(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        name, size = pretrained_name(recipe), {"num_labels": len(names)}
-        model, new = _load(name, ignore_mismatched_sizes=True, **size, **known)  # a head for other classes
+        anew = dict(num_labels=len(names), ignore_mismatched_sizes=True)  # where it is one for other classes
+        model, new = _load(pretrained_name(recipe), **anew, **known)
     if lacking := [weight for weight in new if weight.startswith(model.base_model_prefix)]:
         print(f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is.")
     return model
@@ -154,7 +154,7 @@ def load_classifier(folder: str | Path):
         When the folder holds no classifier, or a damaged one. OSError : when its files may not be read.
     """
     how = f"Run notebook 04, or: agnews train --output-dir {folder}"
-    for path in (Path(folder) / name for name in FILES):
+    for path in (Path(folder) / name for name in (*FILES, "tokenizer.json")):
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no trained classifier (no {path.name}). {how}")
         path.open("rb").close()
