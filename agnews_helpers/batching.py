@@ -29,14 +29,14 @@ def tokenize(news, tokenizer, recipe: Recipe):
         ids = tokenizer(rows["text"], **how)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    first = encode(news[:100])
-    if 2 * sum(ids.count(tokenizer.unk_token_id) for ids in first["input_ids"]) > sum(first["length"]):
+    few = len(news) < WORTH_A_BAR
+    tokens = encode(news[:] if few else news[:100])
+    first = tokens["input_ids"][:100]
+    if 2 * sum(ids.count(tokenizer.unk_token_id) for ids in first) > sum(map(len, first)):
         unknown = "The tokenizer does not know more than half of these texts' tokens"
-        raise InvalidValue(
-            f"{unknown}: it is another model's, or they are in a script that it was not made for."
-        )
-    if len(news) < WORTH_A_BAR:
-        return concatenate_datasets([news, Dataset.from_dict(encode(news[:]))], axis=1)
+        raise InvalidValue(f"{unknown}: it is another model's, or not made for their script.")
+    if few:
+        return concatenate_datasets([news, Dataset.from_dict(tokens)], axis=1)
     return news.map(encode, batched=True, desc="tokenize")
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 from . import __version__
 from .plumbing.errors import AgnewsError, DoesNotFit, InvalidValue, ResumeError, SaveError
-from .plumbing.storage import PARTIAL, try_file, write_json
+from .plumbing.storage import PARTIAL, patiently, try_file, write_json
 from .recipe import ALLOWED, Recipe, from_environment
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -260,7 +260,7 @@ def _label_file(options) -> dict:
                 written[label], written[confidence] = table.iloc[:, 1], table.iloc[:, 2:].max(axis=1).round(4)
                 written.to_csv(file, index=False, header=not bar.n)
                 bar.update(len(rows))
-        os.replace(partial, target)
+        patiently(os.replace, partial, target)
     finally:
         partial.unlink(missing_ok=True)
     print(f"{bar.n:,} rows labelled in {target}")
