@@ -11,7 +11,7 @@ __version__ = "2.0.0"
 _NAMES = {
     "recipe": "Recipe LABELS",
     "data": "load_data SUPPORT",
-    "model": "load_tokenizer load_model pretrained_name save_classifier load_classifier",
+    "model": "load_tokenizer load_model pretrained_name load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
     "training": "train forward_backward find_or_train Run",
     "evaluation": "evaluate score Report calibration calibration_error",

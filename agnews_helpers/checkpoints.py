@@ -209,9 +209,7 @@ class RunFolder:
         self.newest = self._newest_checkpoint()
         if self.newest is None and other:
             there = f"{self.path} holds a finished run of another kind: {'; '.join(other)}."
-            raise ResumeError(
-                f"{there} {ELSEWHERE} {DISCARD} What is there stays until the new one is finished."
-            )
+            raise ResumeError(f"{there} {ELSEWHERE} {DISCARD} It stays there until the new one is finished.")
         if self.newest is None and self.resume is True:
             raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
 
@@ -416,7 +414,9 @@ def identity_of(recipe: Recipe, tokens, model, processes: int = 1) -> dict:
 def differences(theirs: dict, ours: dict) -> list[str]:
     """What two identities differ in, each in words."""
     names = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
-    return [f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names]
+    there = {name: f"{theirs.get(name)} there and {ours.get(name)} here" for name in names}
+    there |= {name: "another" for name in names if re.match("model|data ", name)}  # parts of a SHA-256
+    return [f"{name} is {told}" for name, told in there.items()]
 
 
 def fingerprint_of_model(model) -> str:

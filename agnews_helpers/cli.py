@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from itertools import islice, tee
 from pathlib import Path
@@ -76,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub.add_argument
 
-    add = command("doctor", _doctor, "say what this machine is and which profile it would run")
-    add("--picture", **path, help="draw the card's facts and memory to FILE")
+    command("doctor", _doctor, "say what this machine is and which profile it would run")
     add = command("budget", _budget, "say whether a training step fits a card", _recipe_flags(OF_BUDGET))
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
@@ -131,8 +131,6 @@ def _doctor(options) -> tuple[int, dict]:
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
-    if options.picture and "recipe" in figures:
-        _draw_picture(options.picture, hardware.this_card() or hardware.GTX_1650_TI)
     return 1 if failed else 0, figures | {"checks": [asdict(check) for check in checks]}
 
 
@@ -219,14 +217,12 @@ def _evaluate(options) -> tuple[int, dict]:
 def _predict(options) -> tuple[int, dict]:
     from .prediction import classify_lists
 
-    if bool(options.file) == bool(options.texts) or bool(options.file) != bool(options.output):
-        raise InvalidValue("Give texts, or - for the lines of the input, or --file and --output.")
+    ways = [bool(options.file), bool(options.texts)]
+    if sum(ways) != 1 or bool(options.output) != ways[0] or "-" in options.texts and len(options.texts) > 1:
+        raise InvalidValue("Give texts, or - alone for the lines of the input, or --file and --output.")
     if options.file:
         return 0, _label_file(options)
-    lines, found = iter(options.texts), []
-    if options.texts == ["-"]:
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        lines = (line.rstrip("\n") for line in sys.stdin if line.strip())
+    lines, found = _texts(options), []
     for table in classify_lists(iter(lambda: list(islice(lines, CHUNK)), []), options.output_dir):
         for text, label, *chances in table.itertuples(index=False, name=None):
             chances = dict(zip(table.columns[2:], chances))
@@ -235,6 +231,19 @@ def _predict(options) -> tuple[int, dict]:
             print(f"{label:9} {shown}\n{'':9} {told}")
             found += [{"text": text, "label": label, **chances}] if options.json else []
     return 0, {"predictions": found}
+
+
+def _texts(options) -> Iterator[str]:
+    """The texts that were given, or the lines of the input."""
+    if options.texts != ["-"]:
+        yield from options.texts
+        return
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for number, line in enumerate(sys.stdin, 1):
+        if line.strip():
+            yield line.rstrip("\n")
+        else:
+            print(f"note: line {number:,} of the input is empty.", file=sys.stderr)
 
 
 def _label_file(options) -> dict:
@@ -249,7 +258,9 @@ def _label_file(options) -> dict:
     if target.exists():
         raise SaveError(f"{target} exists, and would be replaced. Give another name.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
-    label, confidence = (f"predicted_{n}" if n in read.columns else n for n in ("label", "confidence"))
+    added = ["label", "confidence"]
+    while taken := {*added} & {*read.columns}:
+        added = [f"predicted_{name}" if name in taken else name for name in added]
     here, there = tee(iter(lambda: list(islice(read.rows, CHUNK)), []))  # to write, and to label
     tables = classify_lists(([text for *_, text in rows] for rows in there), options.output_dir)
     bar = tqdm(unit="row", desc=" · ".join([options.file.name, *read.layout]))
@@ -257,7 +268,10 @@ def _label_file(options) -> dict:
         with bar, partial.open("w", encoding="utf-8", newline="") as file:
             for rows, table in zip(here, tables):
                 written = pd.DataFrame([values for _, values, *_ in rows], columns=read.columns)
-                written[label], written[confidence] = table.iloc[:, 1], table.iloc[:, 2:].max(axis=1).round(4)
+                written[added[0]], written[added[1]] = (
+                    table.iloc[:, 1],
+                    table.iloc[:, 2:].max(axis=1).round(4),
+                )
                 written.to_csv(file, index=False, header=not bar.n)
                 bar.update(len(rows))
         patiently(os.replace, partial, target)

@@ -20,8 +20,8 @@ SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
 SUPPORT = Path(__file__).parent / "support"  # 300 messages to a web shop: five classes of unequal size
 NEEDED = "a train file and, if there is one, a test file (.csv, .tsv, .jsonl or .parquet)"
 FEWEST = 4  # training rows that make a class of a label; fewer look like a typo
-# What a file holds: label, text and line of each row, and its layout in words.
-Labelled = namedtuple("Labelled", "path labels texts lines layout")
+# What a file holds: label, text and line of each row, its columns, and its layout in words.
+Labelled = namedtuple("Labelled", "path labels texts lines columns layout")
 
 
 def load_data(recipe: Recipe):
@@ -52,20 +52,24 @@ def load_data(recipe: Recipe):
 def load_test(recipe: Recipe, names: list[str]):
     """The test rows alone, for a model whose classes are called `names`. Errors as of `load_data`.
 
-    The training file is read only where there is no test file, or where it alone tells how labels are coded.
+    The training file is read only where there is no test file, or where it alone tells what its labels mean.
     """
     path = None if recipe.data == HUB_DATA else find_table(_folder(recipe), "test")
-    found = _read(path, recipe) if path else None
-    if found is None or (coding := _coding(found, names)) is None:
-        return load_data(recipe)["test"]
-    test = dict(text=found.texts, label=_decode(found, coding))
-    return _dataset(_draw("test", test, recipe.test_rows, recipe), names)
+    if path:
+        found, listed = _read(path, recipe), _listed(path.parent)
+        names, coding = listed or names, _coding(found, listed or names)
+        # Numbers mean the lines of classes.txt, or AG News' classes; of others the training file tells.
+        if coding and (listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)):
+            test = dict(text=found.texts, label=_decode(found, coding))
+            return _dataset(_draw("test", test, recipe.test_rows, recipe), names)
+    return load_data(recipe)["test"]
 
 
 def _folder(recipe: Recipe) -> Path:
     folder = SAMPLE if recipe.data == "sample" else Path(recipe.data)
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}. AGNEWS_DATA must be a folder with {NEEDED}.")
+        what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
+        raise DataError(f"{what} AGNEWS_DATA must be a folder with {NEEDED}.")
     return folder
 
 
@@ -90,7 +94,10 @@ def _read_folder(folder: Path, recipe: Recipe):
     if (coding := _coding(found, names)) is None:
         raise DataError(f"{path}: do its labels begin at 0 or at 1? Write the names of the classes instead.")
     train, layout = dict(text=found.texts, label=_decode(found, coding)), found.layout
-    if layout or tuple(names) != LABELS:
+    for other in filter(None, (find_table(folder, name) for name in ("validation", "valid", "val", "dev"))):
+        print(f"note: {other.name} is not used; a share of {path.name} validates.")
+    by_number = len(found.columns) == 2 and _folded(names).isdisjoint(_folded(coding))  # another's, perhaps
+    if layout or by_number or tuple(names) != LABELS:
         counts = Counter(train["label"])
         classes = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names))
         print(" · ".join([path.name, *layout, f"{len(names)} classes: {classes}"]))
@@ -112,7 +119,7 @@ def _read_folder(folder: Path, recipe: Recipe):
 def _read(path: Path, recipe: Recipe) -> Labelled:
     """All rows of a file with labels, none of them swallowed by a quotation mark in one before."""
     read = read_texts(path, recipe.label_column, recipe.text_columns)
-    found = Labelled(path, [], [], [], read.layout)
+    found = Labelled(path, [], [], [], read.columns, read.layout)
     for line, _, label, text in read.rows:
         found.labels.append(label), found.texts.append(text), found.lines.append(line)
     known = {*found.labels}
@@ -133,11 +140,8 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
     """The lines of classes.txt; else AG News' four; else the labels of the training file."""
     if not train.labels:
         raise DataError(f"{train.path} has no rows.")
-    if (listed := folder / "classes.txt").is_file():
-        names = [name for line in read_lines(listed) if (name := plain_label(line))]
-        if len(_folded(names)) < max(2, len(names)):
-            raise DataError(f"{listed} must name two classes or more, one on each line, each once.")
-        return names
+    if listed := _listed(folder):
+        return listed
     if _folded(train.labels) in map(_folded, _codings(LABELS)):
         return LABELS
     rows = Counter(label.casefold() for label in train.labels)
@@ -151,8 +155,20 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
             problem = f"the label {label[:40]!r} has {n} of {len(same)} rows; a class needs {FEWEST}"
             advice = _advice(label, [name for key, name in names.items() if rows[key] >= FEWEST], line)
             raise wrong(train.path, lines, f"{problem}.{advice} Or list so small a class in classes.txt.")
+    if others := sorted({*train.labels} - {*names.values()})[:5]:
+        print(f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters.")
     words = sorted(names.values(), key=str.casefold)
     return sorted(words, key=lambda name: (not name.isdecimal(), name.isdecimal() * len(name)))
+
+
+def _listed(folder: Path) -> list[str] | None:
+    """The lines of classes.txt; None where there is no such file."""
+    if not (path := folder / "classes.txt").is_file():
+        return None
+    names = [name for line in read_lines(path) if (name := plain_label(line))]
+    if len(_folded(names)) < max(2, len(names)):
+        raise DataError(f"{path} must name two classes or more, one on each line, each once.")
+    return names
 
 
 def _folded(labels) -> set[str]:

@@ -115,24 +115,15 @@ def _cuda() -> list[Check]:
     from .vram.budget import step_budget  # only now: it takes seconds
     from .vram.trace import config_for
 
-    built = torch.cuda.get_arch_list()
-    code, remedy = "sm_{}{}".format(*card.capability), "Install a PyTorch that was built for this card."
-    found, ok = f"{code}; this PyTorch has {', '.join(built)}", _runs_on(card.capability, built)
-    checks = [Check("CUDA", True, f"{cuda}, {card.name}"), Check("compute capability", ok, found, remedy)]
+    checks, remedy = [Check("CUDA", True, f"{cuda}, {card.name}")], "Install a PyTorch built for this card."
+    try:
+        torch.ones(8, device="cuda").sum().item()
+    except RuntimeError as error:  # it has no kernels for such a card, or none is free
+        checks.append(Check("a sum on the card", False, str(error).splitlines()[0], remedy))
     free, needed = torch.cuda.mem_get_info()[0] / 2**20, step_budget(config_for(), 8, 358).reserved
     found = f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
     remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
     return [*checks, Check("free VRAM", free >= needed, found, remedy)]
-
-
-def _runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether a card runs one of the architectures.
-
-    ``sm_75`` is code for 7.5 to 7.9, ``compute_75`` for 7.5 and all later; ``sm_90a`` counts as 9.0.
-    """
-    wanted = 10 * capability[0] + capability[1]
-    codes = [(kind, int(number.rstrip("af"))) for kind, _, number in (arch.partition("_") for arch in built)]
-    return any(code <= wanted and (kind == "compute" or code // 10 == capability[0]) for kind, code in codes)
 
 
 def _needs(recipe: Recipe, folder: Path) -> list[Check]:

@@ -114,25 +114,6 @@ def _quietly(folder: str | Path):
         yield
 
 
-def save_classifier(model, tokenizer, folder: str | Path, recipe: Recipe, **facts) -> Path:
-    """Write model (safetensors), tokenizer and ``agnews_run.json`` into `folder` and return it.
-
-    `facts` are plain values to keep beside the recipe, such as the epoch. The result is what
-    ``transformers.pipeline("text-classification", model=folder)`` loads. Files of another origin are not
-    replaced.
-
-    Raises
-    ------
-    SaveError
-        When the disk is full, the folder cannot be written, or files of another origin are in the way.
-    """
-    folder = Path(folder)
-    staging = folder / f"{storage.PARTIAL}classifier"
-    storage.write_folder(staging, lambda path: write_classifier(model, tokenizer, path))
-    storage.publish(staging, folder, RUN_FILE, {"recipe": recipe.to_dict(), **facts})
-    return folder
-
-
 def write_classifier(model, tokenizer, folder: Path) -> None:
     """Write model and tokenizer into a folder that nobody reads yet."""
     with _quietly(folder.parent):
@@ -146,7 +127,7 @@ def is_classifier(folder: str | Path) -> bool:
 
 
 def load_classifier(folder: str | Path):
-    """Model and tokenizer from a folder that `save_classifier` or ``save_pretrained`` wrote.
+    """Model and tokenizer from a folder that `train` or ``save_pretrained`` wrote.
 
     Raises
     ------
@@ -158,8 +139,12 @@ def load_classifier(folder: str | Path):
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no trained classifier (no {path.name}). {how}")
         path.open("rb").close()
-    if run_facts(folder).get("writing"):
+    facts = run_facts(folder)
+    if facts.get("writing"):
         raise FileNotFoundError(f"{folder} holds a part of a classifier, whose run was ended. {how}")
+    if "steps" in facts and not facts.get("finished"):
+        so_far = f"epoch {facts['epoch']}" if facts.get("epoch") else f"{facts['steps']:,} steps"
+        print(f"note: the run in {folder} is not finished; this is its classifier after {so_far}.")
     model, new = _load(folder)
     if new:
         raise FileNotFoundError(f"{folder} holds a model without a trained head ({new[0]}). {how}")
@@ -176,7 +161,7 @@ def source_files(name: str) -> list[Path]:
 
 
 def run_facts(folder: str | Path) -> dict:
-    """What `save_classifier` noted about the run, or an empty dict for a model from elsewhere.
+    """What `train` noted about the run, or an empty dict for a model from elsewhere.
 
     Raises
     ------

@@ -102,9 +102,9 @@ def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) 
     own = run_facts(folder).get("recipe", {"max_length": min(512, tokenizer.model_max_length)})
     recipe = recipe or Recipe.from_dict(own)
     check_pair(model, tokenizer, recipe.max_length)
-    names = class_names(model.to(best_device()))
+    names, done = class_names(model.to(best_device())), 0
     for texts in lists:
-        for number, text in enumerate(texts, 1):
+        for number, text in enumerate(texts, done + 1):
             if problem := problem_of(text):
                 raise InvalidValue(f"Text {number} is one {problem}.")
         rows = tokenize(Dataset.from_dict({"text": texts, "label": [0] * len(texts)}), tokenizer, recipe)
@@ -112,4 +112,5 @@ def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) 
         table = pd.DataFrame(probabilities.numpy(), columns=names)
         for name, values in (("label", [names[i] for i in probabilities.argmax(-1)]), ("text", texts)):
             table.insert(0, name, values, allow_duplicates=True)  # a class may be called so, too
+        done += len(texts)
         yield table

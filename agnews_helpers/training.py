@@ -198,9 +198,7 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
     try:
         yield
     except NonFiniteError as error:
-        what = (
-            f"The {error} of the step after {state} is not finite; no step was taken, no checkpoint has it."
-        )
+        what = f"The {error} of the step after {state} is not finite: no step was taken, none was saved."
         look = f"Look at its rows in the train split: {', '.join(map(str, rows))}, of {length} tokens."
         wish = f"precision='fp32' or a learning rate below {recipe.learning_rate:g}"
         raise NonFiniteError(f"{what} {look} If nothing is wrong with them, use {wish}.") from None

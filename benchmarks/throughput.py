@@ -331,12 +331,12 @@ def inference(rows: int) -> dict:
     agree."""
     from transformers import pipeline
 
-    from agnews_helpers import classify, load_tokenizer, save_classifier
+    from agnews_helpers import classify, load_tokenizer
 
     recipe, tokens, model = newsletter(rows)
     texts = tokens["train"]["text"][:]
     with tempfile.TemporaryDirectory() as folder:
-        save_classifier(model, load_tokenizer(recipe), folder, recipe)
+        model.save_pretrained(folder), load_tokenizer(recipe).save_pretrained(folder)
         started = time.perf_counter()
         mine = classify(texts, folder)["label"].tolist()
         ours = time.perf_counter() - started

@@ -184,11 +184,8 @@ def test_every_field_of_the_recipe_is_a_flag(capsys):
         assert f"--{name}" in text
 
 
-def test_doctor_draws_the_card(tmp_path, capsys):
-    assert (
-        main(["doctor", "--picture", str(tmp_path / "GPU.png"), "--json", str(tmp_path / "facts.json")]) == 0
-    )
-    assert (tmp_path / "GPU.png").read_bytes().startswith(b"\x89PNG")
+def test_doctor(tmp_path, capsys):
+    assert main(["doctor", "--json", str(tmp_path / "facts.json")]) == 0
     facts = json.loads((tmp_path / "facts.json").read_text(encoding="utf-8"))
     assert facts["recipe"]["profile"] == "offline" and facts["versions"]["torch"]
     output = capsys.readouterr().out
@@ -310,15 +307,54 @@ def test_columns_of_those_names_are_kept(shop, tmp_path):
     source, target = tmp_path / "texts.jsonl", tmp_path / "labelled.csv"
     source.write_text('{"text": "Is the lamp still sold?", "label": "unknown"}\n', encoding="utf-8")
     assert main(["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]) == 0
-    assert pd.read_csv(target).columns.tolist() == ["text", "label", "predicted_label", "confidence"]
+    assert pd.read_csv(target).columns.tolist() == [
+        "text",
+        "label",
+        "predicted_label",
+        "predicted_confidence",
+    ]
+    again = tmp_path / "again.csv"
+    assert main(["predict", "--output-dir", str(shop), "--file", str(target), "--output", str(again)]) == 0
+    table = pd.read_csv(again)  # what was predicted before is kept
+    assert table.columns[4:].tolist() == ["predicted_predicted_label", "predicted_predicted_confidence"]
+    assert table["predicted_label"].equals(pd.read_csv(target)["predicted_label"])
+
+
+def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    command = ["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]
+    source.write_text("headline,body\nWhere is it,I wait\n", encoding="utf-8")
+    assert main(command) == 2 and not target.exists()
+    assert "which of the 2 columns of its first line are text" in capsys.readouterr().err
+    assert main([*command, "--text-columns", "headline,body"]) == 0 and len(pd.read_csv(target)) == 1
+    target.unlink()
+    source.write_text("1,Where is it,I wait\n3,Paid twice,Give it back\n", encoding="utf-8")
+    assert main(command) == 0 and len(pd.read_csv(target)) == 2
+    assert "no header: the first column is no text" in capsys.readouterr().err
+
+
+def test_the_classifier_of_an_unfinished_run_says_so(recipe, tokens, tmp_path, capsys):
+    train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=2)
+    capsys.readouterr()
+    assert main(["predict", "--output-dir", str(tmp_path / "run"), "Stocks fall"]) == 0
+    assert "run is not finished; this is its classifier after 2 steps." in capsys.readouterr().out
 
 
 def test_lines_of_the_input_are_labelled(shop, monkeypatch, capsys):
     lines = io.TextIOWrapper(io.BytesIO("Where is it?\n\nCaf\u00e9 \u2014 refund\n".encode()), "ascii")
     monkeypatch.setattr(sys, "stdin", lines)
     assert main(["predict", "--output-dir", str(shop), "-"]) == 0
-    output = capsys.readouterr().out.splitlines()
+    output, errors = capsys.readouterr()
+    output = output.splitlines()
     assert len(output) == 4 and output[0].endswith("Where is it?") and output[2].endswith("refund")
+    assert errors == "note: line 2 of the input is empty.\n"
+
+
+def test_a_line_that_is_no_text_has_its_number(shop, monkeypatch, capsys):
+    lines = io.TextIOWrapper(io.BytesIO(b"a\n" * 1_100 + b"\xff\n"), "ascii")
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert main(["predict", "--output-dir", str(shop), "-"]) == 2
+    assert "Text 1101 is one with" in capsys.readouterr().err
 
 
 def test_what_would_steer_a_terminal_is_not_printed(shop, capsys):
@@ -334,6 +370,7 @@ def test_what_would_steer_a_terminal_is_not_printed(shop, capsys):
         (["good", "a\udce9b"], "Text 2"),
         ([], "Give texts"),
         (["a", "--file", "b.csv"], "Give texts"),
+        (["-", "a"], "Give texts"),
         (["--file", "no-such.csv", "--output", "out.csv"], "no-such.csv"),
     ],
 )
@@ -379,11 +416,13 @@ def test_a_flag_that_a_command_has_not_is_one_line(arguments, capsys):
 
 @pytest.mark.parametrize("flag", ["--json", "--picture"])
 def test_a_file_that_cannot_be_written_is_found_out_first(flag, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("agnews_helpers.doctor.examine", lambda *_: pytest.fail("worked first"))
-    assert main(["doctor", flag, str(tmp_path)]) == 2
+    for name in ("_doctor", "_budget"):
+        monkeypatch.setattr(f"agnews_helpers.cli.{name}", lambda *_: pytest.fail("worked first"))
+    command = "doctor" if flag == "--json" else "budget"
+    assert main([command, flag, str(tmp_path)]) == 2
     assert f"{tmp_path} is a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main(["doctor", flag, str(tmp_path / "file" / "below")]) == 2
+    assert main([command, flag, str(tmp_path / "file" / "below")]) == 2
     assert "could not be saved" in capsys.readouterr().err
 
 

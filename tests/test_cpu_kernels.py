@@ -13,8 +13,8 @@ from agnews_helpers import (
     load_model,
     load_tokenizer,
     make_loader,
-    save_classifier,
 )
+from agnews_helpers.model import write_classifier
 from agnews_helpers.plumbing.cpu_kernels import (
     NAME,
     additive_mask,
@@ -171,5 +171,5 @@ def test_evaluation_gives_the_same_with_and_without(recipe, tokens):
 def test_nothing_of_them_is_saved(recipe, tmp_path):
     model = load_model(recipe)
     with cpu_kernels(model, CPU):
-        save_classifier(model, load_tokenizer(recipe), tmp_path, recipe)
+        write_classifier(model, load_tokenizer(recipe), tmp_path)
     assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text(encoding="utf-8")))

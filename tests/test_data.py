@@ -6,6 +6,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -392,7 +393,7 @@ def test_a_missing_train_file(folder):
 
 def test_two_train_files(folder):
     (folder / "train.parquet").touch()
-    fails(folder, "train.csv and train.parquet", "Keep one")
+    fails(folder, "train.csv and train.parquet", "keep one")
 
 
 def test_a_wrong_number_of_columns(folder):
@@ -617,3 +618,62 @@ def test_any_bytes_in_a_folder_are_a_dataset_or_our_error(tmp_path, content, nam
         assert set(news) == {"train", "validation", "test"}
         assert all({*split["label"]} <= {*classes} and len(split) for split in news.values())
     (folder / name).unlink()
+
+
+# what a file says of itself, and what is said of it
+
+
+def test_numbers_of_classes_of_other_names_are_not_taken_for_the_models(tmp_path):
+    """Only classes.txt, AG News or the training file says which class a number is."""
+    names = ["Delivery", "Returns", "Payment", "Account"]
+    folder = own(tmp_path, mail(24, ("1", "2", "3", "4")), mail(8, ("1", "2", "3", "4"), "question"))
+    recipe = Recipe(profile="offline", model="mini", data=str(folder))
+    assert load_test(recipe, names).features["label"].names == [*LABELS]  # so `class_order` refuses them
+    (folder / "classes.txt").write_text("\n".join(reversed(names)), encoding="utf-8")
+    test = load_test(recipe, names)
+    assert test.features["label"].names == names[::-1] and test["label"][:] == [0, 1, 2, 3] * 2
+
+
+def test_own_classes_that_look_like_ag_news_are_said_to_be_taken_for_it(tmp_path, capsys):
+    rows = [(text, label) for label, text in mail(24, ("1", "2", "3", "4"))]  # as the Hub has AG News
+    load(own(tmp_path, rows, header=("text", "label")))
+    assert "train.csv · 4 classes: World 6, Sports 6, Business 6, Sci/Tech 6" in capsys.readouterr().out
+
+
+def test_names_of_classes_that_datasets_wrote_into_parquet(tmp_path):
+    names = ["World", "Praise", "Blame"]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    rows = dict(text=[f"text of its own {i * 7919}" for i in range(30)], label=[i % 3 for i in range(30)])
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    news = load(tmp_path)
+    assert names_of(news) == ["Blame", "Praise", "World"]
+    for row in news["train"]:
+        assert names_of(news)[row["label"]] == names[int(row["text"].split()[-1]) // 7919 % 3]
+    rows["label"][3] = -1
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    fails(tmp_path, "train.parquet, row 4", "the label -1")
+
+
+def test_parts_of_a_split_are_no_split(tmp_path):
+    for part in (0, 1):
+        (tmp_path / f"train-0000{part}-of-00002.parquet").touch()
+        fails(tmp_path, "-of-00002.parquet", "join the parts")
+
+
+def test_what_is_not_used_is_said(tmp_path, capsys):
+    folder = own(tmp_path, [*mail(), ("PRAISE", "once more")])
+    (folder / "valid.csv").touch()
+    load(folder)
+    printed = capsys.readouterr().out
+    assert "note: valid.csv is not used; a share of train.csv validates." in printed
+    assert "note: train.csv has PRAISE, too, taken for the same in other letters." in printed
+
+
+def test_empty_rows_are_counted(tmp_path, capsys):
+    folder = own(tmp_path, [*mail(), ("", ""), (" ", " ")])
+    load(folder)
+    assert "note: train.csv has 2 empty rows, which are left out." in capsys.readouterr().out
+
+
+def test_a_file_is_no_folder(tmp_path):
+    fails(own(tmp_path, mail()) / "train.csv", "train.csv is a file. AGNEWS_DATA must be a folder with")

@@ -18,9 +18,15 @@ from agnews_helpers import (
     load_classifier,
     load_model,
     load_tokenizer,
-    save_classifier,
 )
-from agnews_helpers.model import check_pair, class_names, class_order, pretrained_name, run_facts
+from agnews_helpers.model import (
+    check_pair,
+    class_names,
+    class_order,
+    pretrained_name,
+    run_facts,
+    write_classifier,
+)
 from agnews_helpers.plumbing import hub
 from agnews_helpers.plumbing.errors import Damaged
 from agnews_helpers.plumbing.mini import mini_folder
@@ -144,7 +150,7 @@ NAMES = ["Delivery", "Returns", "Payment", "Account", "Product question"]
 def test_other_classes_travel_in_the_configuration(tiny, tmp_path):
     model = load_model(Recipe(model=str(tiny)), NAMES)
     assert class_names(model) == NAMES and model.classifier.out_features == 5
-    save_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path, Recipe())
+    write_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path)
     assert class_names(load_classifier(tmp_path)[0]) == NAMES
 
 

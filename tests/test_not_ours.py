@@ -25,13 +25,12 @@ from agnews_helpers import (
     load_classifier,
     load_model,
     load_tokenizer,
-    save_classifier,
     train,
     training,
 )
 from agnews_helpers.checkpoints import checkpoints_in
 from agnews_helpers.cli import main
-from agnews_helpers.model import run_facts
+from agnews_helpers.model import run_facts, write_classifier
 from agnews_helpers.plumbing import cpu_kernels, storage
 from agnews_helpers.plumbing.errors import AgnewsError
 
@@ -95,17 +94,14 @@ def test_a_file_of_another_origin_in_the_way_is_an_error_at_the_start(
     for resume in ("auto", False):
         with pytest.raises(SaveError, match=rf"holds {name}, which no run of this version wrote"):
             train(load_model(two), tokens, two, tmp_path, resume=resume)
-    with pytest.raises(SaveError) if name[:2] not in ("hi", "st") else pytest.raises(AssertionError):
-        save_classifier(load_model(two), load_tokenizer(two), tmp_path, two)
-        raise AssertionError
     assert (tmp_path / name).read_text(encoding="utf-8") == "foreign"
 
 
-def test_a_file_of_ours_that_was_changed_is_set_aside(two, tmp_path):
+def test_a_file_of_ours_that_was_changed_is_set_aside(two, tokens, tmp_path):
     for _ in range(2):
-        save_classifier(load_model(two), load_tokenizer(two), tmp_path, two)
+        train(load_model(two), tokens, two, tmp_path, steps=1)
         (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    save_classifier(load_model(two), load_tokenizer(two), tmp_path, two)
+    train(load_model(two), tokens, two, tmp_path, steps=1)
     kept = [path.name for path in tmp_path.iterdir() if storage.ASIDE in path.name]
     assert sorted(kept) == ["config.json.set-aside", "config.json.set-aside-2"]
     assert load_classifier(tmp_path)
@@ -216,7 +212,7 @@ def test_another_model_in_a_folder_of_the_same_name_is_named(change, tiny, two, 
     recipe = two.but(model=str(tmp_path / "model"))
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=3)
     change(tmp_path / "model")
-    with pytest.raises(ResumeError, match=r"model is \w{16} there and \w{16} here"):
+    with pytest.raises(ResumeError, match="model is another"):
         train(load_model(recipe), tokens, recipe, tmp_path / "run")
 
 
@@ -354,7 +350,7 @@ def test_a_finished_run_that_lacks_a_file_is_made_again(name, two, tokens, whole
 def test_a_classifier_whose_answers_are_not_numbers_does_not_answer(two, tmp_path, capsys):
     model = load_model(two)
     model.classifier.weight.data[0, 0] = float("nan")
-    save_classifier(model, load_tokenizer(two), tmp_path, two)
+    write_classifier(model, load_tokenizer(two), tmp_path)
     with pytest.raises(
         NonFiniteError, match="answers are not finite for 1 of 1 rows: its weights are damaged"
     ):

@@ -9,8 +9,8 @@ from agnews_helpers import (
     load_model,
     load_tokenizer,
     predict_logits,
-    save_classifier,
 )
+from agnews_helpers.model import write_classifier
 
 
 def test_logits_come_back_in_the_rows_order(tokens, recipe):
@@ -74,7 +74,7 @@ def test_a_tokenizer_saved_with_the_model_is_the_same(tiny, recipe):
 
 def test_a_class_may_be_called_like_a_column(tiny, tmp_path):
     model = load_model(Recipe(model=str(tiny)), ["text", "label"])
-    save_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path, Recipe())
+    write_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path)
     table = classify(["a", "b"], tmp_path)
     assert list(table.columns) == ["text", "label", "text", "label"]
     assert table.iloc[:, 0].tolist() == ["a", "b"] and table.iloc[:, 2:].sum(

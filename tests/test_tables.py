@@ -387,7 +387,7 @@ def test_names_of_files_that_are_found(tmp_path, name):
 
 def test_two_files_of_a_split(tmp_path):
     (tmp_path / "train.csv").touch(), (tmp_path / "train.jsonl").touch()
-    with pytest.raises(DataError, match="train.csv and train.jsonl. Keep one of them."):
+    with pytest.raises(DataError, match="train.csv and train.jsonl. One whole file is needed: keep one, or"):
         find_table(tmp_path, "train")
 
 

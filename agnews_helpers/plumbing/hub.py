@@ -4,15 +4,16 @@ import functools
 import os
 import re
 import traceback
+from collections import namedtuple
 from contextlib import contextmanager, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple
 
 from .errors import HubUnreachable
 from .storage import read_json
 
 KNOWN = "distilbert/distilbert-base-uncased"  # surely there: asked for to see whether the Hub answers
+HubStatus = namedtuple("HubStatus", "usable reason")  # whether the Hub, or its cache, serves us, and why
 WAIT = 10  # seconds for an answer or the next bytes; some requests of the libraries would wait for ever
 TRIES = 5  # requests in a row without a usable answer; the libraries make 7 for each file
 PATIENCE = 60  # seconds that a Hub with too many requests may make us wait
@@ -37,23 +38,12 @@ FAILURES = (
 )
 
 
-class HubStatus(NamedTuple):
-    """Whether the Hub answers, whether what we need lies in its local cache, and both in words."""
-
-    reachable: bool
-    cached: bool
-    reason: str
-
-    @property
-    def usable(self) -> bool:
-        return self.reachable or self.cached
-
-
 def hub_status(model: str, data: str) -> HubStatus:
     """Whether this model and these rows can be had from the Hub, or from what it left here before."""
-    silent, cached = silence(), in_cache(model, data)
-    reason = silent + ", but model and data are in its cache" if silent and cached else silent
-    return HubStatus(not silent, cached, reason or "the Hugging Face Hub answers")
+    if not (silent := silence()):
+        return HubStatus(True, "the Hugging Face Hub answers")
+    cached = in_cache(model, data)
+    return HubStatus(cached, silent + ", but model and data are in its cache" * cached)
 
 
 @functools.cache

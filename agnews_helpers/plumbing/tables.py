@@ -10,8 +10,8 @@ import json
 import re
 import unicodedata
 import zlib
+from collections import namedtuple
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,17 +25,9 @@ SEPARATORS = ",;\t|"
 FIRST = re.compile(rf'(?:"[^"]*")+\s*([{SEPARATORS}])|[^{SEPARATORS}]*([{SEPARATORS}])')
 UNREADABLE = re.compile("[\0\ud800-\udfff]")  # a null byte, and what is made below of bytes that are no text
 NO_CLASS = re.compile(r"|-\d+|\[.*\]|\{.*\}")  # -1 often means that there is none; lists are several
+# A file's rows as (line, values, label, text), the names of its columns, and its layout in words.
+Texts = namedtuple("Texts", "rows columns separator layout")
 MOST = 2**24  # characters of a field or line; more is a quotation mark or a line break that is missing
-
-
-@dataclass
-class Texts:
-    """A file's rows as (line, values, label, text), the names of its columns, and its layout in words."""
-
-    rows: Iterator[tuple[int, list, str, str]]
-    columns: list[str]
-    separator: str
-    layout: list[str]
 
 
 def wrong(path: Path, line: int | str, problem: str) -> DataError:
@@ -48,10 +40,11 @@ def find_table(folder: Path, split: str) -> Path | None:
 
     DataError where there are several.
     """
-    pattern = rf"{split}(-00000-of-00001)?\.(csv|tsv|jsonl|parquet)(\.gz)?"
+    pattern = rf"{split}(-\d+-of-\d+)?\.(csv|tsv|jsonl|parquet)(\.gz)?"
     found = sorted(path for path in folder.iterdir() if re.fullmatch(pattern, path.name, re.IGNORECASE))
-    if len(found) > 1:
-        raise DataError(f"{folder} holds {' and '.join(path.name for path in found)}. Keep one of them.")
+    if len(found) > 1 or found and re.search("-of-(?!0*1[.])", found[0].name):
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{folder} holds {names}. One whole file is needed: keep one, or join the parts.")
     return found[0] if found else None
 
 
@@ -123,6 +116,8 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
             yield line, values, found, text
 
     layout = [f"separator {separator!r}"] if separator not in ("", ",") else []
+    if columns is None and not labelled:
+        layout.append("no header: " + ("the first column is no text" if width > 1 else "each line is a text"))
     if columns and kinds != ["text", "label"] and kinds[1:] != ["title", "description"]:  # AG News has these
         unused = [i for i in range(width) if i not in (label, *texts)]
         use = {"label column": [] if label is None else [label], "text": texts, "not used": unused}
@@ -136,6 +131,9 @@ def _choose(path, columns, kinds, label_column, asked, labelled) -> tuple[int | 
     if columns is None:
         if len(kinds) == 1 and labelled:
             raise DataError(f"{path} has one column; it needs a label and a text, with a comma between.")
+        if len(kinds) > 1 and not labelled and not kinds[0].isdecimal():
+            advice = "Write the columns' names into it, and say so: --text-columns A,B."
+            raise DataError(f"{path}: which of the {len(kinds)} columns of its first line are text? {advice}")
         return (0 if len(kinds) > 1 else None), [*range(len(kinds))][-max(1, len(kinds) - 1) :]
     listed = f"{path} has the columns {', '.join(map(repr, columns))}"
     for name in filter(None, [label_column, *asked]):
@@ -218,12 +216,16 @@ def _separator(path: Path, kind: str) -> tuple[str, int]:
 def _csv_rows(path: Path, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     lines = islice(read_lines(path), skipped, None)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    limit, line = csv.field_size_limit(MOST), skipped + 1  # where the row at hand begins
+    limit, line, empty = csv.field_size_limit(MOST), skipped + 1, 0  # `line`: where the row at hand begins
     try:
         for row in reader:
-            if any(field.strip() for field in row):  # spreadsheets leave empty rows at the end
+            if any(field.strip() for field in row):
                 yield line, row
+            else:  # a line of separators, as spreadsheets leave them at the end, or none
+                empty += len(row) > 0
             line = skipped + reader.line_num + 1
+        if empty:
+            print(f"note: {path.name} has {empty:,} empty rows, which are left out.")
     except csv.Error as error:
         problem = f"a quotation mark opens in this row, and the rest is not well-formed ({error})"
         raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.") from None
@@ -255,11 +257,15 @@ def _parquet_records(path: Path) -> Iterator:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield file.schema_arrow.names
-            line = 0
-            for batch in file.iter_batches(4096):
-                for values in zip(*(column.to_pylist() for column in batch.columns)):
-                    yield (line := line + 1), list(values)
+            yield (columns := file.schema_arrow.names)
+            told = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", "{}"))
+            kinds = told.get("info", {}).get("features", {})  # where `datasets` notes names of classes
+            names = [kinds.get(column, {}).get("names") for column in columns]
+            rows = chain.from_iterable(
+                zip(*(column.to_pylist() for column in batch.columns)) for batch in file.iter_batches(4096)
+            )
+            for line, row in enumerate(rows, 1):
+                yield line, [n[v] if n and v in range(len(n)) else v for n, v in zip(names, row)]
     except Exception as error:  # pyarrow has many ways to say it
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read as Parquet ({reason}). Get it again.") from None
