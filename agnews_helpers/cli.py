@@ -67,10 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     figures, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    path, number = {"type": Path, "metavar": "FILE"}, {"type": float, "metavar": "NUMBER"}
+    path, place = ({"type": Path, "metavar": name} for name in ("FILE", "DIR"))
+    number = {"type": float, "metavar": "NUMBER"}
     figures.add_argument("--json", **path, help="write the figures to FILE")
     where = "where the trained classifier is (default: %(default)s)"
-    folder.add_argument("--output-dir", type=Path, default=Path("runs/agnews"), metavar="DIR", help=where)
+    folder.add_argument("--output-dir", **place, default=Path("runs/agnews"), help=where)
 
     def command(name, run, summary, *parents):
         sub = commands.add_parser(name, help=summary, description=summary, parents=[figures, *parents])
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", **path, help="a new CSV file for them")
     add("--text-columns", metavar="A,B", help="which of its columns are text")
     add = command("notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html")
-    add("--source", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s")
-    add("--target", type=Path, default=Path("build/notebooks"), metavar="DIR", help="default: %(default)s")
+    add("--source", **place, default=Path("notebooks"), help="where they are (default: %(default)s)")
+    add("--target", **place, default=Path("build/notebooks"), help="where to put them (default: %(default)s)")
     return parser
 
 
@@ -122,7 +123,7 @@ def _flags(options) -> dict:
 def _doctor(options) -> tuple[int, dict]:
     from . import doctor, hardware
 
-    checks, figures = doctor.cannot_load(), {"versions": hardware.versions()}
+    checks, figures = doctor.cannot_load(), {}
     if not checks:
         recipe = doctor.recipe_here()
         figures |= {"recipe": recipe.to_dict(), "reason": recipe.reason}

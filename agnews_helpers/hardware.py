@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .plumbing.errors import InvalidValue, PrecisionRefused
 
-PACKAGES = "torch transformers datasets accelerate jupyterlab ipywidgets matplotlib pandas scikit-learn tqdm"
+PACKAGES = "torch transformers datasets accelerate"  # which decide what comes out
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,6 @@ def processes():
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def versions() -> dict[str, str | None]:
-    """Python's and each package's version; None where a package is missing."""
-    return {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES.split()}
-
-
 def version_of(package: str) -> str | None:
     """The version of an installed package, or None."""
     with suppress(PackageNotFoundError):
@@ -145,9 +140,9 @@ def describe_machine() -> str:
         device = "Apple GPU (MPS)"
     else:
         device = f"CPU, {torch.get_num_threads()} threads"
-    decisive = [*versions().items()][:5]  # Python, torch, transformers, datasets, accelerate
+    versions = (f"{name} {version_of(name)}" for name in PACKAGES.split())
     return (
-        f"versions   {', '.join(f'{name} {number}' for name, number in decisive)}\n"
+        f"versions   {', '.join([f'python {platform.python_version()}', *versions])}\n"
         f"system     {platform.system()} {platform.machine()}, {'64' if sys.maxsize > 2**32 else '32'} bit\n"
         f"device     {device}"
     )

@@ -130,8 +130,8 @@ class Recipe:
         return (
             f"profile    {self.profile} ({self.reason})\n"
             f"model      {self.model}; data {data}: {train} train rows, {test} test rows\n"
-            f"training   {self.epochs} epochs, batch size {self.batch_size} ({how}padded to "
-            f"{self.padding}), Adam {self.learning_rate:g}, {self.precision}, seed {self.seed}"
+            f"training   {self.epochs} epoch{'s' * (self.epochs > 1)}, batch size {self.batch_size} ({how}"
+            f"padded to {self.padding}), Adam {self.learning_rate:g}, {self.precision}, seed {self.seed}"
         )
 
 
@@ -140,20 +140,20 @@ ALLOWED = {
     "profile": (lambda name: name in PROFILES, f"one of {', '.join(PROFILES)}"),
     "model": (len, "a Hub id, the path of a folder, or 'mini'"),
     "data": (len, f"'{HUB_DATA}', the path of a folder, or 'sample'"),
-    "label_column": (lambda name: name != "", "the name of a column, or None"),
-    "text_columns": (lambda names: names != "", "names of columns with commas between, or None"),
-    "train_rows": (lambda n: n is None or n >= 4, "a whole number from 4 (one row a class), or None for all"),
-    "test_rows": (lambda n: n is None or n >= 4, "a whole number from 4 (one row a class), or None for all"),
-    "validation_share": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
-    "max_length": (lambda n: 3 <= n <= 512, "a whole number from 3 to 512, which are DistilBERT's positions"),
-    "padding": (lambda name: name in ("longest", "max_length"), "'longest' or 'max_length'"),
-    "group_by_length": (lambda yes: True, "True or False"),
-    "batch_size": (lambda n: n >= 1, "a whole number from 1"),
-    "class_weights": (lambda name: name in (None, "balanced"), "'balanced', or None for equal weights"),
+    "label_column": (lambda name: name != "", "the name of the column of labels, or None to find it"),
+    "text_columns": (lambda names: names != "", "names of columns with commas between, or None to find them"),
+    "train_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4, or None for all"),
+    "test_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4, or None for all"),
+    "validation_share": (lambda x: 0 < x < 1, "a share of the training rows, between 0 and 1, both excluded"),
+    "max_length": (lambda n: 3 <= n <= 512, "a number of tokens from 3 to 512, DistilBERT's positions"),
+    "padding": (lambda to: to in ("longest", "max_length"), "'longest' (row of its batch) or 'max_length'"),
+    "group_by_length": (lambda yes: True, "True or False: whether rows of similar length share a batch"),
+    "batch_size": (lambda n: n >= 1, "a whole number of rows from 1"),
+    "class_weights": (lambda name: name in (None, "balanced"), "'balanced' (rare ones weigh more), or None"),
     "learning_rate": (lambda x: 0 < x < 1, "above 0 and below 1 (the recipe's is 2e-5)"),
-    "epochs": (lambda n: n >= 1, "a whole number from 1"),
+    "epochs": (lambda n: n >= 1, "a whole number of passes over the rows, from 1"),
     "precision": (lambda name: name in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'"),
-    "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 4294967295"),
+    "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 4294967295; it decides all that is random"),
 }
 
 

@@ -138,6 +138,8 @@ def pretrained(auto_class, name: str | Path, **options):
         return load(local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights are not of the shapes that its config.json says"
         there = f"The folder {str(name)!r} does not hold a model that can be read ({reason[:200]})."
         raise FileNotFoundError(f"{there} Give another folder; AGNEWS_MODEL=mini needs none.") from error
 
