@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("budget", _budget, "say whether a training step fits a card", _recipe_flags(OF_BUDGET))
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
-    add("--system", default="windows", help="linux, linux-desktop or windows (default: %(default)s)")
+    add("--system", help="linux, linux-desktop (it draws the screen) or windows (default: the one here)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
     add("--picture", **path, help="draw the bars of four lengths to FILE")
     add = command("train", _train, "train a classifier, keep the best epoch", folder, _recipe_flags(OF_TRAIN))
@@ -150,7 +150,7 @@ def _draw_picture(path: Path, card) -> None:
 
 
 def _budget(options) -> tuple[int, dict]:
-    from .hardware import GTX_1650_TI, find_card, this_card
+    from .hardware import GTX_1650_TI, find_card, this_card, this_system
     from .vram.report import as_text, card_report, other_card
     from .vram.trace import config_for
 
@@ -158,7 +158,8 @@ def _budget(options) -> tuple[int, dict]:
     card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
     if options.vram_gib is not None:
         card = other_card(options.vram_gib)
-    figures = card_report(config_for(recipe.model), recipe, card, options.system, options.attention)
+    system = options.system or this_system()
+    figures = card_report(config_for(recipe.model), recipe, card, system, options.attention)
     print(as_text(figures))
     if options.picture:
         _draw_picture(options.picture, card)

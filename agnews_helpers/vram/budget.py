@@ -13,7 +13,6 @@ from .allocator import MIB, CachingAllocator, OutOfMemory, replay
 from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace, trace_steps
 
 TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
-PARTS = (*TRACED_PARTS, "cached", "CUDA context")
 LENGTHS = (64, 128, 256, 512)  # tokens a row, for tables
 USUAL = StepOptions(attention="eager", implementation="foreach")  # what one gets without asking for better
 
@@ -25,8 +24,9 @@ class Budget:
     allocated, reserved : peaks, named as in `torch.cuda`; reserved is without a limit.
     parts : what lies in memory at the peak, with the allocator's cache and the middle of the context's range.
     usable : what system and context leave to PyTorch, (at worst, at best).
-    verdict : ``"fits"`` where the replay stays within the worst case, ``"tight"`` where only within the
-    best, ``"does not fit"`` otherwise. peak : the op, module and phase that make the peak.
+    verdict, at_best : what happens in the worst and in the best case: it ``"fits"``, ``"spills"`` (on
+    Windows: into the computer's memory, slow and without an error), or is ``"out of memory"`` (elsewhere).
+    peak : the op, module and phase that make the peak.
     """
 
     system: str
@@ -35,6 +35,7 @@ class Budget:
     reserved: float
     parts: dict[str, float]
     verdict: str
+    at_best: str
     peak: str
 
 
@@ -52,17 +53,18 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
 
 def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
     """The `Budget` of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
-    usable = worst, best = usable_mib(card, system)
+    usable = usable_mib(card, system)
     trace = trace_steps(config, [(rows, length)] * TRACED_STEPS, options)
     replayed = replay(trace.events, CachingAllocator())
     allocated, reserved = replayed.max_allocated / MIB, replayed.max_reserved / MIB
     _, peak = trace.peak()
     parts = timeline(trace, step=0).drop(columns="phase").iloc[peak].to_dict()
     parts |= {"cached": reserved - sum(parts.values()), "CUDA context": sum(CONTEXT_MIB) / 2}
-    verdict = "fits" if runs_within(trace, worst) else "tight" if runs_within(trace, best) else "does not fit"
+    beyond = "spills" if system == "windows" else "out of memory"
+    verdicts = ("fits" if runs_within(trace, mib) else beyond for mib in usable)
     top = trace.events[peak][0]
     where = f"{top.op} of {top.module or 'the optimizer'} ({top.phase})"
-    return Budget(system, usable, allocated, reserved, parts, verdict, where)
+    return Budget(system, usable, allocated, reserved, parts, *verdicts, where)
 
 
 def reserved_mib(trace: Trace) -> float:
@@ -92,13 +94,14 @@ def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, 
 
 
 def budget_table(config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
-    """One row for each attention and length: MiB of each part at the peak, their total, and the verdict."""
+    """One row for each attention and length: MiB of each part at the peak, their total, both verdicts."""
     rows = {}
     for attention, length in product(("sdpa", "eager"), lengths):
         options = StepOptions(attention=attention)
         budget = step_budget(config, batch_size, length, options, card, system)
         total = sum(budget.parts.values())
-        rows[attention, length] = {**budget.parts, "total": total, "verdict": budget.verdict}
+        rows[attention, length] = {**budget.parts, "total": total}
+        rows[attention, length] |= {"verdict": budget.verdict, "at best": budget.at_best}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["attention", "length"])
 
 

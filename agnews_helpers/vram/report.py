@@ -12,13 +12,13 @@ from .trace import StepOptions, config_for
 
 LONGEST_ROW = 358  # tokens, of 40,000 rows of AG News
 TEXT = """\
+verdict    {told}
 card       {card}, {vram_gib:.2f} GiB; {system} takes {system_takes_gib[0]:.2f} to {system_takes_gib[1]:.2f} \
 GiB, the CUDA context {context_mib[0]} to {context_mib[1]} MiB
 left       {usable_mib[0]:,.0f} to {usable_mib[1]:,.0f} MiB for PyTorch (an estimate from reports of such \
 cards)
 step       {batch_size} rows x {length} tokens, {attention} attention, {precision}
 needs      {allocated_mib:,.0f} MiB allocated, {reserved_mib:,.0f} reserved at the peak: {peak}
-verdict    {verdict}
 time       {time}
 
 largest batch by tokens per row (358: the longest of AG News), in the worst and in the best case:
@@ -26,6 +26,8 @@ largest batch by tokens per row (358: the longest of AG News), in the worst and 
 
 what a change alone would save, in MiB:
 {savings}"""
+VERDICTS = {"fits": "it fits", "out of memory": "out of memory"}
+VERDICTS["spills"] = "it spills: no error, but slow, since Windows puts the rest into the computer's memory"
 HOURS = """about {hours:.1f} hours for {epochs} epochs over 114,000 rows like AG News' (an estimate from the \
 card's published speed and bandwidth)"""
 
@@ -53,7 +55,8 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention: str 
     figures |= {"attention": attention, "precision": options.precision}
     figures |= {"batch_size": recipe.batch_size, "length": recipe.max_length}
     figures |= {"allocated_mib": budget.allocated, "reserved_mib": budget.reserved, "parts_mib": budget.parts}
-    figures |= {"usable_mib": list(budget.usable), "peak": budget.peak, "verdict": budget.verdict}
+    figures |= {"usable_mib": list(budget.usable), "peak": budget.peak}
+    figures |= {"verdict": budget.verdict, "verdict_at_best": budget.at_best}
     hours = full_run_hours(config, lengths, recipe, card)
     return figures | {"largest_batch": largest, "saved_mib": saved, "hours": hours, "epochs": recipe.epochs}
 
@@ -96,4 +99,7 @@ def as_text(figures: dict) -> str:
     largest, saved = figures["largest_batch"].items(), figures["saved_mib"].items()
     batches = "\n".join(f"  {length:>4}     {worst:>4} {best:>4}" for length, (worst, best) in largest)
     savings = "\n".join(f"  {mib:>8,.0f}   {name}" for name, mib in saved if mib >= 1)
-    return TEXT.format(**figures, time=time.format(**figures), batches=batches, savings=savings)
+    told = VERDICTS[figures["verdict"]]
+    if figures["verdict_at_best"] != figures["verdict"]:
+        told += f", if {figures['system']} takes as much as it may; if it takes little, it fits"
+    return TEXT.format(**figures, told=told, time=time.format(**figures), batches=batches, savings=savings)
