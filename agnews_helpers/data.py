@@ -66,7 +66,7 @@ def load_test(recipe: Recipe, names: list[str]):
 
 
 def _folder(recipe: Recipe) -> Path:
-    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data)
+    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
     if not folder.is_dir():
         what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
         raise DataError(f"{what} AGNEWS_DATA must be a folder with {NEEDED}.")

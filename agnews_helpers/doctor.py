@@ -131,7 +131,7 @@ def _needs(recipe: Recipe, folder: Path) -> list[Check]:
     free, room, hub = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile], hub_status()
     found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
     disk = Check("disk", free >= room, found, "Make room, or run this on another disk.")
-    there = recipe.data in (HUB_DATA, "sample") or Path(recipe.data).is_dir()
+    there = recipe.data in (HUB_DATA, "sample") or Path(recipe.data).expanduser().is_dir()
     found = recipe.data if there else f"there is no folder {recipe.data}"
     data = Check("data", there, found, "AGNEWS_DATA must name a folder of labelled texts.")
     online = Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")

@@ -51,7 +51,7 @@ FAULTS = {
     "out of memory": 100,
 }
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-SECONDS = 10  # a session that takes longer hangs
+SECONDS = 60  # a session that takes longer hangs, also on a machine that is at work
 
 
 @dataclass

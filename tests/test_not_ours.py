@@ -321,6 +321,39 @@ def test_all_files_can_be_read_by_whoever_may_read_a_new_file(two, tokens, tmp_p
     assert len(files) > 10 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {usual}
 
 
+# A manifest that is damaged
+
+
+def kept(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_whose_manifest_has_another_name_is_set_aside_whole(tmp_path):
+    """A flipped bit in a name: what is listed is not there, and what is there is not listed."""
+    folder = storage.write_folder(tmp_path / "step", lambda path: (path / "state.pt").write_text("1"))
+    manifest = folder / storage.MANIFEST
+    manifest.write_text(manifest.read_text().replace("state.pt", "state.pu"))
+    storage.remove_folder(folder)
+    assert kept(tmp_path) == [f"step{storage.ASIDE}/manifest.json", f"step{storage.ASIDE}/state.pt"]
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_none_of_them(tmp_path):
+    folder = storage.write_folder(tmp_path / "step", lambda path: (path / "state.pt").write_text("1"))
+    (tmp_path / "thesis.pt").write_text("mine"), (folder / "notes.txt").write_text("mine")
+    manifest = folder / storage.MANIFEST
+    sums = json.loads(manifest.read_text()) | {"../thesis.pt": "0", str(tmp_path / "thesis.pt"): "0"}
+    manifest.write_text(json.dumps(sums))
+    storage.remove_folder(folder)
+    assert {"thesis.pt", f"step{storage.ASIDE}/notes.txt"} <= {*kept(tmp_path)}
+
+
+def test_a_folder_that_lacks_a_file_is_removed_all_the_same(tmp_path):
+    folder = storage.write_folder(tmp_path / "step", lambda path: (path / "state.pt").write_text("1"))
+    (folder / "state.pt").unlink()
+    storage.remove_folder(folder)
+    assert not any(tmp_path.iterdir())
+
+
 # A finished folder that is damaged
 
 

@@ -69,17 +69,19 @@ def remove_folder(folder: Path) -> None:
 
     Where its manifest is damaged, nobody knows which are its own: it is set aside.
     """
-    try:
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    listed = {""}
+    with suppress(Damaged):
         listed = {*read_json(folder / MANIFEST), MANIFEST}
-    except Damaged:
-        return set_aside(folder, "its manifest is damaged")
-    if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in folder.rglob("*")):
+    if {*found} <= listed:
         going = folder.with_name(f"{PARTIAL}old-{folder.name}")
         patiently(os.replace, folder, going)
         shutil.rmtree(going, ignore_errors=True)
-    else:
+    elif listed <= {*found}:
         for name in listed:
-            (folder / name).unlink(missing_ok=True)
+            found[name].unlink()
+    else:
+        set_aside(folder, "its manifest is damaged")
 
 
 def publish(source: Path, target: Path, record: str, facts: dict) -> None:
