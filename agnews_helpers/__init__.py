@@ -19,7 +19,7 @@ _NAMES = {
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
-    "FolderInUse ResumeError PrecisionRefused NonFiniteError DoesNotFit",
+    "FolderInUse ResumeError NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",
     "vram.allocator": "CachingAllocator replay",
     "vram.budget": "step_budget budget_table largest_batch reserved_by_shape levers timeline usable_mib",

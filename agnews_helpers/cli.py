@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     add = command("budget", _budget, "say whether a training step fits a card", _recipe_flags(OF_BUDGET))
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
-    add("--system", help="linux, linux-desktop (it draws the screen) or windows (default: the one here)")
+    here = "windows" if os.name == "nt" else "linux-desktop"
+    add("--system", default=here, help="windows, linux-desktop, or linux without one (default: %(default)s)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
     add("--picture", **path, help="draw the bars of four lengths to FILE")
     add = command("train", _train, "train a classifier, keep the best epoch", folder, _recipe_flags(OF_TRAIN))
@@ -141,25 +142,24 @@ def _draw_picture(path: Path, card) -> None:
     from .vram.trace import config_for
 
     plots.plt.switch_backend("Agg")  # draws without a screen
-    bars = "Bars: predicted by tracing the step, not measured on the card."
-    context = "CUDA context: middle of a published range, 250 to 450 MiB."
-    note = f"{bars}\n{context}\nLeft by a system: its worst case.\nCard: {card.source}."
+    note = f"Bars and lines: predicted, not measured on the card.\nCard: {card.source}."
     taken = {system: hardware.SYSTEMS_GIB[system][1] for system in ("linux", "windows")}
     plots.gpu_picture(card, budget_table(config_for(), card=card), note, taken).savefig(path, dpi=110)
     print(f"picture of the {card.name} in {path}")
 
 
 def _budget(options) -> tuple[int, dict]:
-    from .hardware import GTX_1650_TI, find_card, this_card, this_system
-    from .vram.report import as_text, card_report, other_card
+    from .hardware import GTX_1650_TI, Card, find_card, this_card
+    from .vram.report import as_text, card_report
     from .vram.trace import config_for
 
     recipe = Recipe(**_flags(options))
     card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
-    if options.vram_gib is not None:
-        card = other_card(options.vram_gib)
-    system = options.system or this_system()
-    figures = card_report(config_for(recipe.model), recipe, card, system, options.attention)
+    if (gib := options.vram_gib) is not None:
+        if not 0 < gib <= 1024:
+            raise InvalidValue(f"--vram-gib is {gib:g}; it must be above 0 and at most 1024.")
+        card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0, source="only its memory was given")
+    figures = card_report(config_for(recipe.model), recipe, card, options.system, options.attention)
     print(as_text(figures))
     if options.picture:
         _draw_picture(options.picture, card)

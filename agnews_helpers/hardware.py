@@ -3,13 +3,12 @@
 import os
 import platform
 import re
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
-from .plumbing.errors import InvalidValue, PrecisionRefused
+from .plumbing.errors import InvalidValue
 
 PACKAGES = "torch transformers datasets accelerate"  # which decide what comes out
 
@@ -104,12 +103,6 @@ def find_card(name: str) -> Card:
     raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib.")
 
 
-def this_system() -> str:
-    """Which of `SYSTEMS_GIB` this is."""
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return "windows" if os.name == "nt" else "linux-desktop" if display else "linux"
-
-
 def this_card() -> Card | None:
     """The CUDA device that training would use, or None."""
     import torch
@@ -155,19 +148,19 @@ def describe_machine() -> str:
     versions = (f"{name} {version_of(name)}" for name in PACKAGES.split())
     return (
         f"versions   {', '.join([f'python {platform.python_version()}', *versions])}\n"
-        f"system     {platform.system()} {platform.machine()}, {'64' if sys.maxsize > 2**32 else '32'} bit\n"
+        f"system     {platform.system()} {platform.machine()}\n"
         f"device     {device}"
     )
 
 
 def check_precision(precision: str, device) -> None:
-    """Raise PrecisionRefused where a precision is known to be slow, or to fail, on a ``torch.device``.
+    """Raise InvalidValue where a precision is known to be slow, or to fail, on a ``torch.device``.
 
     What nobody knows of shows in the first step: the loop takes none whose loss or gradient is not finite.
     """
     card = this_card() if device.type == "cuda" else None
     if precision != "fp32" and (reason := refusal(precision, device.type, card)):
-        raise PrecisionRefused(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
+        raise InvalidValue(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
 
 
 def refusal(precision: str, device: str, card: Card | None) -> str | None:

@@ -121,11 +121,6 @@ def write_classifier(model, tokenizer, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def is_classifier(folder: str | Path) -> bool:
-    """Whether `folder` holds a saved model."""
-    return all((Path(folder) / name).is_file() for name in FILES)
-
-
 def load_classifier(folder: str | Path):
     """Model and tokenizer from a folder that `train` or ``save_pretrained`` wrote.
 

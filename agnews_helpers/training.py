@@ -15,7 +15,7 @@ from .checkpoints import Run, RunFolder, State
 from .data import load_data
 from .evaluation import evaluate
 from .hardware import check_precision, processes
-from .model import class_order, is_classifier, load_classifier, load_model, load_tokenizer, run_facts
+from .model import class_order, load_classifier, load_model, load_tokenizer, run_facts
 from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import DoesNotFit, InvalidValue, NonFiniteError, is_out_of_memory
 from .plumbing.interrupts import StopWish
@@ -58,7 +58,7 @@ def train(
         When the disk is full, `output_dir` cannot be written, or files of another origin are in the way.
     NonFiniteError
         When a loss or gradient is not finite. DoesNotFit : when memory runs out even with one row at a time.
-    PrecisionRefused
+    InvalidValue
         When `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
@@ -251,7 +251,7 @@ def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int 
 
     Says which of the two happened. The brief one takes at most `rows` training rows.
     """
-    if is_classifier(folder):
+    if (Path(folder) / "model.safetensors").is_file():
         profile = run_facts(folder).get("recipe", {}).get("profile", "unknown")
         print(f"Using the classifier of notebook 04 (profile {profile}).")
         return load_classifier(folder)

@@ -39,10 +39,6 @@ class ResumeError(AgnewsError, ValueError):
     """What lies in an output folder is not the run that was asked for, and is not replaced without a word."""
 
 
-class PrecisionRefused(AgnewsError, ValueError):
-    """The precision that was asked for is slow here, or fails; the message says why."""
-
-
 class NonFiniteError(AgnewsError, ArithmeticError):
     """A loss, a gradient or an answer is not a number, or infinite; no step was taken with it."""
 

@@ -29,7 +29,6 @@ class Budget:
     peak : the op, module and phase that make the peak.
     """
 
-    system: str
     usable: tuple[float, float]
     allocated: float
     reserved: float
@@ -64,7 +63,7 @@ def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_
     verdicts = ("fits" if runs_within(trace, mib) else beyond for mib in usable)
     top = trace.events[peak][0]
     where = f"{top.op} of {top.module or 'the optimizer'} ({top.phase})"
-    return Budget(system, usable, allocated, reserved, parts, *verdicts, where)
+    return Budget(usable, allocated, reserved, parts, *verdicts, where)
 
 
 def reserved_mib(trace: Trace) -> float:

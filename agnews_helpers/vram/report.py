@@ -4,7 +4,6 @@ from ..batching import tokenize
 from ..data import load_data
 from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
 from ..model import load_tokenizer
-from ..plumbing.errors import InvalidValue
 from ..recipe import Recipe
 from .budget import LENGTHS, largest_batch, levers, step_budget
 from .time import full_run_hours
@@ -12,12 +11,11 @@ from .trace import StepOptions, config_for
 
 LONGEST_ROW = 358  # tokens, of 40,000 rows of AG News
 TEXT = """\
-verdict    {told}
+verdict    {batch_size} rows x {length} tokens, {attention} attention, {precision}: {told}
 card       {card}, {vram_gib:.2f} GiB; {system} takes {system_takes_gib[0]:.2f} to {system_takes_gib[1]:.2f} \
 GiB, the CUDA context {context_mib[0]} to {context_mib[1]} MiB
 left       {usable_mib[0]:,.0f} to {usable_mib[1]:,.0f} MiB for PyTorch (an estimate from reports of such \
 cards)
-step       {batch_size} rows x {length} tokens, {attention} attention, {precision}
 needs      {allocated_mib:,.0f} MiB allocated, {reserved_mib:,.0f} reserved at the peak: {peak}
 time       {time}
 
@@ -30,13 +28,6 @@ VERDICTS = {"fits": "it fits", "out of memory": "out of memory"}
 VERDICTS["spills"] = "it spills: no error, but slow, since Windows puts the rest into the computer's memory"
 HOURS = """about {hours:.1f} hours for {epochs} epochs over 114,000 rows like AG News' (an estimate from the \
 card's published speed and bandwidth)"""
-
-
-def other_card(vram_gib: float) -> Card:
-    """A card of which only the memory is known. No memory at all is a ValueError."""
-    if not vram_gib > 0:
-        raise InvalidValue(f"--vram-gib is {vram_gib}; it must be above 0.")
-    return Card(f"a card with {vram_gib:g} GiB", vram_gib, (7, 5), 0, source="only its memory was given")
 
 
 def card_report(config, recipe: Recipe, card: Card, system: str, attention: str = "sdpa") -> dict:
