@@ -130,10 +130,11 @@ KEEP_GRADIENTS = mock.patch.object(  # PyTorch's default before 2.0
 )
 INFERENCE = mock.patch.object(Recorder, "_run", without_gradients)
 OWN_LOSS = mock.patch.object(recorder, "forward_backward", own_loss)
+NO_WORKSPACE = mock.patch.object(on_cuda, "workspace_size", lambda capability: 0)
 OF_2019 = (
     OWN_LOSS,
     mock.patch.object(F, "softmax", SoftmaxKeepsInput.call),
-    mock.patch.object(on_cuda, "workspace_size", lambda capability: 0),  # outside of the allocator before 2.0
+    NO_WORKSPACE,  # outside of the allocator before PyTorch 2.0
 )
 
 
@@ -383,10 +384,16 @@ def today() -> pd.DataFrame:
             for attention, figure in zip(("eager", "sdpa"), figures):
                 found = loop_of_the_docs(kind, config, shape, attention, capability)
                 rows.append((f"{what}, {shape[0]} x {shape[1]}, {attention}", machine, source, figure, found))
-    options = StepOptions(optimizer="adamw", implementation="foreach", capability=(9, 0))
-    events = trace_steps(RobertaConfig(**ROBERTA), [(2, 16)] * 3, options).events
-    allocated = replay(events, CachingAllocator()).max_allocated / 1e6
-    rows.append(("RoBERTa, training 2 x 16, fp32, AdamW", "ROCm", "optimum-benchmark", 2497.9, allocated))
+    options = StepOptions(optimizer="adamw", implementation="foreach")
+    with changed(NO_WORKSPACE):  # AMD's libraries took theirs outside of the allocator
+        events = trace_steps(RobertaConfig(**ROBERTA), [(2, 16)] * 3, options).events
+    found = replay(events, CachingAllocator())
+    for name, figure, size in (
+        ("allocated", 2497.9, found.max_allocated),
+        ("reserved", 2707.4, found.max_reserved),
+    ):
+        what = f"RoBERTa, training 2 x 16, fp32, AdamW, {name}"
+        rows.append((what, "ROCm", "optimum-benchmark", figure, size / 1e6))
     table = pd.DataFrame(rows, columns=["what", "machine", "source", "published", "predicted"])
     return table.assign(error=table["predicted"] / table["published"] - 1)
 
@@ -460,7 +467,7 @@ def evidence(others: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
         "inference, after one fitted constant": others[fitted & inference],
         "training, after one fitted constant": others[fitted & ~inference],
         "forward and backward, allocated, nothing fitted": new[~new["what"].str.contains("training")],
-        "training, allocated, nothing fitted": new[new["what"].str.contains("training")],
+        "training, nothing fitted": new[new["what"].str.contains("training")],
     }
     found = {kind: rows["error"].abs() for kind, rows in kinds.items()}
     figures = {kind: (len(e), round(e.median(), 4), round(e.max(), 4)) for kind, e in found.items()}
