@@ -57,7 +57,8 @@ def load_test(recipe: Recipe, names: list[str]):
     path = None if recipe.data == HUB_DATA else find_table(_folder(recipe), "test")
     if path:
         found, listed = _read(path, recipe), _listed(path.parent)
-        names, coding = listed or names, _coding(found, listed or names)
+        names = listed or names
+        coding = _coding(found, names)
         # Numbers mean the lines of classes.txt, or AG News' classes; of others the training file tells.
         if coding and (listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)):
             test = dict(text=found.texts, label=_decode(found, coding))

@@ -347,6 +347,16 @@ def test_a_manifest_that_names_files_elsewhere_removes_none_of_them(tmp_path):
     assert {"thesis.pt", f"step{storage.ASIDE}/notes.txt"} <= {*kept(tmp_path)}
 
 
+def test_a_foreign_link_that_leads_nowhere_stays(tmp_path):
+    folder = storage.write_folder(tmp_path / "step", lambda path: (path / "state.pt").write_text("1"))
+    try:
+        (folder / "mine").symlink_to(tmp_path / "a-disk-that-is-not-mounted")
+    except OSError:
+        pytest.skip("Windows makes links for administrators only")
+    storage.remove_folder(folder)
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
 def test_a_folder_that_lacks_a_file_is_removed_all_the_same(tmp_path):
     folder = storage.write_folder(tmp_path / "step", lambda path: (path / "state.pt").write_text("1"))
     (folder / "state.pt").unlink()

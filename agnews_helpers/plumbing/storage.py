@@ -69,8 +69,8 @@ def remove_folder(folder: Path) -> None:
 
     Where its manifest is damaged, nobody knows which are its own: it is set aside.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    listed = {""}
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    listed = {""}  # no file is called so: without a manifest none is known to be ours
     with suppress(Damaged):
         listed = {*read_json(folder / MANIFEST), MANIFEST}
     if {*found} <= listed:
