@@ -254,7 +254,8 @@ class RunFolder:
 
     def restore(self, model, optimizer) -> State:
         """Where the run is: at its beginning, or where the newest checkpoint left model and optimizer."""
-        state = State(self.rows["train"], self.recipe.batch_size, self.recipe.epochs)
+        limits = [[1, self.recipe.micro_batch_size]] if self.recipe.micro_batch_size else []
+        state = State(self.rows["train"], self.recipe.batch_size, self.recipe.epochs, limits=limits)
         if self.newest is None:
             return state
         load_model(model, self.newest / "model.safetensors", device=str(model.device))
@@ -266,6 +267,7 @@ class RunFolder:
         for generator, drawn in zip(_generators(model.device), states):
             generator.set_rng_state(drawn)
         state = State(**storage.read_json(self.newest / "progress.json")["state"])
+        state.limits += [limit for limit in limits if limit not in state.limits]
         self.accelerator.print(f"Continuing after {state}.")
         if not self.best:
             state.best_epoch = 0

@@ -18,6 +18,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 CHUNK = 1_000  # texts that are in memory at a time
 # The fields of the recipe that a command has flags for
 OF_BUDGET = "model max_length padding group_by_length batch_size epochs precision".split()
+OF_BUDGET += ["micro_batch_size", "gradient_checkpointing"]
 OF_EVALUATE = "profile data label_column text_columns test_rows max_length padding seed".split()
 OF_TRAIN = [item.name for item in fields(Recipe)]
 
@@ -83,9 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
     here = "windows" if os.name == "nt" else "linux-desktop"
-    add("--system", default=here, help="windows, linux-desktop, or linux without one (default: %(default)s)")
+    add(
+        "--system",
+        default=here,
+        help="windows, linux-desktop, or linux, without a screen (default: %(default)s)",
+    )
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
-    add("--picture", **path, help="draw the bars of four lengths to FILE")
+    flag = argparse.BooleanOptionalAction
+    add("--table", action=flag, default=True, help="look for the largest batch of each length (default: yes)")
+    add("--picture", **path, help="draw the bars of several lengths to FILE")
     add = command("train", _train, "train a classifier, keep the best epoch", folder, _recipe_flags(OF_TRAIN))
     resume = "continue the unfinished run of the output folder as it was begun; or discard it and begin"
     add("--resume", action=argparse.BooleanOptionalAction, help=resume)
@@ -136,15 +143,19 @@ def _doctor(options) -> tuple[int, dict]:
     return 1 if failed else 0, figures | {"checks": [asdict(check) for check in checks]}
 
 
-def _draw_picture(path: Path, card) -> None:
+def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None:
     from . import hardware, plots
-    from .vram.budget import budget_table
-    from .vram.trace import config_for
+    from .vram.budget import LENGTHS, budget_table
+    from .vram.report import options_of
 
     plots.plt.switch_backend("Agg")  # draws without a screen
+    lengths = [n for n in LENGTHS if n < recipe.max_length] + [recipe.max_length]
+    base = options_of(recipe, card, "sdpa")
+    table = budget_table(config, recipe.batch_size, lengths, card, system, base)
     note = f"Bars and lines: predicted, not measured on the card.\nCard: {card.source}."
-    taken = {system: hardware.SYSTEMS_GIB[system][1] for system in ("linux", "windows")}
-    plots.gpu_picture(card, budget_table(config_for(), card=card), note, taken).savefig(path, dpi=110)
+    taken = {system: hardware.SYSTEMS_GIB[system][1] for system in sorted({"linux", system})}
+    step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}, {recipe.precision}, Adam"
+    plots.gpu_picture(card, table, note, taken, f"{step}: one training step").savefig(path, dpi=110)
     print(f"picture of the {card.name} in {path}")
 
 
@@ -159,10 +170,11 @@ def _budget(options) -> tuple[int, dict]:
         if not 0 < gib <= 1024:
             raise InvalidValue(f"--vram-gib is {gib:g}; it must be above 0 and at most 1024.")
         card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0, source="only its memory was given")
-    figures = card_report(config_for(recipe.model), recipe, card, options.system, options.attention)
+    config = config_for(recipe.model)
+    figures = card_report(config, recipe, card, options.system, options.attention, options.table)
     print(as_text(figures))
     if options.picture:
-        _draw_picture(options.picture, card)
+        _draw_picture(options.picture, card, options.system, config, recipe)
     return 0, figures
 
 

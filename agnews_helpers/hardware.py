@@ -24,6 +24,7 @@ class Card:
     multiprocessors, cuda_cores : how many. bandwidth : of the memory, in GB/s.
     fp32_tflops : 10**12 products and sums of fp32 numbers a second, at the boost clock.
     tensor_cores : whether it has units for products of fp16 matrices. source : where this is from.
+    free_mib : what PyTorch may take of it now, where it is here.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Card:
     fp32_tflops: float | None = None
     tensor_cores: bool | None = None
     source: str = "read from this machine"
+    free_mib: float | None = None
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each known fact, for people."""
@@ -72,8 +74,8 @@ CARDS = {name.removeprefix("GeForce "): Card(f"NVIDIA {name}", *facts) for name,
 GTX_1650_TI = CARDS["GTX 1650 Ti"]
 
 # What the CUDA context takes beside PyTorch's own memory, in MiB: bare, 256 (InvokeAI#9413) to 426
-# (unsloth-zoo#1053); the kernels of a training step add to it, for which we allow 86. Where a card is there,
-# it is measured (notebook 05). None of these is of a GTX 1650 Ti, so we keep a range.
+# (unsloth-zoo#1053); the kernels of a training step add to it, for which we allow 86 (`vram_cap.GROWTH_MIB`).
+# Where a card is there, what is free on it is read. None of these is of a GTX 1650 Ti, so we keep a range.
 CONTEXT_MIB = (256, 512)
 
 # What the system takes of the card before PyTorch starts, in GiB, without the context: reports of 4 GB cards.
@@ -104,14 +106,17 @@ def find_card(name: str) -> Card:
 
 
 def this_card() -> Card | None:
-    """The CUDA device that training would use, or None."""
+    """The CUDA device that training would use, or None. ``AGNEWS_VRAM_GIB`` as for `vram_cap.free_mib`."""
     import torch
 
+    from .plumbing.vram_cap import asked_gib, free_mib
+
+    asked_gib()  # what cannot be is told on every machine
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     gib, capability = found.total_memory / 2**30, (found.major, found.minor)
-    return Card(found.name, gib, capability, found.multi_processor_count)
+    return Card(found.name, gib, capability, found.multi_processor_count, free_mib=free_mib())
 
 
 def processes():

@@ -77,6 +77,27 @@ def check_pair(model, tokenizer, max_length: int) -> None:
         raise InvalidValue(f"The model takes {positions} tokens; max_length is {max_length}. Make it less.")
 
 
+@contextmanager
+def recomputed(model, wanted: bool = True, **options):
+    """While this is entered, each layer's activations are not kept, but computed again in the backward pass.
+
+    InvalidValue where the model cannot do that. `options` are those of ``torch.utils.checkpoint``.
+    """
+    if not wanted:
+        yield
+        return
+    # The newest transformers calls gradient checkpointing activation checkpointing.
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    try:
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, **options})
+    except ValueError as error:
+        raise InvalidValue(f"{type(model).__name__} cannot compute its layers again.") from error
+    try:
+        yield
+    finally:
+        getattr(model, f"{kind}_checkpointing_disable")()
+
+
 def class_names(model) -> list[str]:
     """What a model calls its classes, in the order of its logits."""
     return [model.config.id2label[i] for i in range(model.config.num_labels)]

@@ -261,8 +261,8 @@ def _cells(axes, shades: pd.DataFrame, numbers: pd.DataFrame, fmt: str, dark: fl
     axes.spines[:].set_visible(False)
 
 
-def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None = None):
-    """The picture of the README: left, the card's facts; right, the memory of a step at batch size 8."""
+def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None, title: str):
+    """The picture of the README: left, the card's facts; right, the memory of a training step."""
     left, right = _figure(11.0, 4.6, columns=2, grid={"width_ratios": (1, 1.5)})
     left.set_axis_off()
     left.set_title(card.name, loc="left", fontweight="bold", fontsize=13)
@@ -271,5 +271,5 @@ def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float
         left.text(0.5, 0.9 - 0.11 * i, value)
     left.text(0.0, 0.02, note, color=DARK_GREY, fontsize=9, va="bottom")
     vram_bars(table, card.vram_gib, taken_gib, right)
-    right.set_title("DistilBERT, batch size 8, fp32, Adam: memory of one training step", loc="left")
+    right.set_title(title, loc="left")
     return left.figure

@@ -46,6 +46,8 @@ class Recipe:
     padding: str = "longest"  # pads a batch to its longest row; "max_length" pads every row to max_length
     group_by_length: bool = True  # whether batches are made of rows of similar length
     batch_size: int = 8  # rows in one step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05)
+    micro_batch_size: int | None = None  # rows taken at a time, the same step in less memory; None for all
+    gradient_checkpointing: bool = False  # whether layers are computed twice instead of kept: less memory
     class_weights: str | None = None  # or "balanced": rows of rare classes weigh more in the loss
     learning_rate: float = 2e-5  # Adam's step size, as in datascience.stackexchange.com question 64583
     epochs: int = 4  # passes over all training rows; batch 8 and 4 epochs are in the grid of Turc et al. 2019
@@ -149,6 +151,8 @@ ALLOWED = {
     "padding": (lambda to: to in ("longest", "max_length"), "'longest' (row of its batch) or 'max_length'"),
     "group_by_length": (lambda yes: True, "True or False: whether rows of similar length share a batch"),
     "batch_size": (lambda n: n >= 1, "a whole number of rows from 1"),
+    "micro_batch_size": (lambda n: n is None or n >= 1, "a whole number of rows from 1, or None for all"),
+    "gradient_checkpointing": (lambda yes: True, "True or False: layers are computed twice, not kept"),
     "class_weights": (lambda name: name in (None, "balanced"), "'balanced' (rare ones weigh more), or None"),
     "learning_rate": (lambda x: 0 < x < 1, "above 0 and below 1 (the recipe's is 2e-5)"),
     "epochs": (lambda n: n >= 1, "a whole number of passes over the rows, from 1"),

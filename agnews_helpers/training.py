@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,10 +15,11 @@ from .checkpoints import Run, RunFolder, State
 from .data import load_data
 from .evaluation import evaluate
 from .hardware import check_precision, processes
-from .model import class_order, load_classifier, load_model, load_tokenizer, run_facts
+from .model import class_order, load_classifier, load_model, load_tokenizer, recomputed, run_facts
 from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import DoesNotFit, InvalidValue, NonFiniteError, is_out_of_memory
 from .plumbing.interrupts import StopWish
+from .plumbing.vram_cap import VramCap
 from .recipe import Recipe
 
 __all__ = ["Run", "find_or_train", "forward_backward", "train"]
@@ -69,7 +70,8 @@ def train(
     check_precision(recipe.precision, accelerator.device)
     folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
     wishes = StopWish(alone=accelerator.num_processes == 1)
-    with folder, wishes as wish, cpu_kernels(model, accelerator.device):
+    cap, leaner = VramCap(accelerator.device), recomputed(model, recipe.gradient_checkpointing)
+    with folder, wishes as wish, cpu_kernels(model, accelerator.device), leaner, cap as card:
         if folder.finished:
             return folder.load_run(model)
         torch.manual_seed(recipe.seed + accelerator.process_index)  # dropout
@@ -83,7 +85,7 @@ def train(
             batches = epoch_batches(lengths, recipe, epoch)[state.batch :]
             loader = make_loader(tokens["train"], batches, recipe, accelerator, model.config.pad_token_id)
             parallel.train()  # dropout on; `evaluate` switches it off and on again
-            for rows, batch in progress(state, batches, loader, accelerator):
+            for rows, batch in progress(state, batches, loader, accelerator, card):
                 if agreed(accelerator, wish.made or len(state.sitting) == steps):
                     return folder.stopped(model, optimizer, state)
                 with explained(state, rows, batch, recipe):  # an error says where the run is, and what helps
@@ -136,8 +138,10 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
             for start in range(0, here, size):
                 part = {name: tensor[start : start + size] for name, tensor in batch.items()}
                 labels = part.pop("labels")
-                loss = F.cross_entropy(model(**part).logits, labels, weights, reduction="sum") / count
-                accelerator.backward(loss)
+                # Several processes add up their gradients once, with the last part.
+                with accelerator.no_sync(model) if start + size < here else nullcontext():
+                    loss = F.cross_entropy(model(**part).logits, labels, weights, reduction="sum") / count
+                    accelerator.backward(loss)
                 total = loss.detach() if total is None else total + loss.detach()
             return total
         except RuntimeError as error:
@@ -224,13 +228,17 @@ def agreed(accelerator, wish: bool) -> bool:
     return accelerator.check_trigger()
 
 
-def progress(state: State, batches: list[list[int]], loader, accelerator) -> Iterator[tuple[list[int], dict]]:
-    """The row numbers and tensors of each batch, on the device; and a bar that shows the rows done."""
+def progress(state: State, batches, loader, accelerator, card) -> Iterator[tuple[list[int], dict]]:
+    """The row numbers and tensors of each batch, on the device; and a bar that shows the rows done.
+
+    `card` (`VramCap`) looks at the time of each step.
+    """
     title, quiet = f"epoch {state.epoch}/{state.epochs}", not accelerator.is_main_process
     done, device = state.rows - sum(map(len, batches)), accelerator.device
     with tqdm(total=state.rows, initial=done, unit="row", desc=title, disable=quiet) as bar:
         for rows, batch in zip(batches, loader):
             yield rows, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            card.watch(state.sitting[-1], batch["input_ids"].numel())
             bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
             bar.update(len(rows))
 

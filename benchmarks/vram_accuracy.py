@@ -14,7 +14,7 @@ attention on a card of the same compute capability, 7.5.
 
 import json
 import statistics
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -406,15 +406,26 @@ class Accelerator:
 
     num_processes = 1
 
+    def __init__(self, model):
+        self.model, self.fresh = model, False
+
     def backward(self, loss):
+        if self.fresh:
+            self.model.zero_grad(set_to_none=True)
+            self.fresh = False
         loss.backward()
+
+    def no_sync(self, model):
+        return nullcontext()
 
 
 def real_peak(config, rows: int, length: int, options: StepOptions, steps: int = 2) -> float:
     """MiB that the step really allocates on the CPU with CUDA's ops, weights included; by the profiler."""
     model = new_model(config, options).train()
     own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
-    optimizer = make_optimizer(model, options)
+    optimizer, accelerator = make_optimizer(model, options), Accelerator(model)
+    if options.keep_outputs:
+        model.register_forward_hook(lambda module, _, outputs: setattr(accelerator, "outputs", outputs))
     profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
     with on_cuda.patched(model, options), profiler:
         for _ in range(steps):
@@ -424,9 +435,11 @@ def real_peak(config, rows: int, length: int, options: StepOptions, steps: int =
             }
             batch["attention_mask"][0, -1] = 0
             batch["labels"] = torch.ones(rows, dtype=torch.long)
-            forward_backward(model, batch, Accelerator(), options.limits)
+            accelerator.fresh = options.zero_grad == "before backward"
+            forward_backward(model, batch, accelerator, options.limits)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            if options.zero_grad == "after the step":
+                optimizer.zero_grad(set_to_none=True)
     live = peak = 0
     for event in sorted(
         (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"),

@@ -29,7 +29,10 @@ FLOORS = [
     {"data", "model", "batching"},
     {"recipe", "hardware", "vram.allocator", "vram.on_cuda"},
     {f"plumbing.{name}" for name in ("hub", "mini")},
-    {f"plumbing.{name}" for name in ("storage", "cpu_kernels", "interrupts", "tables", "repeats")},
+    {
+        f"plumbing.{name}"
+        for name in ("storage", "cpu_kernels", "interrupts", "tables", "repeats", "vram_cap")
+    },
     {"plumbing.errors"},
 ]
 

@@ -1,8 +1,10 @@
 import json
-from collections import Counter
+import math
+import re
+from dataclasses import replace
 
 import pytest
-from transformers import DistilBertConfig
+from transformers import DistilBertConfig, XLNetConfig
 
 from agnews_helpers import (
     GTX_1650_TI,
@@ -71,7 +73,7 @@ def test_the_claim_of_the_tutorial():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("length", [33, 64])
-def test_other_numbers_of_rows_follow_from_two_traces(attention, length):
+def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
     options = StepOptions(attention=attention)
     for rows in (3, 8, 13):
         real = trace_steps(SMALL, [(rows, length)] * TRACED_STEPS, options).events
@@ -122,9 +124,34 @@ def test_the_map_grows_with_rows():
 
 
 def test_levers_save_where_they_should():
-    saved = levers(SMALL, 8, 256)["saved"]
+    table = levers(SMALL, 8, 256)
+    saved = table["saved"]
     assert saved.iloc[0] == 0 and saved["SDPA instead of eager attention"] > 20
-    assert saved["two parts of 4 rows, accumulated"] > 20 and saved["activation checkpointing"] > 20
+    assert saved["two parts of 4 rows"] > 20 and saved["layers computed twice, not kept"] > 20
+    assert table["flag"]["two parts of 4 rows"] == "--micro-batch-size 4"
+    assert table["verdict"]["fp16 autocast"].startswith("the NVIDIA GeForce GTX 1650 Ti has no tensor")
+    assert set(table["verdict"].drop("fp16 autocast")) == {"fits"}
+
+
+def test_each_lever_has_a_verdict_of_its_own():
+    card = find_card("RTX 3050 Laptop")
+    table = levers(DISTILBERT, 16, 512, StepOptions(), card=card)
+    assert table["verdict"]["as it is"] == "spills" and table["verdict"]["two parts of 8 rows"] == "fits"
+    assert table["verdict"]["bf16 autocast"] in ("fits", "spills")
+
+
+def test_a_lever_that_a_model_cannot_pull_is_left_out_with_a_word():
+    table = levers(XLNetConfig(n_layer=1, d_model=64, n_head=4, d_inner=128), 4, 64)
+    told = table.loc["layers computed twice, not kept"]
+    assert told["verdict"].startswith("XLNetForSequence") and math.isnan(told["reserved"])
+    others = table.drop(["layers computed twice, not kept", "fp16 autocast"])
+    assert others["reserved"].notna().all()
+
+
+def test_a_card_that_is_here_has_no_range():
+    card = replace(GTX_1650_TI, free_mib=3000.0)
+    assert usable_mib(card, "windows") == (3000, 3000)
+    assert step_budget(SMALL, 8, 128, card=card).verdict == "fits"
 
 
 def test_the_timeline_climbs_and_falls():
@@ -186,16 +213,57 @@ def test_the_command(tmp_path, capsys):
     )
     text, figures = capsys.readouterr().out, json.loads(file.read_text(encoding="utf-8"))
     assert (
-        "verdict    8 rows x 128 tokens, sdpa attention, fp32: it fits" in text
+        text.startswith("verdict    it fits\n")
+        and "step       8 rows x 128 tokens, sdpa attention, fp32\n" in text
+        and "next       agnews train --model mini --max-length 128\n" in text
         and "a card with 2 GiB" in text
-        and "largest batch by tokens per row" in text
+        and "largest batch, at worst and at best, by tokens per row" in text
     )
     assert figures["verdict"] == "fits" and figures["length"] == 128 and figures["batch_size"] == 8
-    assert figures["reserved_mib"] == pytest.approx(
-        sum(figures["parts_mib"].values()) - figures["parts_mib"]["CUDA context"]
+    assert figures["reserved"] == pytest.approx(
+        sum(figures["parts"].values()) - figures["parts"]["CUDA context"]
     )
-    counts = Counter(len(pair) for pair in figures["largest_batch"].values())
-    assert counts == {2: 5}
+    assert {length: len(pair) for length, pair in figures["largest_batch"].items()} == {"64": 2, "128": 2}
+
+
+def test_the_command_says_what_would_fit(capsys):
+    arguments = [
+        "--batch-size",
+        "16",
+        "--epochs",
+        "2",
+        "--card",
+        "1650ti",
+        "--system",
+        "windows",
+        "--no-table",
+    ]
+    assert main(["budget", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("verdict    it spills: no error, but slow, for Windows")
+    assert lines[0].endswith("; if windows takes little of the card, it fits")
+    following = "agnews train --batch-size 16 --epochs 2"
+    assert lines[1] == f"next       {following} --micro-batch-size 8 or: {following} --gradient-checkpointing"
+    assert not any("largest batch" in line for line in lines)
+
+
+@pytest.mark.parametrize("precision, name", [("bf16", "bf16"), ("fp16", "fp16")])
+def test_the_precision_is_the_one_that_was_asked_for(precision, name, capsys):
+    needed = {}
+    for asked in ("fp32", precision):
+        command = ["budget", "--model", "mini", "--card", "RTX 3090", "--system", "linux", "--no-table"]
+        assert main([*command, "--precision", asked]) == 0
+        text = capsys.readouterr().out
+        assert f"sdpa attention, {asked}\n" in text
+        needed[asked] = int(re.search("needs +([0-9,]+)", text)[1].replace(",", ""))
+    assert needed[precision] < needed["fp32"] - 50
+
+
+def test_the_commands_flags_are_those_that_differ():
+    recipe = Recipe(model="a folder", group_by_length=False, gradient_checkpointing=True, micro_batch_size=2)
+    flags = "--model 'a folder' --no-group-by-length --micro-batch-size 2 --gradient-checkpointing"
+    assert report.command_of(recipe) == f"agnews train {flags}"
+    assert report.command_of(Recipe()) == "agnews train"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers
 from transformers import BertConfig, DistilBertConfig
 
 from agnews_helpers import training
@@ -54,8 +55,13 @@ def peak_without_workspaces(found):
         StepOptions(attention="eager", implementation="single"),
         StepOptions(attention="eager", optimizer="adamw"),
         StepOptions(attention="eager", micro_batch_size=2),
+        StepOptions(attention="eager", optimizer="sgd"),
+        StepOptions(attention="eager", optimizer="adafactor"),
+        StepOptions(attention="eager", precision="pure bf16"),
+        StepOptions(attention="eager", zero_grad="before backward"),
+        StepOptions(attention="eager", keep_outputs=True),
     ],
-    ids=["fused", "foreach", "single", "adamw", "accumulated"],
+    ids=["fused", "foreach", "single", "adamw", "accumulated", "sgd", "adafactor", "pure", "zero", "outputs"],
 )
 @pytest.mark.parametrize(
     "config, shape",
@@ -65,6 +71,124 @@ def peak_without_workspaces(found):
 def test_the_traced_peak_is_the_real_one(config, shape, options):
     found = peak_without_workspaces(trace_steps(config, [shape] * 2, options))
     assert found / MIB == pytest.approx(vram_accuracy.real_peak(config, *shape, options), rel=0.005)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "pure fp16"])
+def test_half_precision_takes_less(precision):
+    peaks = [
+        peak_without_workspaces(trace_steps(SMALL, [(32, 128)] * 2, StepOptions(precision=kind)))
+        for kind in ("fp32", precision)
+    ]
+    assert peaks[1] < (0.65 if "pure" in precision else 0.9) * peaks[0]
+
+
+def test_both_kinds_of_autocast_take_the_same():
+    sizes = [
+        trace_steps(SMALL, [(8, 64)] * 2, StepOptions(precision=kind)).peak()[0] for kind in ("fp16", "bf16")
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "change, flash",
+    [
+        (dict(precision="bf16", mask=False, capability=(8, 0)), True),
+        (dict(precision="pure fp16", mask=False, capability=(9, 0)), True),
+        (dict(precision="bf16", mask=True, capability=(8, 0)), False),  # flash attention takes no mask
+        (dict(precision="fp16", mask=False, capability=(7, 5)), False),  # nor an older card
+        (dict(precision="fp32", mask=False, capability=(8, 0)), False),  # nor fp32
+    ],
+)
+def test_flash_attention_where_the_card_would_choose_it(change, flash):
+    ops = {a.op for a, _ in trace_steps(SMALL, [(4, 64)] * 2, StepOptions(**change)).events}
+    assert ("_scaled_dot_product_flash_attention" in ops) == flash
+    assert ("_scaled_dot_product_efficient_attention" in ops) != flash
+
+
+def test_gradients_live_through_the_forward_pass_where_they_are_cleared_late():
+    early, late = (
+        trace_steps(SMALL, [(32, 128)] * 3, StepOptions(optimizer="sgd", zero_grad=place)).peak()[0]
+        for place in ("after the step", "before backward")
+    )
+    assert late > early
+
+
+def test_equal_steps_after_the_second_are_its_copies():
+    options = StepOptions(implementation="foreach", micro_batch_size=3)
+    config = config_for(SMALL)
+    with trace.FakeTensorMode(allow_non_fake_inputs=True):
+        with trace.no_init_weights():
+            model = trace.new_model(config, options)
+        with trace.on_cuda.patched(model, options):
+            really = recorder.Recorder(model, options).record([(8, 64)] * 5)
+
+    def told(events):
+        names = {}
+        for a, _ in events:
+            names.setdefault(a, len(names))
+        return [(names[a], a.size, a.op, a.category, a.phase, a.step, made) for a, made in events]
+
+    assert told(trace_steps(SMALL, [(8, 64)] * 5, options).events) == told(really)
+
+
+# every family
+
+
+FAMILIES = {
+    "bert": transformers.BertConfig(num_hidden_layers=2),
+    "roberta": transformers.RobertaConfig(num_hidden_layers=2),
+    "xlm-roberta": transformers.XLMRobertaConfig(num_hidden_layers=2),
+    "electra": transformers.ElectraConfig(num_hidden_layers=2),
+    "albert": transformers.AlbertConfig(hidden_size=64, intermediate_size=128, num_attention_heads=4),
+    "deberta-v2": transformers.DebertaV2Config(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        relative_attention=True,
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+        type_vocab_size=0,
+    ),
+    "mpnet": transformers.MPNetConfig(num_hidden_layers=2),
+    "modernbert": transformers.ModernBertConfig(num_hidden_layers=3),
+    "xlnet": transformers.XLNetConfig(n_layer=2),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_family_is_traced(family, attention):
+    trace = trace_steps(FAMILIES[family], [(2, 64)] * 3, StepOptions(attention=attention))
+    assert trace.flops > 0 and {a.phase for a, _ in trace.events} == {
+        "load",
+        "forward",
+        "backward",
+        "optimizer",
+    }
+
+
+def test_modernbert_takes_more_than_512_tokens():
+    short, long = (trace_steps(FAMILIES["modernbert"], [(2, n)] * 2).peak()[0] for n in (512, 1024))
+    assert long > 1.1 * short
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (transformers.GPT2Config(n_layer=2), "gpt2 has no padding token"),
+        (transformers.T5Config(), "A step of t5 cannot be traced"),
+        (transformers.BartConfig(encoder_layers=1, decoder_layers=1), "A step of bart cannot be traced"),
+        (transformers.XLMConfig(n_layers=1), "A step of xlm cannot be traced"),
+    ],
+)
+def test_what_cannot_be_traced_is_one_line(config, message, capfd):
+    with pytest.raises(ValueError, match=message) as caught:
+        trace_steps(config, [(2, 64)] * 3)
+    assert len(str(caught.value).splitlines()) == 1 and "Traceback" not in capfd.readouterr().err
 
 
 # against others' figures
@@ -214,8 +338,9 @@ def test_models_that_cannot_be_traced(tmp_path):
     "switch",
     [
         dict(attention="flash"),
-        dict(optimizer="sgd"),
-        dict(precision="bf16"),
+        dict(optimizer="lion"),
+        dict(precision="int8"),
+        dict(zero_grad="never"),
         dict(micro_batch_size=0),
     ],
 )

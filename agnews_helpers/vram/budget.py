@@ -7,10 +7,10 @@ from itertools import product
 
 import pandas as pd
 
-from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
+from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, refusal
 from ..plumbing.errors import InvalidValue
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
-from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace, trace_steps
+from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace
 
 TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
 LENGTHS = (64, 128, 256, 512)  # tokens a row, for tables
@@ -23,7 +23,7 @@ class Budget:
 
     allocated, reserved : peaks, named as in `torch.cuda`; reserved is without a limit.
     parts : what lies in memory at the peak, with the allocator's cache and the middle of the context's range.
-    usable : what system and context leave to PyTorch, (at worst, at best).
+    usable : what system and context leave to PyTorch, (at worst, at best); on this machine's card: now.
     verdict, at_best : what happens in the worst and in the best case: it ``"fits"``, ``"spills"`` (on
     Windows: into the computer's memory, slow and without an error), or is ``"out of memory"`` (elsewhere).
     peak : the op, module and phase that make the peak.
@@ -41,10 +41,12 @@ class Budget:
 def usable_mib(card: Card, system: str) -> tuple[float, float]:
     """MiB that the system and the CUDA context leave to PyTorch: (at worst, at best).
 
-    A system that we have no reports of is a ValueError.
+    Of a card in this machine, what is free on it. A system that we have no reports of is a ValueError.
     """
     if system not in SYSTEMS_GIB:
         raise InvalidValue(f"system is {system!r}; it must be one of {', '.join(SYSTEMS_GIB)}.")
+    if card.free_mib is not None:
+        return card.free_mib, card.free_mib
     (least, most), (smallest, largest) = SYSTEMS_GIB[system], CONTEXT_MIB
     whole = card.vram_gib * 1024
     return whole - most * 1024 - largest, whole - least * 1024 - smallest
@@ -53,11 +55,13 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
 def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
     """The `Budget` of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
     usable = usable_mib(card, system)
-    trace = trace_steps(config, [(rows, length)] * TRACED_STEPS, options)
+    trace = scaled_trace(config, rows, length, options)
     replayed = replay(trace.events, CachingAllocator())
     allocated, reserved = replayed.max_allocated / MIB, replayed.max_reserved / MIB
     _, peak = trace.peak()
-    parts = timeline(trace, step=0).drop(columns="phase").iloc[peak].to_dict()
+    parts = dict.fromkeys(TRACED_PARTS, 0.0)
+    for allocation, made in trace.events[: peak + 1]:
+        parts[_part(allocation)] += (allocation.size if made else -allocation.size) / MIB
     parts |= {"cached": reserved - sum(parts.values()), "CUDA context": sum(CONTEXT_MIB) / 2}
     beyond = "spills" if system == "windows" else "out of memory"
     verdicts = ("fits" if runs_within(trace, mib) else beyond for mib in usable)
@@ -83,20 +87,24 @@ def runs_within(trace: Trace, capacity_mib: float) -> bool:
 def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
     """The largest batch size at this length: (in the worst case of the system, in the best); at most 4,096.
 
-    Found by halving. Gaps between segments make the edge a little ragged: a few rows more may run again.
+    Taken at once: `micro_batch_size` does not count. Found by halving. Gaps between segments make the edge a
+    little ragged: a few rows more may run again.
     """
-    traced = partial(scaled_trace, config_for(config), length=length, options=options)
+    whole = replace(options, micro_batch_size=None)
+    traced = partial(scaled_trace, config_for(config), length=length, options=whole)
     return tuple(
         bisect_left(range(1, 4097), True, key=lambda rows: not runs_within(traced(rows), capacity))
         for capacity in usable_mib(card, system)
     )
 
 
-def budget_table(config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
+def budget_table(
+    config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows", base=StepOptions()
+) -> pd.DataFrame:
     """One row for each attention and length: MiB of each part at the peak, their total, both verdicts."""
     rows = {}
     for attention, length in product(("sdpa", "eager"), lengths):
-        options = StepOptions(attention=attention)
+        options = replace(base, attention=attention)
         budget = step_budget(config, batch_size, length, options, card, system)
         total = sum(budget.parts.values())
         rows[attention, length] = {**budget.parts, "total": total}
@@ -111,23 +119,48 @@ def reserved_by_shape(config, batch_sizes, lengths, options: StepOptions = StepO
     return pd.DataFrame(table).rename_axis("batch size")
 
 
-def levers(config, rows=8, length=512, base: StepOptions = USUAL, typical_length=64) -> pd.DataFrame:
-    """What each change alone saves on `base`: peak of reserved memory in MiB, and the difference."""
-    half = -(-rows // 2)
-    cases = {
-        "as it is": (length, {}),
-        "SDPA instead of eager attention": (length, {"attention": "sdpa"}),
-        "fused instead of foreach Adam": (length, {"implementation": "fused"}),
-        f"two parts of {half} rows, accumulated": (length, {"micro_batch_size": half}),
-        "activation checkpointing": (length, {"checkpointing": True}),
-        f"padded to {typical_length}, the batch's longest": (typical_length, {}),
-        "fp16 autocast (not on GTX 16xx)": (length, {"precision": "fp16"}),
+def levers(
+    config,
+    rows=8,
+    length=512,
+    base: StepOptions = USUAL,
+    typical_length=64,
+    card=GTX_1650_TI,
+    system="windows",
+) -> pd.DataFrame:
+    """What each change alone does to `base`: MiB reserved at the peak, MiB saved, the worst case's verdict.
+
+    And the flag of ``agnews train`` that makes it. A change that the model or the card cannot make has the
+    reason as its verdict.
+    """
+    half, short = -(-rows // 2), "bf16" if card.capability >= (8, 0) else "fp16"
+    cases = {  # what changes, and the flag
+        "as it is": ({}, ""),
+        "SDPA instead of eager attention": ({"attention": "sdpa"}, ""),
+        "fused instead of foreach Adam": ({"implementation": "fused"}, ""),
+        f"two parts of {half} rows": ({"micro_batch_size": half}, f"--micro-batch-size {half}"),
+        "layers computed twice, not kept": ({"checkpointing": True}, "--gradient-checkpointing"),
+        f"padded to {typical_length}, the batch's longest": ({}, ""),
+        f"{short} autocast": ({"precision": short}, f"--precision {short}"),
     }
-    table = pd.DataFrame(index=pd.Index(cases, name="change"))
-    for name, (tokens, change) in cases.items():
-        trace = trace_steps(config, [(rows, tokens)] * TRACED_STEPS, replace(base, **change))
-        table.loc[name, "reserved"] = reserved_mib(trace)
-    return table.assign(saved=table["reserved"].iloc[0] - table["reserved"])
+    found = {}
+    for name, (change, flag) in cases.items():
+        tokens = typical_length if name.startswith("padded") else length
+        try:
+            if reason := refusal(short, "cuda", card) if "precision" in change else None:
+                raise InvalidValue(reason)
+            budget = step_budget(config, rows, tokens, replace(base, **change), card, system)
+            found[name] = budget.reserved, budget.verdict, flag
+        except InvalidValue as error:
+            found[name] = float("nan"), str(error), ""
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["reserved", "verdict", "flag"])
+    table.insert(1, "saved", table["reserved"].iloc[0] - table["reserved"])
+    return table.rename_axis("change")
+
+
+def _part(allocation) -> str:
+    """Where a traced allocation is counted; the batch among what is temporary."""
+    return "temporaries" if allocation.category == "batch" else allocation.category
 
 
 def timeline(trace: Trace, step: int = TRACED_STEPS) -> pd.DataFrame:
@@ -137,8 +170,7 @@ def timeline(trace: Trace, step: int = TRACED_STEPS) -> pd.DataFrame:
     """
     rows, phase, live = [], "", dict.fromkeys(TRACED_PARTS, 0.0)
     for allocation, made in trace.events:
-        part = "temporaries" if allocation.category == "batch" else allocation.category
-        live[part] += (allocation.size if made else -allocation.size) / MIB
+        live[_part(allocation)] += (allocation.size if made else -allocation.size) / MIB
         phase = allocation.phase if made else phase
         if rows or allocation.step == step:
             rows.append({**live, "phase": phase})

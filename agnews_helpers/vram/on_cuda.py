@@ -1,6 +1,7 @@
 """Where CUDA runs another kernel than the CPU, or takes more memory: stand-ins for ``trace``. Notebook 05."""
 
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 import torch
@@ -8,17 +9,19 @@ import torch.nn.functional as F
 
 aten = torch.ops.aten
 # Of what a step calls, autocast runs these in fp32 on CUDA; its list for the CPU lacks them.
+HALVES = (torch.float16, torch.bfloat16)
 KEPT_IN_FP32 = ("layer_norm", "softmax", "cross_entropy")
 
 
 @contextmanager
 def patched(model, options):
     """`torch.nn.functional` and the model's forward pass choose as they would on a CUDA device."""
-    functions = {"dropout": native_dropout, "scaled_dot_product_attention": efficient_attention}
+    attention = partial(fused_attention, flash=options.capability >= (8, 0))
+    functions = {"dropout": native_dropout, "scaled_dot_product_attention": attention}
     forward = model.forward
-    if options.precision == "fp16":
+    if options.precision in ("fp16", "bf16"):
         functions |= {name: _in_fp32(getattr(F, name)) for name in KEPT_IN_FP32}
-        forward = torch.autocast("cpu", torch.float16)(forward)
+        forward = torch.autocast("cpu", options.dtype)(forward)
     with mock.patch.multiple(F, **functions), mock.patch.object(model, "forward", forward):
         yield
 
@@ -28,12 +31,18 @@ def native_dropout(input, p=0.5, training=True, inplace=False):
     return torch.native_dropout(input, p, True)[0] if training and p > 0 else input
 
 
-def efficient_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    """The memory-efficient kernel: on compute capability 7.5 the only fused one that takes fp32 and a mask.
+def fused_attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, flash=False, **_
+):
+    """Flash attention where the card has it, for half precision without a mask; or the memory-efficient one.
 
-    A boolean mask becomes an additive one in the query's dtype, at each call; its rows are padded to a
-    multiple of 8 elements, as the kernel's alignment asks.
+    Below compute capability 8.0 that is the only fused one, and for fp32 everywhere. A boolean mask becomes
+    an additive one in the query's dtype, at each call; its rows are padded to a multiple of 8 elements, as
+    the kernel's alignment asks.
     """
+    if flash and attn_mask is None and query.dtype in HALVES:
+        how = dict(scale=scale)
+        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, **how)[0]
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             additive = torch.zeros_like(attn_mask, dtype=query.dtype)
@@ -66,7 +75,7 @@ def storage_size(func, tensor, nbytes: int) -> int:
 
 def _in_fp32(function):
     def up(value):
-        half = isinstance(value, torch.Tensor) and value.dtype == torch.float16
+        half = isinstance(value, torch.Tensor) and value.dtype in HALVES
         return value.float() if half else value
 
     def call(*args, **kwargs):

@@ -1,19 +1,23 @@
 """Watches training steps on tensors without storage, and notes each allocation for ``trace``. Notebook 05."""
 
 import weakref
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers.optimization import Adafactor
 
 from ..training import forward_backward
 from . import on_cuda
 
 aten = torch.ops.aten
 MATMULS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +38,8 @@ class Allocation:
 
 def make_optimizer(model, options):
     """The optimizer that the options describe, at the recipe's learning rate."""
+    if options.optimizer == "adafactor":
+        return Adafactor(model.parameters(), lr=2e-5, scale_parameter=False, relative_step=False)
     flags = {name: options.implementation == name for name in ("fused", "foreach")}
     return OPTIMIZERS[options.optimizer](model.parameters(), lr=2e-5, **flags)
 
@@ -41,7 +47,7 @@ def make_optimizer(model, options):
 class Recorder(TorchDispatchMode):
     """Notes each new storage, and its release by a finalizer on the storage itself."""
 
-    num_processes = 1  # with `backward`, all that the training step asks of its accelerator
+    num_processes = 1  # with `backward` and `no_sync`, all that the training step asks of its accelerator
 
     def __init__(self, model, options):
         super().__init__()
@@ -52,6 +58,7 @@ class Recorder(TorchDispatchMode):
         self.modules = []  # the stack of module names in the forward pass
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.threads = set()  # those that have a cuBLAS workspace
+        self.flops = Counter()  # floating-point operations of the products of each step
 
     def record(self, shapes) -> list[tuple[Allocation, bool]]:
         """Load the model and take one training step for each (rows, tokens). Returns a `Trace`'s events."""
@@ -59,7 +66,7 @@ class Recorder(TorchDispatchMode):
             self.model.apply(self._load)  # children first: the order in which ``model.to("cuda")`` copies
             events = self._run(shapes)
         # Finalizers hold the recorder while their storages live: it must not hold those of the weights too.
-        self.model = self.names = self.loss = None
+        self.model = self.names = self.loss = self.outputs = None
         return events
 
     def _load(self, module) -> None:
@@ -71,19 +78,22 @@ class Recorder(TorchDispatchMode):
             self.phase = "forward"  # again, where a batch is taken in parts
         self.modules.append(self.names.get(module, ""))
 
-    def _leave(self, *_) -> None:
+    def _leave(self, module, _, outputs) -> None:
         self.modules.pop()
+        if module is self.model and self.options.keep_outputs:
+            self.outputs = outputs
 
     def _run(self, shapes) -> list:
         optimizer = make_optimizer(self.model.train(), self.options)
         for self.step, shape in enumerate(shapes, 1):
-            self.phase = "forward"
+            self.phase, self.part = "forward", 0
             batch = self._batch(*shape)  # like the loss, it lives until the next one
             self.loss = forward_backward(self.model, batch, self, self.options.limits)
             self.phase = "optimizer"
             optimizer.step()
             self._mark(list(optimizer.state.values()), "optimizer state")
-            optimizer.zero_grad(set_to_none=True)
+            if self.options.zero_grad == "after the step":
+                optimizer.zero_grad(set_to_none=True)
         return list(self.events)  # what Python drops after this is not part of a step
 
     def backward(self, loss) -> None:
@@ -91,9 +101,14 @@ class Recorder(TorchDispatchMode):
         for allocation in self.live.values():
             if allocation.step == self.step and allocation.category == "temporaries":
                 allocation.category = "activations"
-        self.phase = "backward"
+        if self.options.zero_grad == "before backward" and not self.part:
+            self.model.zero_grad(set_to_none=True)
+        self.phase, self.part = "backward", self.part + 1
         loss.backward()
         self._mark([p.grad for p in self.model.parameters()], "gradients")
+
+    def no_sync(self, _):
+        return nullcontext()
 
     def _batch(self, rows: int, length: int) -> dict:
         names = ("input_ids", "attention_mask") if self.options.mask else ("input_ids",)
@@ -110,6 +125,8 @@ class Recorder(TorchDispatchMode):
                 workspace = Allocation(size, "cuBLAS", "", self.phase, self.step, "workspaces")
                 self.events.append((workspace, True))
         result = func(*args, **(kwargs or {}))
+        if operations := flop_registry.get(func._overloadpacket):
+            self.flops[self.step] += operations(*args, **(kwargs or {}), out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor, func, args)

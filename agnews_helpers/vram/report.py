@@ -1,5 +1,10 @@
 """The answers of ``agnews budget``: one dict of figures, and the same as text. Notebook 05."""
 
+import shlex
+from dataclasses import asdict
+
+from tqdm.auto import tqdm
+
 from ..batching import tokenize
 from ..data import load_data
 from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
@@ -10,52 +15,55 @@ from .time import full_run_hours
 from .trace import StepOptions, config_for
 
 LONGEST_ROW = 358  # tokens, of 40,000 rows of AG News
-TEXT = """\
-verdict    {batch_size} rows x {length} tokens, {attention} attention, {precision}: {told}
-card       {card}, {vram_gib:.2f} GiB; {system} takes {system_takes_gib[0]:.2f} to {system_takes_gib[1]:.2f} \
-GiB, the CUDA context {context_mib[0]} to {context_mib[1]} MiB
-left       {usable_mib[0]:,.0f} to {usable_mib[1]:,.0f} MiB for PyTorch (an estimate from reports of such \
-cards)
-needs      {allocated_mib:,.0f} MiB allocated, {reserved_mib:,.0f} reserved at the peak: {peak}
-time       {time}
-
-largest batch by tokens per row (358: the longest of AG News), in the worst and in the best case:
-{batches}
-
-what a change alone would save, in MiB:
-{savings}"""
-VERDICTS = {"fits": "it fits", "out of memory": "out of memory"}
-VERDICTS["spills"] = "it spills: no error, but slow, since Windows puts the rest into the computer's memory"
-HOURS = """about {hours:.1f} hours for {epochs} epochs over 114,000 rows like AG News' (an estimate from the \
-card's published speed and bandwidth)"""
+VERDICTS = {
+    "fits": "it fits",
+    "out of memory": "it ends out of memory",
+    "spills": "it spills: no error, but slow, for Windows puts the rest into the computer's memory",
+}
 
 
-def card_report(config, recipe: Recipe, card: Card, system: str, attention: str = "sdpa") -> dict:
+def card_report(config, recipe: Recipe, card: Card, system: str, attention="sdpa", table=True) -> dict:
     """Everything that ``agnews budget`` says about a recipe on a card, as plain values. Memory in MiB.
 
-    config : as for `config_for`. Errors as for `step_budget`.
+    config : as for `config_for`. table : whether to look for the largest batch of five lengths. Errors as for
+    `step_budget`. A bar shows how far it is.
     """
-    config, options = config_for(config), _options(recipe, card, attention)
-    budget = step_budget(config, recipe.batch_size, recipe.max_length, options, card, system)
-    lengths, table = epoch_lengths(recipe), sorted({*LENGTHS, LONGEST_ROW})
-    largest = {length: list(largest_batch(config, length, options, card, system)) for length in table}
+    config, options, size = config_for(config), options_of(recipe, card, attention), recipe.batch_size
+    tokens = [n for n in sorted({*LENGTHS, LONGEST_ROW, recipe.max_length}) if n <= recipe.max_length]
+    lengths = epoch_lengths(recipe)
     mean = round(sum(lengths) / len(lengths))
-    saved = levers(config, recipe.batch_size, recipe.max_length, options, mean)["saved"].to_dict()
-    figures = {"card": card.name, "vram_gib": card.vram_gib, "system": system}
-    figures |= {"system_takes_gib": list(SYSTEMS_GIB[system]), "context_mib": list(CONTEXT_MIB)}
-    figures |= {"attention": attention, "precision": options.precision}
-    figures |= {"batch_size": recipe.batch_size, "length": recipe.max_length}
-    figures |= {"allocated_mib": budget.allocated, "reserved_mib": budget.reserved, "parts_mib": budget.parts}
-    figures |= {"usable_mib": list(budget.usable), "peak": budget.peak}
-    figures |= {"verdict": budget.verdict, "verdict_at_best": budget.at_best}
-    hours = full_run_hours(config, lengths, recipe, card)
-    return figures | {"largest_batch": largest, "saved_mib": saved, "hours": hours, "epochs": recipe.epochs}
+    figures = {"card": card.name, "vram_gib": card.vram_gib, "system": system, "attention": attention}
+    figures |= {"precision": options.precision, "batch_size": size, "length": recipe.max_length}
+    figures |= {"here": card.free_mib is not None, "epochs": recipe.epochs, "largest_batch": {}}
+    with tqdm(total=3 + len(tokens) * table, desc="trace steps", leave=False) as bar:
+        figures |= asdict(step_budget(config, size, recipe.max_length, options, card, system))
+        bar.update()
+        figures["hours"] = full_run_hours(config, lengths, recipe, card)
+        bar.update()
+        changes = levers(config, size, recipe.max_length, options, mean, card, system)
+        figures["levers"] = changes.reset_index().replace({float("nan"): None}).to_dict("records")
+        bar.update()
+        for length in tokens * table:
+            figures["largest_batch"][length] = list(largest_batch(config, length, options, card, system))
+            bar.update()
+    return figures | {"command": command_of(recipe)}
 
 
-def _options(recipe: Recipe, card: Card, attention: str) -> StepOptions:
+def command_of(recipe: Recipe) -> str:
+    """``agnews train`` with a flag for whatever differs from the recipe's defaults."""
+    flags, plain = [], asdict(Recipe())
+    for name, value in asdict(recipe).items():
+        if value != plain[name]:
+            name = name.replace("_", "-")
+            flags.append(f"--no-{name}" if value is False else f"--{name} {shlex.quote(str(value))}")
+    return " ".join(["agnews train", *flags]).replace(" True", "")
+
+
+def options_of(recipe: Recipe, card: Card, attention: str) -> StepOptions:
     """How a recipe's step is run on a card."""
-    precision = "fp16" if recipe.precision == "fp16" else "fp32"
-    return StepOptions(attention=attention, precision=precision, capability=card.capability)
+    how = dict(precision=recipe.precision, capability=card.capability, attention=attention)
+    parts = dict(micro_batch_size=recipe.micro_batch_size, checkpointing=recipe.gradient_checkpointing)
+    return StepOptions(**how, **parts)
 
 
 def epoch_lengths(recipe: Recipe) -> list[int]:
@@ -70,27 +78,53 @@ def epoch_lengths(recipe: Recipe) -> list[int]:
 
 def remedies(config, recipe: Recipe, length: int) -> str:
     """For a run out of memory: what one row of `length` tokens is predicted to need, and what would help."""
-    card = this_card()
-    attention = "eager" if config._attn_implementation == "eager" else "sdpa"
-    options, shorter = _options(recipe, card or GTX_1650_TI, attention), max(length // 4, 3)
-    cases = ((config, length), (config, shorter), ("mini", length))
-    asked, less, mini = (step_budget(model, 1, tokens, options) for model, tokens in cases)
-    fixed = sum(asked.parts[name] for name in ("weights", "gradients", "optimizer state"))
-    there = f"; the {card.name} has {card.vram_gib * 1024:,.0f}" if card else ""
-    return (
-        f"Predicted for one row of {length} tokens: {asked.reserved:,.0f} MiB, {fixed:,.0f} of them for "
-        f"weights, gradients and Adam{there}; with max_length={shorter}: {less.reserved:,.0f} MiB; with "
-        f"AGNEWS_MODEL=mini: {mini.reserved:,.0f} MiB."
-    )
+    options, shorter = options_of(recipe, this_card() or GTX_1650_TI, "sdpa"), max(length // 4, 3)
+    cases = {f"one row of {length} tokens": (config, length), f"max_length={shorter}": (config, shorter)}
+    cases["AGNEWS_MODEL=mini"] = ("mini", length)
+    found = {name: step_budget(model, 1, tokens, options) for name, (model, tokens) in cases.items()}
+    needs = ", ".join(f"{budget.reserved:,.0f} MiB for {name}" for name, budget in found.items())
+    return f"Predicted need: {needs}; weights, gradients and Adam included."
 
 
 def as_text(figures: dict) -> str:
-    """The figures of `card_report` as a few lines and a table."""
-    time = "unknown: this card's speed is not in the list" if figures["hours"] is None else HOURS
-    largest, saved = figures["largest_batch"].items(), figures["saved_mib"].items()
-    batches = "\n".join(f"  {length:>4}     {worst:>4} {best:>4}" for length, (worst, best) in largest)
-    savings = "\n".join(f"  {mib:>8,.0f}   {name}" for name, mib in saved if mib >= 1)
-    told = VERDICTS[figures["verdict"]]
-    if figures["verdict_at_best"] != figures["verdict"]:
-        told += f", if {figures['system']} takes as much as it may; if it takes little, it fits"
-    return TEXT.format(**figures, told=told, time=time.format(**figures), batches=batches, savings=savings)
+    """The figures of `card_report` as people read them: the verdict, what to do, why; then two tables."""
+    known, system, command = figures, figures["system"], figures["command"]
+    told, hours, (worst, best) = VERDICTS[known["verdict"]], known["hours"], known["usable"]
+    if known["at_best"] != known["verdict"]:
+        told += f"; if {system} takes little of the card, it fits"
+    changes = [row for row in known["levers"][1:] if row["saved"] is None or abs(row["saved"]) >= 1]
+    flags = [row["flag"] for row in changes if row["verdict"] == "fits" and row["flag"]][:2]
+    if known["verdict"] == "fits":
+        flags = [""]
+    follow = " or: ".join(f"{command} {flag}".strip() for flag in flags) or "agnews budget --model mini"
+    source = f"an estimate: {system} takes {{}} to {{}} GiB, the CUDA context {{}} to {{}} MiB"
+    source = "free on it now" if known["here"] else source.format(*SYSTEMS_GIB[system], *CONTEXT_MIB)
+    time = "unknown: this card's speed is not in the list"
+    if hours is not None:
+        time = (
+            f"about {hours:.1f} hours (an estimate): {known['epochs']} epochs of 114,000 rows like AG News'"
+        )
+    lines = [
+        f"verdict    {told}",
+        f"next       {follow}",
+        f"step       {known['batch_size']} rows x {known['length']} tokens, {known['attention']} attention, "
+        f"{known['precision']}",
+        f"card       {known['card']}, {known['vram_gib']:.2f} GiB",
+        f"left       {worst:,.0f} to {best:,.0f} MiB for PyTorch ({source})",
+        f"needs      {known['reserved']:,.0f} MiB reserved; {known['allocated']:,.0f} allocated at the peak: "
+        f"{known['peak']}",
+        f"time       {time}",
+        "\none change alone, in MiB reserved, and the flag of agnews train that makes it:",
+    ]
+    for row in (known["levers"][0], *changes):
+        if row["reserved"] is None:
+            lines.append(f"{'':11}{row['change']}: {row['verdict']}")
+        else:
+            line = f"{row['reserved']:>9,.0f}  {row['verdict']:14} {row['change']:34} {row['flag']}"
+            lines.append(line.rstrip())
+    if known["largest_batch"]:
+        lines.append(
+            f"\nlargest batch, at worst and at best, by tokens per row (AG News has up to {LONGEST_ROW}):"
+        )
+        lines += [f"{n:>9} {worst:>6,} {best:>6,}" for n, (worst, best) in known["largest_batch"].items()]
+    return "\n".join(lines)

@@ -8,14 +8,13 @@ import numpy as np
 from ..batching import epoch_batches
 from ..hardware import GTX_1650_TI, Card
 from ..recipe import Recipe
-from .trace import StepOptions, config_for, trace_steps
+from .trace import StepOptions, scaled_trace
 
 # Of its fp32 peak a card reaches this share in matrix products. From one published run, BERT-base on a Titan
 # RTX (16.3 TFLOP/s, 672 GB/s) in fp32, 32 rows x 128 tokens: three epochs of SST-2, 67,349 rows, in 26:06
 # minutes (transformers, examples/pytorch/text-classification/README.md), less the traffic counted here.
 SHARE_OF_PEAK = 0.62
 ADAM_BYTES = 28  # for each parameter: read weight, gradient and both means, write weight and both means
-GRID = (16, 32, 64, 128, 256, 512)  # tokens that a step is computed for; times in between are interpolated
 
 
 @dataclass(frozen=True)
@@ -33,30 +32,27 @@ class Work:
 def step_work(config, rows: int, length: int, options: StepOptions = StepOptions()) -> Work:
     """The work of one training step of `rows` x `length` tokens. Errors as for `trace_steps`.
 
-    Operations: 6 for each weight of a linear layer and token (2 forward, 4 backward), and 12 x width for each
-    pair of tokens, layer and row (attention's two products). Bytes: every tensor that the traced step makes
-    is written once and read once; Adam reads and writes `ADAM_BYTES` for each parameter.
+    Operations: those of the traced step's products, as PyTorch's flop counter has them. Bytes: every tensor
+    that the step makes is written once and read once; Adam reads and writes `ADAM_BYTES` for each parameter.
     """
-    config = config_for(config)
-    made = [a for a, new in trace_steps(config, [(rows, length)] * 2, options).events if new]
+    trace = scaled_trace(config, rows, length, options)
+    made = [a for a, new in trace.events if new]
     moved = [a for a in made if a.step == 2 and a.phase != "optimizer" and a.category != "workspaces"]
     parameters = sum(a.size for a in made if a.phase == "load") / 4
-    width, layers = config.hidden_size, config.num_hidden_layers
-    inner = getattr(config, "intermediate_size", None) or config.hidden_dim
-    weights = layers * (4 * width * width + 2 * width * inner)
-    flops = 6 * weights * rows * length + 12 * width * layers * rows * length**2
-    return Work(flops, bytes=2 * sum(a.size for a in moved) + ADAM_BYTES * parameters)
+    return Work(trace.flops, bytes=2 * sum(a.size for a in moved) + ADAM_BYTES * parameters)
 
 
 def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, bandwidth: float) -> float:
-    """Time of one epoch over rows of these lengths, batch by batch as `epoch_batches` makes them."""
-    config = config_for(config)
-    grid = [length for length in GRID if length <= config.max_position_embeddings]
+    """Time of one epoch over rows of these lengths, batch by batch as `epoch_batches` makes them.
+
+    A step's time is a square function of its tokens: three of it are computed.
+    """
+    grid = max(1, recipe.max_length // 32), -(-recipe.max_length // 2), recipe.max_length
     seconds = [step_work(config, recipe.batch_size, length).seconds(flops, bandwidth) for length in grid]
     padded = [max(lengths[row] for row in batch) for batch in epoch_batches(lengths, recipe, 1)]
     if recipe.padding == "max_length":
         padded = [recipe.max_length] * len(padded)
-    return float(np.interp(padded, grid, seconds).sum())
+    return float(np.polyval(np.polyfit(grid, seconds, 2), padded).sum())
 
 
 def full_run_hours(config, lengths, recipe: Recipe, card: Card = GTX_1650_TI, rows=114_000) -> float | None:

@@ -10,15 +10,18 @@ memory inside a kernel.
 import copy
 import functools
 import json
+import logging
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, get_args, get_origin, get_type_hints
+from unittest import mock
 
 import torch
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
+from ..model import recomputed
 from ..plumbing.errors import InvalidValue
 from ..plumbing.hub import pretrained
 from ..plumbing.mini import mini_config
@@ -27,26 +30,33 @@ from . import on_cuda
 from .recorder import Allocation, Recorder
 
 TRACED_STEPS = 3  # optimizer state appears in the first step, its traces in the allocator in the second
+PRIME = 4099  # rows that stand for any number; no size in a model is a multiple of it by chance
 
 
 @dataclass(frozen=True)
 class StepOptions:
     """How the step is run; the defaults are the recipe's, on a card of compute capability 7.5.
 
-    attention : ``"sdpa"`` is the memory-efficient kernel, the only fused one for fp32 below 8.0.
-    precision : ``"fp16"`` is autocast. micro_batch_size : rows whose gradients are accumulated, None for all.
-    checkpointing : recompute each layer in the backward pass. mask : whether the batch has padding.
-    capability : decides the size of cuBLAS' workspaces. A value out of range is a ValueError with its name.
+    attention : ``"sdpa"`` is a fused kernel: flash attention where it can be, for half precision without a
+    mask from compute capability 8.0 on, and else the memory-efficient one.
+    precision : ``"fp16"`` and ``"bf16"`` are autocast, ``"pure ..."`` has weights and states in it as well.
+    implementation : of Adam, AdamW and SGD; Adafactor is transformers', as its Trainer sets it.
+    micro_batch_size : rows whose gradients are accumulated, None for all. checkpointing : recompute each
+    layer in the backward pass. mask : whether the batch has padding. capability : see `on_cuda`, too.
+    zero_grad : where it stands. keep_outputs : whether the model's outputs live until the next step has its
+    own, as in a loop that gives them a name. A value out of range is a ValueError with its name.
     """
 
     attention: Literal["sdpa", "eager"] = "sdpa"
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "adafactor"] = "adam"
     implementation: Literal["fused", "foreach", "single"] = "fused"
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "pure fp16", "pure bf16"] = "fp32"
     micro_batch_size: int | None = None
     checkpointing: bool = False
     mask: bool = True
     capability: tuple[int, int] = (7, 5)
+    zero_grad: Literal["after the step", "before backward"] = "after the step"
+    keep_outputs: bool = False
 
     def __post_init__(self):
         for name, kind in get_type_hints(type(self)).items():
@@ -62,12 +72,22 @@ class StepOptions:
         """`micro_batch_size` as `forward_backward` takes it: from one token on, parts of so many rows."""
         return [[1, self.micro_batch_size]] if self.micro_batch_size else []
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the half of the numbers that is halved is halved to; fp32 for ``"fp32"``."""
+        kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        return kinds.get(self.precision.removeprefix("pure "), torch.float32)
+
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened, in order: (allocation, True) where it was made, (allocation, False) where released."""
+    """What happened, in order: (allocation, True) where it was made, (allocation, False) where released.
+
+    flops : floating-point operations of the last traced step's products (matrices, attention, convolutions).
+    """
 
     events: list[tuple[Allocation, bool]]
+    flops: int = 0
 
     def peak(self) -> tuple[int, int]:
         """Bytes of the tensors that live together at most, without rounding, and the index of that event."""
@@ -79,7 +99,8 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     """Trace one training step for each (rows, tokens) of `shapes`, from the first one on.
 
     Optimizer state appears in the first step and its traces in the allocator only later: give at least
-    `TRACED_STEPS` shapes to see a steady step. The last traces are kept: asking again costs no time.
+    `TRACED_STEPS` shapes to see a steady step. Of equal shapes two steps are run, and the second stands for
+    those that follow. The last traces are kept: asking again costs no time.
 
     Parameters
     ----------
@@ -89,14 +110,14 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     ------
     ValueError
         For no shapes, a shape without rows, a length that the model has no positions for, or a model
-        that is no sequence classifier.
+        that is no sequence classifier, has no padding token, or whose step cannot be traced.
     """
     config, shapes = config_for(config), tuple(map(tuple, shapes))
     if not shapes:
         raise InvalidValue("The list of batch shapes is empty; give at least one (rows, tokens).")
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None) or -1  # XLNet says -1: as many as you like
     for rows, length in shapes:
-        if rows < 1 or length < 1 or positions and length > positions:
+        if rows < 1 or length < 1 or 0 < positions < length:
             allowed = f"rows must be at least 1, tokens from 1 to {positions} (the model's positions)"
             raise InvalidValue(f"A batch of {rows} rows x {length} tokens: {allowed}.")
     return _trace(json.dumps(config.to_dict(), default=str), shapes, options)
@@ -105,40 +126,63 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
 @functools.lru_cache(maxsize=64)
 def _trace(description: str, shapes: tuple, options: StepOptions) -> Trace:
     config = transformers.AutoConfig.for_model(**json.loads(description))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with no_init_weights():
-            model = new_model(config, options)
-        with on_cuda.patched(model, options):
-            return Trace(Recorder(model, options).record(shapes))
+    alike = len(shapes) > 2 and len({*shapes}) == 1
+    quiet = mock.patch.object(logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            with no_init_weights():
+                model = new_model(config, options)
+            again = recomputed(model, options.checkpointing, preserve_rng_state=False)
+            with again, quiet, on_cuda.patched(model, options):
+                recorder = Recorder(model, options)
+                events = recorder.record(shapes[:2] if alike else shapes)
+    except InvalidValue:
+        raise
+    except Exception as error:  # some look at their numbers, which tensors without storage do not have
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        raise InvalidValue(f"A step of {config.model_type} cannot be traced ({reason}).") from error
+    return Trace(_continued(events, len(shapes)) if alike else events, recorder.flops[recorder.step])
+
+
+def _continued(events, steps: int):
+    """The events of two equal steps, followed by those of the second once more for each further step."""
+    start = next(i for i, (allocation, _) in enumerate(events) if allocation.step == 2)
+    steady, freed = events[start:], {allocation for allocation, made in events[start:] if not made}
+    old = [allocation for allocation, made in events[:start] if made and allocation in freed]
+    lasting = [allocation for allocation, made in steady if made and allocation not in freed]
+    before = dict(zip(old, lasting))  # what a step releases of the one before it
+    for step in range(3, steps + 1):
+        new = {allocation: replace(allocation, step=step) for allocation, made in steady if made}
+        events = events + [(new.get(a) or before[a], made) for a, made in steady]
+        before = {a: new[b] for a, b in zip(old, lasting)}
+    return events
 
 
 def new_model(config, options: StepOptions):
-    """A new fp32 model with the attention and the checkpointing of the options."""
-    auto = transformers.AutoModelForSequenceClassification
-    model = auto.from_config(copy.deepcopy(config), dtype=torch.float32)  # it would write into the config
+    """A new model in the precision, and with the attention, of the options."""
+    auto, pure = transformers.AutoModelForSequenceClassification, options.precision.startswith("pure")
+    dtype = options.dtype if pure else torch.float32
+    model = auto.from_config(copy.deepcopy(config), dtype=dtype)  # it would write into the config
     model.config._attn_implementation = options.attention
-    if options.checkpointing:
-        # transformers 5 renamed gradient checkpointing to activation checkpointing
-        new = getattr(model, "activation_checkpointing_enable", None)
-        (new or model.gradient_checkpointing_enable)({"use_reentrant": False, "preserve_rng_state": False})
     return model
 
 
 def scaled_trace(config, rows: int, length: int, options: StepOptions = StepOptions()) -> Trace:
-    """The trace of `TRACED_STEPS` batches of any number of rows, from two that were really made.
+    """The trace of `TRACED_STEPS` batches of any number of rows at once, from one that was really made.
 
-    For one length every storage has a size of the form a + b x rows, and the order of events does not
-    depend on the rows; so two traces give all others. A test holds this against traces of their own.
-    Arguments and errors as for `trace_steps`.
+    For one length the order of events does not depend on the rows, and a storage has room for every row or
+    has nothing to do with them. So `PRIME` rows are traced: what is a multiple of that belongs to the rows.
+    A test holds this against traces of their own, which a batch in parts still has. Arguments and errors as
+    for `trace_steps`.
     """
     if rows < 1:
         raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
-    two, four = (trace_steps(config, [(n, length)] * TRACED_STEPS, options).events for n in (2, 4))
-    if [(a.op, made) for a, made in two] != [(a.op, made) for a, made in four]:
-        raise RuntimeError(f"the order of allocations changes with the number of rows at length {length}")
-    pairs = [(a, b) for (a, made), (b, _) in zip(two, four) if made]
-    scaled = {a: replace(a, size=max(1, a.size + (b.size - a.size) * (rows - 2) // 2)) for a, b in pairs}
-    return Trace([(scaled[a], made) for a, made in two])
+    if options.micro_batch_size:
+        return trace_steps(config, [(rows, length)] * TRACED_STEPS, options)
+    trace = trace_steps(config, [(PRIME, length)] * TRACED_STEPS, options)
+    by_row = {a for a, made in trace.events if made and a.step and a.size % PRIME == 0}
+    scaled = {a: replace(a, size=a.size // PRIME * rows) for a in by_row}
+    return Trace([(scaled.get(a, a), made) for a, made in trace.events], trace.flops // PRIME * rows)
 
 
 def config_for(model=HUB_MODEL):
@@ -152,7 +196,7 @@ def config_for(model=HUB_MODEL):
     Raises
     ------
     ValueError
-        When transformers has no sequence classifier for it.
+        When transformers has no sequence classifier for it, or it has no padding token.
     FileNotFoundError, HubUnreachable
         When the folder or the Hub has no such model.
     """
@@ -165,4 +209,6 @@ def config_for(model=HUB_MODEL):
     if type(config) not in transformers.AutoModelForSequenceClassification._model_mapping:
         name = type(config).__name__
         raise InvalidValue(f"{name} has no sequence classifier in transformers; take one like DistilBERT.")
+    if getattr(config, "pad_token_id", None) is None:
+        raise InvalidValue(f"{config.model_type} has no padding token, which batches need (pad_token_id).")
     return config

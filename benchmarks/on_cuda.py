@@ -1,0 +1,328 @@
+"""Is it true on a card? All that this project predicts or promises about CUDA, measured on the card here.
+
+    python benchmarks/on_cuda.py      prints tables, writes on_cuda-<card>.json beside this file
+
+About five minutes, and no Hub: the models have DistilBERT's true shape and random weights. Please send the
+file if your card is a GTX 1650 Ti, or another one that has none here. Without a CUDA device it says so and
+exits with 2.
+
+1. Memory: peaks of three training steps, allocated and reserved, for eight shapes, with memory-efficient and
+   eager attention, fused and foreach Adam, and two levers; against the prediction. The CUDA context.
+2. The largest batch under ``AGNEWS_VRAM_GIB=4``, by trying, against the predicted one.
+3. A step that runs out of memory, taken in parts: its gradients against those of the whole step.
+4. A run that is stopped and continued, against one that is not: the losses of its steps.
+5. Seconds of a step, against the estimate, where the card's speed is in our list.
+6. What PyTorch's allocator was asked for in two steps, replayed by ours: reserved memory of both.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import DistilBertConfig
+
+from agnews_helpers import (
+    CachingAllocator,
+    InvalidValue,
+    MiniUnavailable,
+    Recipe,
+    StepOptions,
+    describe_machine,
+    find_card,
+    forward_backward,
+    largest_batch,
+    load_data,
+    load_model,
+    load_tokenizer,
+    replay,
+    step_budget,
+    this_card,
+    tokenize,
+    train,
+)
+from agnews_helpers.hardware import version_of
+from agnews_helpers.model import recomputed
+from agnews_helpers.plumbing.vram_cap import VramCap
+from agnews_helpers.vram.recorder import Allocation, make_optimizer
+from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
+from agnews_helpers.vram.trace import new_model
+
+MIB = 2**20
+CONFIG = DistilBertConfig(num_labels=4)
+SHAPES = ((8, 32), (8, 64), (8, 128), (8, 256), (8, 358), (8, 512), (4, 256), (2, 512))
+KERNELS = {"sdpa": SDPBackend.EFFICIENT_ATTENTION, "eager": SDPBackend.MATH}  # a new card would choose flash
+LEVERS = (StepOptions(micro_batch_size=4), StepOptions(checkpointing=True))
+SEARCHED = (128, 358, 512)  # tokens for which the largest batch is looked for
+MOST_ROWS = 512
+
+
+class Accelerator:
+    """What `forward_backward` asks of Accelerate, for one process in fp32."""
+
+    num_processes = 1
+
+    def backward(self, loss):
+        loss.backward()
+
+    def no_sync(self, _):
+        return nullcontext()
+
+
+def batch_of(rows: int, length: int, device="cuda") -> dict:
+    """Random tokens, with one place of padding: transformers leaves out a mask that hides nothing."""
+    ids = torch.randint(1000, 20000, (rows, length), device=device)
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows, device=device) % 4}
+
+
+@contextmanager
+def trainable(options: StepOptions, device="cuda"):
+    """A function that takes one training step of (rows, tokens), as the options describe it."""
+    model = new_model(CONFIG, options).to(device).train()
+    optimizer = make_optimizer(model, options)
+
+    def step(rows, length):
+        loss = forward_backward(model, batch_of(rows, length, device), Accelerator(), [*options.limits])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()  # waits for the card
+
+    kernel = sdpa_kernel(KERNELS[options.attention]) if device == "cuda" else nullcontext()
+    with recomputed(model, options.checkpointing), kernel:
+        yield step
+
+
+def forget() -> None:
+    """Give all cached memory back, and begin to measure anew."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
+    """MiB allocated and reserved at most by three steps."""
+    forget()
+    with trainable(options) as step:
+        for _ in range(3):
+            step(*shape)
+    return torch.cuda.max_memory_allocated() / MIB, torch.cuda.max_memory_reserved() / MIB
+
+
+def compared(measure, card) -> pd.DataFrame:
+    """Peaks of all cases, predicted and as ``measure(shape, options)`` has them."""
+    kinds = (StepOptions(), StepOptions(attention="eager", implementation="foreach"))
+    cases = [(shape, options) for options in kinds for shape in SHAPES] + [
+        ((8, 512), lever) for lever in LEVERS
+    ]
+    rows = []
+    for shape, options in cases:
+        predicted = step_budget(CONFIG, *shape, options_on(card, options), card, "linux")
+        allocated, reserved = measure(shape, options)
+        what = f"{shape[0]} x {shape[1]}, {options.attention}, {options.implementation}"
+        what += f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
+        what += ", checkpointing" if options.checkpointing else ""
+        rows.append((what, predicted.allocated, allocated, predicted.reserved, reserved))
+    names = ["step", "predicted_allocated", "allocated", "predicted_reserved", "reserved"]
+    table = pd.DataFrame(rows, columns=names)
+    for name in ("allocated", "reserved"):
+        table[f"{name}_error"] = table[f"predicted_{name}"] / table[name] - 1
+    return table
+
+
+def options_on(card, options: StepOptions) -> StepOptions:
+    """The options with the card's compute capability."""
+    return StepOptions(**{**vars(options), "capability": card.capability})
+
+
+def context() -> float:
+    """MiB of the card that PyTorch's allocator does not have: the CUDA context, and what others use."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free - torch.cuda.memory_reserved()) / MIB
+
+
+def largest_that_runs(runs) -> int:
+    """The largest number of rows, below `MOST_ROWS`, for which ``runs(rows)`` is true, by halving."""
+    low, high = 0, MOST_ROWS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if runs(middle) else (low, middle)
+    return low
+
+
+def at_once(rows: int, length: int) -> bool:
+    """Whether three steps of so many rows run under the cap, none of them in parts."""
+    forget()
+    options, limits = StepOptions(), []
+    model = new_model(CONFIG, options).to("cuda").train()
+    optimizer = make_optimizer(model, options)
+    try:
+        with sdpa_kernel(KERNELS["sdpa"]):
+            for _ in range(3):
+                forward_backward(model, batch_of(rows, length), Accelerator(), limits)
+                if limits:
+                    return False
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+    except (RuntimeError, torch.OutOfMemoryError) as error:
+        if "memory" not in str(error):
+            raise
+        return False
+    return True
+
+
+def largest() -> pd.DataFrame:
+    """Largest batches under ``AGNEWS_VRAM_GIB=4``: found by trying, and predicted."""
+    rows = []
+    os.environ["AGNEWS_VRAM_GIB"] = "4"
+    try:
+        for length in SEARCHED:
+            forget()
+            card = this_card()
+            predicted, _ = largest_batch(CONFIG, length, options_on(card, StepOptions()), card, "linux")
+            with VramCap(torch.device("cuda")):
+                rows.append((length, predicted, largest_that_runs(partial(at_once, length=length))))
+    finally:
+        del os.environ["AGNEWS_VRAM_GIB"]
+    return pd.DataFrame(rows, columns=["tokens", "predicted", "found"])
+
+
+def in_parts(device="cuda") -> dict:
+    """Gradients of a step that runs out of memory and is taken in parts, against those of the whole one."""
+    model = new_model(CONFIG, StepOptions()).to(device).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # else both steps draw other masks
+    model.config.attention_dropout = 0.0
+    batch, limits = batch_of(16, 256, device), []
+    forward_backward(model, batch, Accelerator())
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad(set_to_none=True)
+    forget()
+    total = torch.cuda.mem_get_info()[1]
+    room = torch.cuda.memory_reserved() + 600 * MIB  # 256 for the gradients; the rest for four rows or so
+    torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
+    try:
+        forward_backward(model, batch, Accelerator(), limits)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    pairs = [
+        (p.grad - w).abs().max() / w.abs().max().clamp(min=1e-12) for p, w in zip(model.parameters(), whole)
+    ]
+    return {"limits": limits, "largest_relative_difference": max(pairs).item()}
+
+
+def continued() -> dict:
+    """The largest difference between the losses of a run in two sittings and of one in a single sitting."""
+    recipe = Recipe("offline", "mini", "sample", train_rows=200, test_rows=8, epochs=1)
+    tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as room:
+        whole = train(load_model(recipe), tokens, recipe, Path(room) / "whole")
+        train(load_model(recipe), tokens, recipe, Path(room) / "parts", steps=9)
+        parts = train(load_model(recipe), tokens, recipe, Path(room) / "parts")
+    difference = (whole.steps["loss"] - parts.steps["loss"]).abs().max()
+    return {"steps": len(whole.steps), "largest_difference": float(difference)}
+
+
+def seconds(card) -> pd.DataFrame:
+    """Seconds of a step of 8 rows, and the estimate for this card, where its speed is known."""
+    try:
+        listed = find_card(card.name)
+        speeds = SHARE_OF_PEAK * listed.fp32_tflops * 1e12, listed.bandwidth * 1e9
+    except (InvalidValue, TypeError):
+        speeds = None
+    rows = []
+    with trainable(StepOptions()) as step:
+        for length in (64, 128, 256, 512):
+            step(8, length)
+            begun = time.perf_counter()
+            for _ in range(5):
+                step(8, length)
+            estimate = step_work(CONFIG, 8, length).seconds(*speeds) if speeds else None
+            rows.append((length, (time.perf_counter() - begun) / 5, estimate))
+    return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
+
+
+def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
+    """What a snapshot of PyTorch's allocator says that it was asked for, as the events of a trace."""
+    live, events = {}, []
+    for entry in entries:
+        if entry["action"] == "alloc":
+            live[entry["addr"]] = Allocation(entry["size"], "snapshot", "", "forward", 1)
+            events.append((live[entry["addr"]], True))
+        elif entry["action"] == "free_completed" and entry["addr"] in live:
+            events.append((live.pop(entry["addr"]), False))
+    return events
+
+
+def replayed() -> dict:
+    """Reserved MiB of two steps: PyTorch's own, and ours for the same requests."""
+    forget()
+    torch.cuda.memory._record_memory_history(max_entries=10**6, stacks="python", context=None)
+    try:
+        with trainable(StepOptions()) as step:
+            step(8, 256)
+            step(8, 256)
+        entries = torch.cuda.memory._snapshot()["device_traces"][torch.cuda.current_device()]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    ours = replay(requests(entries), CachingAllocator()).max_reserved / MIB
+    return {"reserved": torch.cuda.max_memory_reserved() / MIB, "replayed": ours, "requests": len(entries)}
+
+
+def file_for(card_name: str) -> Path:
+    """Where the figures of a card are written."""
+    plain = re.sub(r"[^a-z0-9]+", "-", card_name.lower().removeprefix("nvidia ")).strip("-")
+    return Path(__file__).with_name(f"on_cuda-{plain}.json")
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print(
+            "benchmarks/on_cuda.py measures on a CUDA card, and this PyTorch finds none here.",
+            file=sys.stderr,
+        )
+        return 2
+    torch.manual_seed(0)
+    print(describe_machine())
+    bare, card, figures = context(), this_card(), {}
+    table = compared(peaks, card)
+    figures["context_mib"] = {"bare": bare, "after_steps": context()}
+    print(table.round(3).to_string(), f"\n{figures['context_mib']}", flush=True)
+    sections = {"largest": largest, "in_parts": in_parts, "continued": continued, "replayed": replayed}
+    sections["seconds"] = lambda: seconds(card)
+    if card.vram_gib < 4:
+        del sections["largest"]
+    for name, section in sections.items():
+        try:
+            found = section()
+        except MiniUnavailable as error:  # the extra [offline] is not installed
+            found = {"not_run": str(error)}
+        except RuntimeError as error:  # the next section may still run
+            found = {"failed": str(error).splitlines()[0]}
+        told = found.to_dict("records") if isinstance(found, pd.DataFrame) else found
+        figures[name] = told
+        print(f"\n{name}\n{found}", flush=True)
+    figures |= {"card": card.name, "capability": card.capability, "torch": torch.__version__}
+    figures |= {
+        "transformers": version_of("transformers"),
+        "cuda": torch.version.cuda,
+        "system": sys.platform,
+    }
+    figures["memory"] = table.to_dict("records")
+    file_for(card.name).write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    worst = table[["allocated_error", "reserved_error"]].abs().max()
+    print(f"\nlargest errors: {worst.to_dict()}\nfigures in {file_for(card.name).name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

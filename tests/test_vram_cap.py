@@ -1,0 +1,139 @@
+"""The cap on what PyTorch takes of a card, with a stand-in for ``torch.cuda``: it has not run on a card."""
+
+import pytest
+import torch
+
+from agnews_helpers.hardware import CONTEXT_MIB, this_card
+from agnews_helpers.plumbing import vram_cap
+from agnews_helpers.plumbing.errors import InvalidValue
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, VramCap, free_mib
+
+CUDA, MIB = torch.device("cuda"), 2**20
+
+
+class Card:
+    """A card of 8 GiB with 300 MiB of context, 500 MiB of others, and what PyTorch has reserved."""
+
+    total, outside, reserved, fraction = 8192, 800, 0, 1.0
+
+    def mem_get_info(self, index=None):
+        return (self.total - self.outside - self.reserved) * MIB, self.total * MIB
+
+    def memory_reserved(self, index=None):
+        return self.reserved * MIB
+
+    def get_per_process_memory_fraction(self, index=None):
+        return self.fraction
+
+    def set_per_process_memory_fraction(self, fraction, index=None):
+        assert 0 <= fraction <= 1
+        self.fraction = fraction
+
+
+@pytest.fixture
+def card(monkeypatch):
+    card = Card()
+    for name in [name for name in dir(Card) if name.startswith(("mem", "get", "set"))]:
+        monkeypatch.setattr(torch.cuda, name, getattr(card, name), raising=False)
+    monkeypatch.delenv("AGNEWS_VRAM_GIB", raising=False)
+    return card
+
+
+def test_what_is_free_is_allowed_and_put_back(card):
+    card.fraction = 0.95
+    with VramCap(CUDA):
+        assert card.fraction == pytest.approx((8192 - 800 - GROWTH_MIB) / 8192)
+    assert card.fraction == 0.95
+
+
+def test_it_is_put_back_after_an_error(card):
+    with pytest.raises(RuntimeError, match="out of"), VramCap(CUDA):
+        raise RuntimeError("out of memory")
+    assert card.fraction == 1.0
+
+
+def test_what_pytorch_has_already_is_its_own(card):
+    before = free_mib()
+    card.reserved = 1000
+    assert free_mib() == before
+
+
+def test_a_larger_card_behaves_like_a_small_one(card, monkeypatch):
+    monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
+    with VramCap(CUDA):
+        assert card.fraction * 8192 == pytest.approx(4096 - 800 - GROWTH_MIB)
+
+
+def test_a_card_that_others_have_filled_leaves_nothing(card):
+    card.outside = 8190
+    with VramCap(CUDA):
+        assert card.fraction == 0
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-4", "inf", "nan", "4 GiB", "1e3", "0.0", "99999"])
+def test_a_value_that_cannot_be_is_one_line(card, monkeypatch, value):
+    monkeypatch.setenv("AGNEWS_VRAM_GIB", value)
+    for device in (CUDA, torch.device("cpu")):
+        with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is .* GiB above 0, such as 4"):
+            VramCap(device)
+    with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is"):
+        this_card()
+
+
+def test_more_than_the_card_has_is_one_line(card, monkeypatch):
+    monkeypatch.setenv("AGNEWS_VRAM_GIB", "9")
+    with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is 9; the card has 8.00"), VramCap(CUDA):
+        pass
+    assert card.fraction == 1.0
+
+
+def test_a_cpu_is_left_alone(card, monkeypatch):
+    monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
+    with VramCap(torch.device("cpu")) as cap:
+        cap.watch(1.0, 100)
+        assert card.fraction == 1.0
+
+
+def test_a_step_several_times_as_slow_is_said_once(card, capsys):
+    with VramCap(CUDA) as cap:
+        for _ in range(20):
+            cap.watch(0.1, 400)
+        cap.watch(0.7, 2800)  # a long batch may take so long
+        assert capsys.readouterr().out == ""
+        cap.watch(0.9, 400)
+        cap.watch(0.9, 400)
+    told = capsys.readouterr().out
+    assert (
+        told.count("note:") == 1 and "took 0.9 s, 9 times the usual" in told and "shared GPU memory" in told
+    )
+
+
+def test_the_first_steps_may_be_slow(card, capsys):
+    with VramCap(CUDA) as cap:
+        for seconds in (5.0, 0.1, 0.1, 3.0, 0.1):
+            cap.watch(seconds, 400)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_full_card_is_said_once(card, capsys):
+    with VramCap(CUDA) as cap:
+        cap.watch(0.1, 400)
+        card.outside = 8150
+        cap.watch(0.1, 400)
+        cap.watch(0.1, 400)
+    told = capsys.readouterr().out
+    assert told.count("note:") == 1 and "42 MiB of the card are free" in told and "times" not in told
+
+
+def test_what_is_left_to_the_context_is_in_the_range():
+    assert CONTEXT_MIB[1] == 426 + vram_cap.GROWTH_MIB
+
+
+def test_the_card_of_this_machine_knows_what_is_free(card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    found = type(
+        "P", (), dict(name="NVIDIA X", total_memory=8192 * MIB, major=8, minor=6, multi_processor_count=9)
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+    assert this_card().free_mib == pytest.approx(8192 - 800 - GROWTH_MIB)
