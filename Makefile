@@ -21,7 +21,7 @@ lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format`
 	$(BIN)/ruff check $(CODE)
 
 test: lint  ## lint, unit tests with their coverage, and every notebook against its stored outputs
-	$(BIN)/python -m pytest --cov=agnews_helpers --cov-report=term --cov-fail-under=92
+	$(BIN)/python -m pytest -n 2 --cov=agnews_helpers --cov-report=term --cov-fail-under=92
 
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser
@@ -42,7 +42,7 @@ test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or
 
 # Lax: the stored outputs are those of constraints.txt; with other versions a notebook must only run to its end.
 test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
-	.venv-oldest/bin/python -m pytest --nbval-lax
+	.venv-oldest/bin/python -m pytest -n 2 --nbval-lax
 
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
@@ -53,7 +53,7 @@ test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that 
 test-newest:  ## the tests with the newest versions there are, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e ".[offline,test]"
-	.venv-newest/bin/python -m pytest --nbval-lax
+	.venv-newest/bin/python -m pytest -n 2 --nbval-lax
 
 clean:  ## remove the environments, the built notebooks and the runs
 	rm -rf .venv .venv-oldest .venv-newest build notebooks/runs runs .pytest_cache .ruff_cache

@@ -5,12 +5,16 @@ import os
 import tempfile
 from unittest import mock
 
+import pytest
 from nbval import plugin
-from nbval.plugin import IPyNbFile
+from nbval.plugin import IPyNbCell, IPyNbFile
 
 for name in ("AGNEWS_DATA", "AGNEWS_MODEL", "AGNEWS_TRAIN_ROWS", "AGNEWS_TEST_ROWS"):
     os.environ.pop(name, None)
 os.environ["AGNEWS_PROFILE"] = "offline"
+os.environ["OMP_WAIT_POLICY"] = (
+    "passive"  # several processes share the cores: threads that wait must not spin
+)
 os.environ["MPLBACKEND"] = "agg"  # for the unit tests; notebooks' kernels choose the inline one themselves
 
 _setup = IPyNbFile.setup
@@ -36,6 +40,13 @@ def _setup_like_jupyter(notebook):
 
 def _start(kernel_class, kernel_name, cwd, **options):
     return kernel_class(kernel_name, cwd=_runs.name, **options)
+
+
+def pytest_collection_modifyitems(items):
+    """With ``-n``: a process for each file, whose tests share fixtures, and one for the notebooks."""
+    for item in items:
+        group = "notebooks" if isinstance(item, IPyNbCell) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _no_coverage(*_):

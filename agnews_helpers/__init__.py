@@ -18,11 +18,12 @@ _NAMES = {
     "prediction": "predict_logits cls_vectors classify best_device",
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
+    "plumbing.vram_cap": "VramCap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
     "FolderInUse ResumeError NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",
     "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch reserved_by_shape levers timeline usable_mib",
+    "vram.budget": "step_budget budget_table largest_batch levers timeline usable_mib",
     "vram.time": "full_run_hours",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -7,7 +7,7 @@ tell apart; where there are more classes than colours, the shape of a point or a
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap
 
 from .recipe import LABELS
 
@@ -17,6 +17,7 @@ DARK_GREY, DARK_PURPLE = "#555555", "#8C4A72"  # for small text, which the paler
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW]
 MARKERS, HATCHES = "os^Dv*PX", ("", "////", "....")
 STACKED = {"stacked": True, "width": 0.7, "rot": 0, "edgecolor": "white", "linewidth": 0, "legend": False}
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind a number that a line may run through
 CENTRE = {"ha": "center", "va": "center"}
 # One colour for each part of the memory, the same in every figure
 PART_COLOURS = {"weights": BLUE, "gradients": SKY, "optimizer state": GREEN, "activations": ORANGE}
@@ -84,7 +85,7 @@ def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = N
     [axes] = _figure(7.5, 1.0 + (0.2 + 0.16 * len(table.columns)) * len(table), xmargin=0.1, title=title)
     table.plot.barh(ax=axes, width=0.8, color=COLOURS, legend=False)
     for group in axes.containers:
-        axes.bar_label(group, fmt=fmt, padding=3)
+        axes.bar_label(group, fmt=fmt, padding=3, bbox=WHITE)
     if reference is not None:
         axes.axvline(reference, color=GREY, linestyle="--")
     return _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
@@ -166,7 +167,13 @@ def confusion_matrix(report):
     inches = 0.6 if len(counts) <= 8 else 0.45  # of a cell
     [axes] = _figure(*(np.array([2.4, 1.4]) + inches * len(counts)), xlabel="predicted", ylabel="true")
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis="index")
-    _cells(axes, shares, counts, "{:,}", 0.5, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.5 else "black"
+        axes.text(j, i, f"{counts.iat[i, j]:,}", fontsize=9, color=colour, **CENTRE)
+    axes.set_xticks(range(len(counts)), counts.columns)
+    axes.set_yticks(range(len(counts)), counts.index)
+    axes.spines[:].set_visible(False)
     axes.tick_params("x", rotation=0 if max(map(len, counts.columns)) < 14 * inches + 1 else 90)
     return _finished(axes, title=f"{report.accuracy:.1%} of {report.rows:,} rows right")
 
@@ -212,9 +219,8 @@ def vram_bars(table: pd.DataFrame, vram_gib: float, taken_gib: dict[str, float] 
         axes.axhline(height, color=colour, linestyle=style, linewidth=1.2)
         look = {"textcoords": "offset points", "color": colour, "fontsize": 9}
         axes.annotate(f"{height:.2f} {words}", (-0.4, height), (0, points), **look)
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # a line may run through the number
     totals = parts.sum(axis=1)
-    axes.bar_label(axes.containers[-1], totals.map("{:.2f}".format), fontsize=8, padding=1.5, bbox=white)
+    axes.bar_label(axes.containers[-1], totals.map("{:.2f}".format), fontsize=8, padding=1.5, bbox=WHITE)
     axes.set_xticklabels([f"{length}\n{attention}" for attention, length in table.index])
     return _finished(axes, "outside right center", ylim=(0, max(vram_gib, *totals) * 1.12))
 
@@ -230,35 +236,6 @@ def vram_timeline(table: pd.DataFrame):
             axes.axvline(phase.index[0], color=GREY, linewidth=0.8)
             axes.text(phase.index[0] + len(phase) / 2, top * 1.04, phase.iloc[0], ha="center")
     return _finished(axes, "outside right center", ylim=(0, top * 1.15))
-
-
-def batch_map(maps: dict[str, pd.DataFrame], frontiers: dict[str, pd.DataFrame]):
-    """Reserved memory by batch size and length, a panel for each attention.
-
-    `maps` are of `vram.budget.reserved_by_shape`. `frontiers` are the largest batches, above which lines are
-    drawn: a row for each length, a column for each system.
-    """
-    panels = _figure(10.0, 4.2, columns=len(maps), grid={"sharey": True}, xlabel="tokens per row")
-    for axes, (name, table) in zip(panels, maps.items()):
-        _cells(axes, table / 1024, table / 1024, "{:.1f}", 4.5, cmap="Greys", norm=LogNorm(0.8, 16))
-        axes.set(title=f"{name}: GiB reserved", ylim=(-0.5, len(table) - 0.5), aspect="auto")
-        for (system, largest), colour in zip(frontiers[name].items(), (BLUE, RED)):
-            heights = table.index.searchsorted(largest, side="right") - 0.5
-            look = {"baseline": None, "color": colour, "linewidth": 2.5, "label": f"fits below: {system}"}
-            axes.stairs(heights, np.arange(len(heights) + 1) - 0.5, **look)
-    _finished(panels[0], "outside lower center", ylabel="batch size")
-    return panels
-
-
-def _cells(axes, shades: pd.DataFrame, numbers: pd.DataFrame, fmt: str, dark: float, **look):
-    """A table as a picture: a cell for each of its `shades`, above `dark` with a white number."""
-    axes.imshow(shades, **look)
-    for (i, j), shade in np.ndenumerate(shades):
-        colour = "white" if shade > dark else "black"
-        axes.text(j, i, fmt.format(numbers.iat[i, j]), fontsize=9, color=colour, **CENTRE)
-    axes.set_xticks(range(len(shades.columns)), shades.columns)
-    axes.set_yticks(range(len(shades)), shades.index)
-    axes.spines[:].set_visible(False)
 
 
 def gpu_picture(card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None, title: str):

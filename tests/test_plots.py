@@ -28,8 +28,6 @@ from agnews_helpers.vram.budget import timeline
 
 CONFIG = DistilBertConfig(num_labels=4)
 TABLE = budget_table(CONFIG, lengths=(64, 512))
-MAP = pd.DataFrame({64: [1000.0, 1200.0, 9000.0], 512: [1200.0, 2200.0, 16000.0]}, index=[1, 8, 64])
-FRONTIER = pd.DataFrame({"linux": [64, 8], "windows": [8, 1]}, index=[64, 512])
 
 
 @pytest.fixture(autouse=True)
@@ -147,9 +145,6 @@ DRAWINGS = {
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
     "vram_timeline": lambda: plots.vram_timeline(
         timeline(trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach")))
-    ),
-    "batch_map": lambda: plots.batch_map(
-        {name: MAP for name in ("sdpa", "eager")}, {name: FRONTIER for name in ("sdpa", "eager")}
     ),
     "gpu_picture": lambda: plots.gpu_picture(
         GTX_1650_TI,

@@ -61,6 +61,78 @@ def test_accumulated_parts_are_the_same_step(recipe, tokens, micro):
     assert loss == pytest.approx(whole_loss, abs=1e-6) and torch.allclose(moved, whole, atol=1e-6)
 
 
+def counted(model):
+    """A list that gets the number of rows of each forward pass in training."""
+    rows = []
+    hook = lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])) if module.training else None  # noqa: E731
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+    return rows
+
+
+def test_a_batch_is_taken_in_parts_where_the_recipe_says_so(recipe, tokens, tmp_path):
+    model = load_model(recipe)
+    rows = counted(model)
+    run = train(model, tokens, recipe.but(micro_batch_size=3), tmp_path)
+    assert rows == [3, 3, 2] * 5 and len(run.steps) == 5 and run.finished
+
+
+def test_the_size_of_parts_may_change_when_a_run_is_continued(recipe, tokens, tmp_path):
+    train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
+    model = load_model(recipe)
+    rows = counted(model)
+    assert train(model, tokens, recipe.but(micro_batch_size=4), tmp_path).finished
+    assert rows == [4, 4] * 3
+
+
+@pytest.mark.parametrize("stop", [None, 2])
+def test_layers_that_are_computed_twice_give_the_same_run(recipe, tokens, tmp_path, stop):
+    """Bit for bit: dropout draws the same numbers a second time. And the model is put back."""
+    plain = train(load_model(recipe), tokens, recipe, tmp_path / "plain")
+    leaner, model = recipe.but(gradient_checkpointing=True), load_model(recipe)
+    before = {m: dict(vars(m)) for m in model.modules()}
+    train(model, tokens, leaner, tmp_path / "again", steps=stop)
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    assert all(vars(m).keys() == before[m].keys() for m in model.modules())
+    again = train(load_model(recipe), tokens, leaner, tmp_path / "again")
+    assert again.steps["loss"].tolist() == plain.steps["loss"].tolist()
+    assert torch.equal(weights(again.model), weights(plain.model))
+
+
+def test_layers_are_really_computed_twice(recipe, tokens, tmp_path):
+    calls = []
+    for wanted in (False, True):
+        model, seen = load_model(recipe), []
+        model.distilbert.transformer.layer[0].ffn.register_forward_hook(
+            lambda module, *_, seen=seen: seen.append(1) if module.training else None
+        )
+        train(model, tokens, recipe.but(gradient_checkpointing=wanted), tmp_path / f"{wanted}")
+        calls.append(len(seen))
+    assert calls == [5, 10]
+
+
+def test_a_card_is_capped_and_put_back(recipe, tokens, tmp_path, monkeypatch):
+    entered = []
+
+    class Cap:
+        def __init__(self, device):
+            assert device.type == "cpu"
+
+        def __enter__(self):
+            entered.append("in")
+            return self
+
+        def __exit__(self, *_):
+            entered.append("out")
+
+        def watch(self, seconds, tokens):
+            assert seconds > 0 and tokens > 8
+            entered.append("step")
+
+    monkeypatch.setattr(training, "VramCap", Cap)
+    train(load_model(recipe), tokens, recipe, tmp_path)
+    assert entered == ["in", *["step"] * 5, "out"]
+
+
 def test_history_and_steps(run):
     assert list(run.history.index) == [1, 2, 3, 4] and run.seconds > 0
     assert list(run.history.columns) == [

@@ -14,6 +14,7 @@ from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace
 
 TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
 LENGTHS = (64, 128, 256, 512)  # tokens a row, for tables
+TYPICAL = 64  # tokens; 83 % of AG News' batches, grouped by length, are no longer (of 7,600 rows)
 USUAL = StepOptions(attention="eager", implementation="foreach")  # what one gets without asking for better
 
 
@@ -112,22 +113,7 @@ def budget_table(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["attention", "length"])
 
 
-def reserved_by_shape(config, batch_sizes, lengths, options: StepOptions = StepOptions()) -> pd.DataFrame:
-    """Peak of reserved memory in MiB, batch sizes down and lengths across."""
-    traced = partial(scaled_trace, config_for(config), options=options)
-    table = {n: {rows: reserved_mib(traced(rows, n)) for rows in batch_sizes} for n in lengths}
-    return pd.DataFrame(table).rename_axis("batch size")
-
-
-def levers(
-    config,
-    rows=8,
-    length=512,
-    base: StepOptions = USUAL,
-    typical_length=64,
-    card=GTX_1650_TI,
-    system="windows",
-) -> pd.DataFrame:
+def levers(config, rows=8, length=512, base=USUAL, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
     """What each change alone does to `base`: MiB reserved at the peak, MiB saved, the worst case's verdict.
 
     And the flag of ``agnews train`` that makes it. A change that the model or the card cannot make has the
@@ -140,15 +126,15 @@ def levers(
         "fused instead of foreach Adam": ({"implementation": "fused"}, ""),
         f"two parts of {half} rows": ({"micro_batch_size": half}, f"--micro-batch-size {half}"),
         "layers computed twice, not kept": ({"checkpointing": True}, "--gradient-checkpointing"),
-        f"padded to {typical_length}, the batch's longest": ({}, ""),
+        f"padded to {TYPICAL}, as most of AG News' batches": ({}, ""),
         f"{short} autocast": ({"precision": short}, f"--precision {short}"),
     }
     found = {}
     for name, (change, flag) in cases.items():
-        tokens = typical_length if name.startswith("padded") else length
+        tokens = TYPICAL if name.startswith("padded") else length
         try:
-            if reason := refusal(short, "cuda", card) if "precision" in change else None:
-                raise InvalidValue(reason)
+            if "precision" in change and refusal(short, "cuda", card):
+                raise InvalidValue("not on this card")
             budget = step_budget(config, rows, tokens, replace(base, **change), card, system)
             found[name] = budget.reserved, budget.verdict, flag
         except InvalidValue as error:

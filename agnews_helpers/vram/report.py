@@ -30,17 +30,15 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention="sdpa
     """
     config, options, size = config_for(config), options_of(recipe, card, attention), recipe.batch_size
     tokens = [n for n in sorted({*LENGTHS, LONGEST_ROW, recipe.max_length}) if n <= recipe.max_length]
-    lengths = epoch_lengths(recipe)
-    mean = round(sum(lengths) / len(lengths))
     figures = {"card": card.name, "vram_gib": card.vram_gib, "system": system, "attention": attention}
     figures |= {"precision": options.precision, "batch_size": size, "length": recipe.max_length}
     figures |= {"here": card.free_mib is not None, "epochs": recipe.epochs, "largest_batch": {}}
     with tqdm(total=3 + len(tokens) * table, desc="trace steps", leave=False) as bar:
         figures |= asdict(step_budget(config, size, recipe.max_length, options, card, system))
         bar.update()
-        figures["hours"] = full_run_hours(config, lengths, recipe, card)
+        figures["hours"] = full_run_hours(config, epoch_lengths(recipe), recipe, card)
         bar.update()
-        changes = levers(config, size, recipe.max_length, options, mean, card, system)
+        changes = levers(config, size, recipe.max_length, options, card, system)
         figures["levers"] = changes.reset_index().replace({float("nan"): None}).to_dict("records")
         bar.update()
         for length in tokens * table:
