@@ -350,14 +350,14 @@ def parquet(**columns):
 @pytest.mark.parametrize(
     "data, name, parts",
     [
-        (gzip.compress(b"3,one\n"), "any.csv", ["not what its name says", ".gz", "Call it so"]),
+        (gzip.compress(b"3,one\n", mtime=0), "any.csv", ["not what its name says", ".gz", "Call it so"]),
         (workbook(), "any.csv", ["not what its name says", ".xlsx", "CSV UTF-8"]),
         (workbook(), "any.tsv", ["not what its name says", ".xlsx"]),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "any.csv", [".xls", "CSV UTF-8"]),
         (parquet(text=["a"], label=[1]), "any.csv", ["not what its name says", ".parquet"]),
         (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
-        (gzip.compress(b"3,one\n" * 999)[:-9], "any.csv.gz", ["damaged gzip"]),
-        (gzip.compress(b"3,one\n" * 999)[:20] + b"\xff" * 40, "any.csv.gz", ["damaged gzip"]),
+        (gzip.compress(b"3,one\n" * 999, mtime=0)[:-9], "any.csv.gz", ["damaged gzip"]),
+        (gzip.compress(b"3,one\n" * 999, mtime=0)[:20] + b"\xff" * 40, "any.csv.gz", ["damaged gzip"]),
         (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
         (b"PAR1 and nothing else", "any.parquet", ["cannot be read as Parquet", "Get it again"]),
         (parquet(text=["a"], label=[1])[:-9], "any.parquet", ["cannot be read as Parquet"]),

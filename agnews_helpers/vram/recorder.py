@@ -54,7 +54,7 @@ class Recorder(TorchDispatchMode):
         self.model, self.options = model, options
         self.events, self.live = [], {}  # live: address of a storage -> its allocation
         self.newest = None  # the address of the storage that was made last, if none was released since
-        self.phase, self.step = "load", 0
+        self.phase, self.step, self.part = "load", 0, 0
         self.modules = []  # the stack of module names in the forward pass
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.threads = set()  # those that have a cuBLAS workspace
