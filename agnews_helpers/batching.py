@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
+from tqdm.auto import trange
 
 from .plumbing.errors import InvalidValue
 from .recipe import Recipe
@@ -22,22 +23,16 @@ def tokenize(news, tokenizer, recipe: Recipe):
     """
     if hasattr(news, "values"):
         return type(news)({name: tokenize(split, tokenizer, recipe) for name, split in news.items()})
-
-    def encode(rows):
-        # `split_special_tokens`: somebody's "[SEP]" is five characters like any others
-        how = dict(truncation=True, max_length=recipe.max_length, split_special_tokens=True)
-        ids = tokenizer(rows["text"], **how)["input_ids"]
-        return {"input_ids": ids, "length": [len(row) for row in ids]}
-
-    few = len(news) < WORTH_A_BAR
-    tokens = encode(news[:] if few else news[:100])
-    first = tokens["input_ids"][:100]
-    if 2 * sum(ids.count(tokenizer.unk_token_id) for ids in first) > sum(map(len, first)):
+    # `split_special_tokens`: somebody's "[SEP]" is five characters like any others
+    how = dict(truncation=True, max_length=recipe.max_length, split_special_tokens=True)
+    texts, ids = news["text"][:], []
+    for start in trange(0, len(texts), 1000, desc="tokenize", disable=len(texts) < WORTH_A_BAR):
+        ids += tokenizer(texts[start : start + 1000], **how)["input_ids"]
+    if 2 * sum(row.count(tokenizer.unk_token_id) for row in ids[:100]) > sum(map(len, ids[:100])):
         unknown = "The tokenizer does not know more than half of these texts' tokens"
         raise InvalidValue(f"{unknown}: it is another model's, or not made for their script.")
-    if few:
-        return concatenate_datasets([news, Dataset.from_dict(tokens)], axis=1)
-    return news.map(encode, batched=True, desc="tokenize")
+    tokens = Dataset.from_dict({"input_ids": ids, "length": [len(row) for row in ids]})
+    return concatenate_datasets([news, tokens], axis=1)
 
 
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:
@@ -59,7 +54,7 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[li
         batches += [window[i : i + size] for i in range(0, len(window), size)]
     batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     longest = max(range(len(batches)), key=lambda i: max(lengths[row] for row in batches[i]))
-    return [batches[longest]] + batches[:longest] + batches[longest + 1 :]
+    return [batches.pop(longest), *batches]
 
 
 def sorted_batches(lengths: Sequence[int], most_tokens: int = EVALUATION_TOKENS) -> list[list[int]]:
@@ -116,8 +111,8 @@ def make_loader(rows, batches: list, recipe: Recipe, accelerator=None, pad_token
     pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
     """
     if accelerator is not None:
-        mine = accelerator.process_index, accelerator.num_processes
-        batches = [process_rows(batch, *mine) for batch in batches]
+        process, processes = accelerator.process_index, accelerator.num_processes
+        batches = [process_rows(batch, process, processes) for batch in batches]
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A
     # generator of its own: a loader draws a number when it starts, which would change the dropout of a run
     # that is continued.

@@ -61,8 +61,7 @@ def load_test(recipe: Recipe, names: list[str]):
         coding = _coding(found, names)
         # Numbers mean the lines of classes.txt, or AG News' classes; of others the training file tells.
         if coding and (listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)):
-            test = dict(text=found.texts, label=_decode(found, coding))
-            return _dataset(_draw("test", test, recipe.test_rows, recipe), names)
+            return _dataset(_draw("test", _decode(found, coding), recipe.test_rows, recipe), names)
     return load_data(recipe)["test"]
 
 
@@ -94,7 +93,7 @@ def _read_folder(folder: Path, recipe: Recipe):
     names = _classes(folder, found)
     if (coding := _coding(found, names)) is None:
         raise DataError(f"{path}: do its labels begin at 0 or at 1? Write the names of the classes instead.")
-    train, layout = dict(text=found.texts, label=_decode(found, coding)), found.layout
+    train, layout = _decode(found, coding), found.layout
     for other in filter(None, (find_table(folder, name) for name in ("validation", "valid", "val", "dev"))):
         print(f"note: {other.name} is not used; a share of {path.name} validates.")
     by_number = len(found.columns) == 2 and _folded(names).isdisjoint(_folded(coding))  # another's, perhaps
@@ -104,7 +103,7 @@ def _read_folder(folder: Path, recipe: Recipe):
         print(" · ".join([path.name, *layout, f"{len(names)} classes: {classes}"]))
     if path := find_table(folder, "test"):
         found = _read(path, recipe)
-        test = dict(text=found.texts, label=_decode(found, coding))
+        test = _decode(found, coding)
         if found.layout != layout:
             print(" · ".join([path.name, *(found.layout or ["separator ','"])]))
         used = {*test["label"]}
@@ -158,8 +157,7 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
             raise wrong(train.path, lines, f"{problem}.{advice} Or list so small a class in classes.txt.")
     if others := sorted({*train.labels} - {*names.values()})[:5]:
         print(f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters.")
-    words = sorted(names.values(), key=str.casefold)
-    return sorted(words, key=lambda name: (not name.isdecimal(), name.isdecimal() * len(name)))
+    return sorted(names.values(), key=lambda n: (not n.isdecimal(), n.isdecimal() * len(n), n.casefold()))
 
 
 def _listed(folder: Path) -> list[str] | None:
@@ -191,14 +189,14 @@ def _coding(found: Labelled, names) -> dict[str, int] | None:
     return max((by_name, *by_number), key=lambda coding: len(used & _folded(coding)))
 
 
-def _decode(found: Labelled, coding: dict[str, int]) -> list[int]:
-    """The labels of a file as 0 to n-1."""
+def _decode(found: Labelled, coding: dict[str, int]) -> dict:
+    """Texts and labels of a file, the labels as 0 to n-1."""
     classes = {label.casefold(): i for label, i in coding.items()}
     for label, line in zip(found.labels, found.lines):
         if label.casefold() not in classes:
             problem = f"{label[:40]!r} is none of the labels {', '.join(coding)}, which all files must share"
             raise wrong(found.path, line, f"{problem}.{_advice(label, coding, line)}")
-    return [classes[label.casefold()] for label in found.labels]
+    return dict(text=found.texts, label=[classes[label.casefold()] for label in found.labels])
 
 
 def _advice(label: str, known, line: int) -> str:
@@ -212,11 +210,10 @@ def _advice(label: str, known, line: int) -> str:
 
 def _draw(split: str, rows: dict, n: int | None, recipe: Recipe) -> dict:
     """So many rows as the recipe asks for, the same share of each class."""
-    source = f"{HUB_DATA} on the Hub" if recipe.data == HUB_DATA else f"the data in {recipe.data}"
     if not (have := len(rows["label"])):
-        raise DataError(f"{source} has no {split} rows.")
+        raise DataError(f"{recipe.data} has no {split} rows.")
     if n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]:  # that is a maximum
-        raise DataError(f"{split}_rows is {n:,}, but {source} has only {have:,} {split} rows.")
+        raise DataError(f"{split}_rows is {n:,}, but {recipe.data} has only {have:,}.")
     return rows if n is None else _deal(rows, min(n, have), recipe.seed)[0]
 
 

@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .plumbing.errors import InvalidValue
 
-PACKAGES = "torch transformers datasets accelerate"  # which decide what comes out
-
 
 @dataclass(frozen=True)
 class Card:
@@ -150,7 +148,7 @@ def describe_machine() -> str:
         device = "Apple GPU (MPS)"
     else:
         device = f"CPU, {torch.get_num_threads()} threads"
-    versions = (f"{name} {version_of(name)}" for name in PACKAGES.split())
+    versions = (f"{name} {version_of(name)}" for name in ("torch", "transformers", "datasets", "accelerate"))
     return (
         f"versions   {', '.join([f'python {platform.python_version()}', *versions])}\n"
         f"system     {platform.system()} {platform.machine()}\n"
@@ -178,8 +176,7 @@ def refusal(precision: str, device: str, card: Card | None) -> str | None:
     if card is None:
         return f"fp16 needs a CUDA card, and training would run on {device}." if precision == "fp16" else None
     if "GTX 16" in card.name:
-        troubles = "fp16 is slow, NaNs are reported, and bf16 is only emulated"
-        return f"the {card.name} has no tensor cores: {troubles}."
+        return f"the {card.name} has no tensor cores: fp16 is slow, NaNs are reported, bf16 is only emulated."
     if precision == "bf16" and card.capability < (8, 0):
         return f"the {card.name} only emulates bf16, which needs compute capability 8.0."
     if precision == "fp16" and card.capability < (7, 0):

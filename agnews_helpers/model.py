@@ -86,12 +86,11 @@ def recomputed(model, wanted: bool = True, **options):
     if not wanted:
         yield
         return
+    if not model.supports_gradient_checkpointing:
+        raise InvalidValue(f"{type(model).__name__} cannot compute its layers again.")
     # The newest transformers calls gradient checkpointing activation checkpointing.
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    try:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, **options})
-    except ValueError as error:
-        raise InvalidValue(f"{type(model).__name__} cannot compute its layers again.") from error
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, **options})
     try:
         yield
     finally:

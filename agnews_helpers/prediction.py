@@ -108,9 +108,7 @@ def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) 
             if problem := problem_of(text):
                 raise InvalidValue(f"Text {number} is one {problem}.")
         rows = tokenize(Dataset.from_dict({"text": texts, "label": [0] * len(texts)}), tokenizer, recipe)
-        probabilities = predict_logits(model, rows, recipe).softmax(-1)
-        table = pd.DataFrame(probabilities.numpy(), columns=names)
-        for name, values in (("label", [names[i] for i in probabilities.argmax(-1)]), ("text", texts)):
-            table.insert(0, name, values, allow_duplicates=True)  # a class may be called so, too
+        chances = predict_logits(model, rows, recipe).softmax(-1)
+        answers = pd.DataFrame({"text": texts, "label": [names[i] for i in chances.argmax(-1)]})
         done += len(texts)
-        yield table
+        yield pd.concat([answers, pd.DataFrame(chances.numpy(), columns=names)], axis=1)

@@ -669,11 +669,5 @@ def test_what_is_not_used_is_said(tmp_path, capsys):
     assert "note: train.csv has PRAISE, too, taken for the same in other letters." in printed
 
 
-def test_empty_rows_are_counted(tmp_path, capsys):
-    folder = own(tmp_path, [*mail(), ("", ""), (" ", " ")])
-    load(folder)
-    assert "note: train.csv has 2 empty rows, which are left out." in capsys.readouterr().out
-
-
 def test_a_file_is_no_folder(tmp_path):
     fails(own(tmp_path, mail()) / "train.csv", "train.csv is a file. AGNEWS_DATA must be a folder with")

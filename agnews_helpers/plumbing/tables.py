@@ -102,8 +102,6 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
             if len(values) != width:
                 advice = f"Put quotation marks around a field with {separator!r} in it, and close each one."
                 raise wrong(path, line, f"{len(values)} fields, and the first row has {width}. {advice}")
-            if values == columns:
-                raise wrong(path, line, "the header once more. Remove this line.")
             found = "" if label is None else plain_label(values[label])
             if labelled and NO_CLASS.fullmatch(found):
                 problem = f"the label {found[:40]}, where one class is needed" if found else "no label"
@@ -216,16 +214,12 @@ def _separator(path: Path, kind: str) -> tuple[str, int]:
 def _csv_rows(path: Path, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     lines = islice(read_lines(path), skipped, None)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    limit, line, empty = csv.field_size_limit(MOST), skipped + 1, 0  # `line`: where the row at hand begins
+    limit, line = csv.field_size_limit(MOST), skipped + 1  # `line`: where the row at hand begins
     try:
         for row in reader:
-            if any(field.strip() for field in row):
+            if any(field.strip() for field in row):  # else separators, as spreadsheets leave them at the end
                 yield line, row
-            else:  # a line of separators, as spreadsheets leave them at the end, or none
-                empty += len(row) > 0
             line = skipped + reader.line_num + 1
-        if empty:
-            print(f"note: {path.name} has {empty:,} empty rows, which are left out.")
     except csv.Error as error:
         problem = f"a quotation mark opens in this row, and the rest is not well-formed ({error})"
         raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.") from None
