@@ -46,6 +46,7 @@ def _start(kernel_class, kernel_name, cwd, **options):
     return kernel_class(kernel_name, cwd=_runs.name, **options)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items):
     """With ``-n``: a process for each file, whose tests share fixtures, and one for the notebooks."""
     for item in items:
