@@ -46,12 +46,17 @@ def _start(kernel_class, kernel_name, cwd, **options):
     return kernel_class(kernel_name, cwd=_runs.name, **options)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items):
-    """With ``-n``: a process for each file, whose tests share fixtures, and one for the notebooks."""
-    for item in items:
-        group = "notebooks" if isinstance(item, IPyNbCell) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n``: the tests of a file, which share fixtures, run in one process; so do all notebooks."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "notebooks" if file.endswith(".ipynb") else file
+
+    return ByFile(config, log)
 
 
 def _compare_numbers(cell, test, ref, skip_compare=None):
