@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from . import __version__
-from .plumbing.errors import AgnewsError, DoesNotFit, InvalidValue, ResumeError, SaveError
+from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
 from .plumbing.storage import PARTIAL, patiently, try_file, write_json
 from .recipe import ALLOWED, Recipe, from_environment
 
@@ -191,12 +191,7 @@ def _train(options) -> tuple[int, dict]:
     tokens = batching.tokenize(data.load_data(recipe), model.load_tokenizer(recipe), recipe)
     names, how = tokens["train"].features["label"].names, "auto" if resume is None else resume
     fresh = model.load_model(recipe, names)
-    try:
-        run = training.train(fresh, tokens, recipe, folder, how, options.steps, options.checkpoint_minutes)
-    except DoesNotFit as error:
-        from .vram.report import remedies
-
-        raise DoesNotFit(f"{error} {remedies(fresh.config, recipe, error.length)}", error.length) from None
+    run = training.train(fresh, tokens, recipe, folder, how, options.steps, options.checkpoint_minutes)
     if not run.finished:
         return INTERRUPTED if options.steps is None else 0, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)

@@ -150,17 +150,6 @@ def training_curves(run):
     return left, _finished(right, xlabel="epoch", xticks=history.index)
 
 
-def continued_run(whole, stopped, continued):
-    """Loss of each step: of a run that nothing interrupted, and over it those of one in two parts."""
-    stop = len(stopped.steps)
-    [axes] = _figure(7.5, 3.0, ymargin=0.15, title=f"Stopped after step {stop}, and continued")
-    axes.plot(whole.steps["loss"], color=SKY, linewidth=6, alpha=0.6, label="without interruption")
-    axes.plot(stopped.steps["loss"], color=BLUE, marker="o", markersize=3, label="until the stop")
-    axes.plot(continued.steps["loss"][stop:], color=ORANGE, marker="^", markersize=4, label="continued")
-    axes.axvline(stop + 0.5, color=GREY, linestyle=":")
-    return _finished(axes, xlabel="step", ylabel="loss in nats")
-
-
 def confusion_matrix(report):
     """Counts, true class down and predicted class across, shaded by the share of the true class."""
     counts = report.confusion

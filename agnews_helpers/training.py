@@ -155,9 +155,9 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
             torch.cuda.empty_cache()
         if accelerator.num_processes > 1:  # the others wait for this one's gradients
             what = f"{here} rows of {length} tokens do not fit in one of the processes"
-            raise DoesNotFit(f"{what} ({problem})", length)
+            raise DoesNotFit(f"{what} ({problem})")
         if size == 1:
-            raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})", length)
+            raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})")
         limits.append([length, size // 2])
         parts = f"in parts of {size // 2}, and so for all batches this long. Nothing else changes."
         tqdm.write(f"Out of memory with {size} rows of {length} tokens: the same step again {parts}")
@@ -214,8 +214,8 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
             f"Out of memory after {state}: {what}. What was saved is whole; the same call continues it. "
             "What helps: (1) close what else uses the memory: nvidia-smi lists it, another notebook keeps "
             "its share until its kernel is restarted. (2) Shorter rows: "
-            f"Recipe(max_length={max(length // 4, 3)}). (3) A smaller model: AGNEWS_MODEL=mini.",
-            length,
+            f"Recipe(max_length={max(length // 4, 3)}), or gradient_checkpointing=True. (3) A smaller model: "
+            "AGNEWS_MODEL=mini. `agnews budget` predicts what a card needs."
         ) from None
 
 

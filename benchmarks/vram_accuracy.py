@@ -43,7 +43,6 @@ from transformers.initialization import no_init_weights
 from agnews_helpers import find_card, forward_backward, step_budget
 from agnews_helpers.vram import on_cuda, recorder, trace
 from agnews_helpers.vram.allocator import MIB, CachingAllocator, replay
-from agnews_helpers.vram.budget import reserved_mib
 from agnews_helpers.vram.recorder import Allocation, Recorder, make_optimizer
 from agnews_helpers.vram.trace import StepOptions, Trace, new_model, trace_steps
 
@@ -152,6 +151,11 @@ def changed(*patches):
 
 
 # 1. Published measurements
+
+
+def reserved_mib(found: Trace) -> float:
+    """MiB that the allocator reserves at most, without a limit."""
+    return replay(found.events, CachingAllocator()).max_reserved / MIB
 
 
 def loading() -> float:

@@ -128,7 +128,6 @@ DRAWINGS = {
     "training_curves, stopped early": lambda: plots.training_curves(
         replace(run(), history=run().history[:0], best_epoch=0, finished=False)
     ),
-    "continued_run": lambda: plots.continued_run(run(), replace(run(), steps=run().steps[:17]), run()),
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars, in groups": lambda: plots.bars(
         pd.DataFrame(

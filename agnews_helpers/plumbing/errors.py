@@ -44,11 +44,7 @@ class NonFiniteError(AgnewsError, ArithmeticError):
 
 
 class DoesNotFit(AgnewsError, RuntimeError):
-    """Memory runs out and smaller parts cannot help. `length` is the batch's number of tokens."""
-
-    def __init__(self, what: str, length: int):
-        super().__init__(what)
-        self.length = length
+    """Memory runs out and smaller parts cannot help."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -56,14 +56,9 @@ class CachingAllocator:
     max_reserved: int = 0
 
     def malloc(self, requested: int) -> Block:
-        """Allocate `requested` bytes, at least 1.
+        """Allocate `requested` bytes; none is a ValueError, since PyTorch allocates nothing for it.
 
-        Raises
-        ------
-        OutOfMemory
-            When neither a cached piece nor a new segment is to be had within the capacity.
-        ValueError
-            For a request of no bytes; PyTorch allocates nothing for it.
+        OutOfMemory where neither a cached piece nor a new segment is to be had within the capacity.
         """
         if requested < 1:
             raise InvalidValue(f"a request of {requested} bytes; PyTorch allocates nothing for empty tensors")

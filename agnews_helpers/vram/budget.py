@@ -71,11 +71,6 @@ def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_
     return Budget(usable, allocated, reserved, parts, *verdicts, where)
 
 
-def reserved_mib(trace: Trace) -> float:
-    """MiB that the allocator reserves at most, without a limit."""
-    return replay(trace.events, CachingAllocator()).max_reserved / MIB
-
-
 def runs_within(trace: Trace, capacity_mib: float) -> bool:
     """Whether a trace runs where the allocator may reserve so much."""
     try:

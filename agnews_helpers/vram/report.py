@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from ..batching import tokenize
 from ..data import load_data
-from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, this_card
+from ..hardware import CONTEXT_MIB, SYSTEMS_GIB, Card
 from ..model import load_tokenizer
 from ..recipe import Recipe
 from .budget import LENGTHS, largest_batch, levers, step_budget
@@ -72,16 +72,6 @@ def epoch_lengths(recipe: Recipe) -> list[int]:
     sample = recipe.but(data="sample", model="mini", train_rows=None, test_rows=None)
     tokens = tokenize(load_data(sample)["train"], load_tokenizer(sample), sample)
     return [*tokens["length"][:], min(LONGEST_ROW, recipe.max_length)]
-
-
-def remedies(config, recipe: Recipe, length: int) -> str:
-    """For a run out of memory: what one row of `length` tokens is predicted to need, and what would help."""
-    options, shorter = options_of(recipe, this_card() or GTX_1650_TI, "sdpa"), max(length // 4, 3)
-    cases = {f"one row of {length} tokens": (config, length), f"max_length={shorter}": (config, shorter)}
-    cases["AGNEWS_MODEL=mini"] = ("mini", length)
-    found = {name: step_budget(model, 1, tokens, options) for name, (model, tokens) in cases.items()}
-    needs = ", ".join(f"{budget.reserved:,.0f} MiB for {name}" for name, budget in found.items())
-    return f"Predicted need: {needs}; weights, gradients and Adam included."
 
 
 def as_text(figures: dict) -> str:
