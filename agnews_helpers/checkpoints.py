@@ -2,7 +2,7 @@
 
 output_dir/           the best epoch's classifier, agnews_run.json; when finished, history.csv, steps.csv
   checkpoints/        until then: the newest two moments of the run, each whole by itself
-    step-00000120/    model.safetensors, state.pt, progress.json; best/, the best epoch's classifier
+    step-00000120/    model.safetensors, state.pt, progress.json; best/, a copy of the best classifier
 """
 
 import hashlib
@@ -160,7 +160,6 @@ class RunFolder:
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
         self.newest: Path | None = None  # the checkpoint to continue from; then the last that was written
-        self.best: dict[str, Path] = {}  # the files of the best classifier, by name
         self.finished = self.protected = False
 
     def __enter__(self) -> "RunFolder":
@@ -168,8 +167,7 @@ class RunFolder:
             if self.first:
                 self._open(held)
                 self._look()
-            found = broadcast_object_list([self.finished, self.newest, self.best])
-            self.finished, self.newest, self.best = found
+            self.finished, self.newest = broadcast_object_list([self.finished, self.newest])
             self.held = held.pop_all()
         self.saved_at = time.perf_counter()
         return self
@@ -215,34 +213,18 @@ class RunFolder:
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest good one. One that is damaged is set aside, and the one before it tried."""
-        without_best = []
         for path in checkpoints_in(self.path):
             try:
-                damaged = storage.damaged_files(path)
-                if lost := [name for name in damaged if not name.startswith("best/")]:
-                    storage.set_aside(path, f"{', '.join(lost)} is damaged")
+                if damaged := storage.damaged_files(path):
+                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
                     continue
                 if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
                     there = f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}."
                     raise ResumeError(f"{there} Continue it as it was begun. {ELSEWHERE} {DISCARD}")
-                if self._has_best(path, damaged):
-                    for newer in without_best:
-                        storage.set_aside(newer, "its best classifier is damaged")
-                    return path
-                without_best.append(path)
+                return path
             except OSError as error:
                 print(f"The checkpoint {path.name} cannot be read: {error}. It stays as it is.")
-        self.best = {}
-        if without_best:
-            print("The best classifier is damaged everywhere; the best of the epochs from here on is kept.")
-        return without_best[0] if without_best else None
-
-    def _has_best(self, path: Path, damaged: list[str]) -> bool:
-        """Look for the files of a checkpoint's best classifier: in it or, where one is damaged, published."""
-        sums = storage.read_json(path / storage.MANIFEST)
-        places = {name: self.path / Path(name).name if name in damaged else path / name for name in sums}
-        self.best = {place.name: place for name, place in places.items() if name.startswith("best/")}
-        return all(storage.has(places[name], sums[name]) for name in damaged)
+        return None
 
     def load_run(self, model) -> Run:
         """The finished run that is here, with its weights in `model`."""
@@ -269,9 +251,7 @@ class RunFolder:
         state = State(**storage.read_json(self.newest / "progress.json")["state"])
         state.limits += [limit for limit in limits if limit not in state.limits]
         self.accelerator.print(f"Continuing after {state}.")
-        if not self.best:
-            state.best_epoch = 0
-        elif state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
+        if state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
             self._publish(model, state)
         return state
 
@@ -300,10 +280,8 @@ class RunFolder:
             storage.write_json(folder / "progress.json", told)
             if is_best:
                 write_classifier(model, self.tokenizer, folder / "best")
-            elif state.best_epoch:
-                (folder / "best").mkdir()
-                for name, path in self.best.items():
-                    storage.link(path, folder / "best" / name)
+            elif state.best_epoch:  # a copy, not a link: what damages one checkpoint spares the other
+                shutil.copytree(self.newest / "best", folder / "best")
 
         if self.first:
             # A name that nothing has: no checkpoint is ever rewritten in its place.
@@ -312,8 +290,7 @@ class RunFolder:
             found = checkpoints_in(self.path)
             for path in found[found.index(self.newest) + KEEP :]:
                 storage.remove_folder(path)
-            self.best = {path.name: path for path in (self.newest / "best").glob("*")}
-        self.newest, self.best = broadcast_object_list([self.newest, self.best])
+        [self.newest] = broadcast_object_list([self.newest])
         if is_best:
             self._publish(model, state)
         self.saved_at = time.perf_counter()
@@ -330,8 +307,7 @@ class RunFolder:
 
         def write(folder: Path) -> None:
             if state.best_epoch:
-                for name, path in self.best.items():
-                    shutil.copyfile(path, folder / name)
+                shutil.copytree(self.newest / "best", folder, dirs_exist_ok=True)
             else:
                 write_classifier(model, self.tokenizer, folder)
             if run:
@@ -362,7 +338,7 @@ class RunFolder:
 
     def _run(self, model, state: State, finished: bool) -> Run:
         if state.best_epoch and (state.best_epoch < len(state.history) or state.batch):
-            load_model(model, self.best["model.safetensors"], device=str(model.device))
+            load_model(model, self.newest / "best" / "model.safetensors", device=str(model.device))
         history = pd.DataFrame(state.history, columns=HISTORY).set_index("epoch")
         numbers = pd.RangeIndex(1, len(state.losses) + 1, name="step")
         steps = pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float)

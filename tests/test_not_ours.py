@@ -286,15 +286,6 @@ def test_a_file_system_that_cannot_flush_gets_a_note(tmp_path, monkeypatch, caps
     assert storage.damaged_files(tmp_path / "a") == [] and capsys.readouterr().out.count("cannot flush") >= 1
 
 
-def test_where_there_are_no_links_there_are_copies(two, tokens, whole, tmp_path, monkeypatch):
-    def link(*_):
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", link)
-    run = train(load_model(two), tokens, two, tmp_path, save_minutes=1e-9)
-    assert same_weights(run.model, whole.model) and names(tmp_path) == FINISHED
-
-
 @pytest.mark.parametrize("where", ["run", "run/deeper"])
 def test_an_output_folder_that_cannot_be_written_is_found_out_at_once(
     where, two, tokens, tmp_path, monkeypatch

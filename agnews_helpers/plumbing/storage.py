@@ -44,9 +44,8 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
         write_json(partial / MANIFEST, {path.relative_to(partial).as_posix(): sha256(path) for path in files})
         for path in files:
-            if path.stat().st_nlink == 1:  # else it is another name of a file that is on the disk already
-                shutil.copymode(partial / MANIFEST, path)  # some writers make files for their owner alone
-                _flush(path)
+            shutil.copymode(partial / MANIFEST, path)  # some writers make files for their owner alone
+            _flush(path)
         _flush(partial)
         if folder.exists():
             remove_folder(folder)
@@ -194,14 +193,6 @@ def set_aside(path: Path, why: str) -> None:
     kept = unused(path.with_name(path.name + ASIDE))
     patiently(os.replace, path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
-
-
-def link(source: Path, target: Path) -> None:
-    """A second name for a file's bytes; a copy where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def remove_partials(folder: Path) -> None:
