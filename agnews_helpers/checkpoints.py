@@ -85,11 +85,6 @@ class State:
         epoch = min(self.epoch, self.epochs)
         return f"step {len(self.losses):,} of {self.all_steps:,} (epoch {epoch} of {self.epochs})"
 
-    @property
-    def best(self) -> dict:
-        """The best epoch's line of the history; an empty one before the first validation."""
-        return self.history[self.best_epoch - 1] if self.best_epoch else {}
-
     def tick(self) -> float:
         """Seconds since this was called last."""
         before, self._last = self._last, time.perf_counter()
@@ -104,19 +99,14 @@ class State:
 
     def end_epoch(self, report) -> bool:
         """An epoch is done and validated. Whether it is the best so far, by accuracy, then by loss."""
-
-        def score(row):
-            return row["validation_accuracy"], -row["validation_loss"]
-
         train_loss = statistics.fmean(self.losses[-self.batch :])
         found = (self.epoch, train_loss, report.loss, report.accuracy, self.rows / self.epoch_seconds)
         self.history.append(dict(zip(HISTORY, found)))
         self.seconds += self.epoch_seconds + self.tick()
         self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
-        if self.best and score(self.history[-1]) <= score(self.best):
-            return False
-        self.best_epoch = len(self.history)
-        return True
+        scores = [(row["validation_accuracy"], -row["validation_loss"]) for row in self.history]
+        self.best_epoch = 1 + scores.index(max(scores))  # among equals, the first
+        return self.best_epoch == len(scores)
 
     def pace(self) -> str:
         """What the whole run takes, by the steps of this sitting but its first, which warms up."""
@@ -155,7 +145,9 @@ class RunFolder:
         self.path, self.checkpoints = Path(output_dir), Path(output_dir) / "checkpoints"
         self.recipe, self.accelerator, self.resume, self.minutes = recipe, accelerator, resume, minutes
         self.rows = {name: len(split) for name, split in tokens.items()}
-        self.identity = identity_of(recipe, tokens, model, accelerator.num_processes)
+        data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
+        self.identity = {name: getattr(recipe, name) for name in DECIDES.split()} | data
+        self.identity |= {"model": fingerprint_of_model(model), "processes": accelerator.num_processes}
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
@@ -182,14 +174,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.folder_lock(self.path))
-            if not self.checkpoints.exists():
-                self.checkpoints.mkdir()
-                held.callback(storage.remove_if_empty, self.checkpoints)
+            self.checkpoints.mkdir(exist_ok=True)
+            held.callback(storage.remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except OSError as error:
             raise SaveError(f"{self.path} cannot be written: {error}. {ELSEWHERE}") from error
-        storage.remove_partials(self.path)
-        storage.remove_partials(self.checkpoints)
+        # What a process that died was writing or removing.
+        for path in [*self.path.glob(f"{storage.PARTIAL}*"), *self.checkpoints.glob(f"{storage.PARTIAL}*")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _look(self) -> None:
         """What is here already: nothing, this run or a part of it, or something that must not be replaced."""
@@ -300,8 +292,9 @@ class RunFolder:
         """Put the best classifier, before the first validation the model as it is, where all find it."""
         if not self.first or self.protected and run is None:
             return
+        best = state.history[state.best_epoch - 1] if state.best_epoch else {}
         facts = {"recipe": self.recipe.to_dict(), "rows": self.rows, "steps": len(state.losses)}
-        facts |= {"epoch": state.best_epoch, "validation_accuracy": state.best.get("validation_accuracy")}
+        facts |= {"epoch": state.best_epoch, "validation_accuracy": best.get("validation_accuracy")}
         if run:
             facts |= {"finished": True, "seconds": run.seconds, "identity": self.identity}
 
@@ -346,10 +339,9 @@ class RunFolder:
         return Run(model, self.path, history, steps, state.best_epoch, seconds, finished)
 
     def clear(self) -> None:
-        """Take our checkpoints away, and their folder if nothing else is in it."""
+        """Take our checkpoints away."""
         for path in checkpoints_in(self.path):
             storage.remove_folder(path)
-        storage.remove_if_empty(self.checkpoints)
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
@@ -380,13 +372,6 @@ def begun_with(folder: str | Path) -> Recipe:
     if not facts.get("finished"):
         raise ResumeError(f"{folder} holds no run: there is nothing to continue.")
     return Recipe.from_dict(facts["recipe"])
-
-
-def identity_of(recipe: Recipe, tokens, model, processes: int = 1) -> dict:
-    """What decides the course of a run: the recipe's numbers, data, model, and number of processes."""
-    numbers = {name: value for name, value in recipe.to_dict().items() if name in DECIDES.split()}
-    data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
-    return {**numbers, **data, "model": fingerprint_of_model(model), "processes": processes}
 
 
 def differences(theirs: dict, ours: dict) -> list[str]:
