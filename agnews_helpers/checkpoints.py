@@ -147,7 +147,10 @@ class RunFolder:
         self.rows = {name: len(split) for name, split in tokens.items()}
         data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
         self.identity = {name: getattr(recipe, name) for name in DECIDES.split()} | data
-        self.identity |= {"model": fingerprint_of_model(model), "processes": accelerator.num_processes}
+        # The model by its files, not by its weights as they are: those of a run to be continued have moved.
+        files = repr([storage.sha256(path) for path in source_files(model.name_or_path)]).encode("utf-8")
+        self.identity["model"] = hashlib.sha256(files).hexdigest()[:16]
+        self.identity["processes"] = accelerator.num_processes
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
@@ -198,7 +201,7 @@ class RunFolder:
             print(f"The finished run in {self.path} is damaged ({', '.join(damaged)}); training it again.")
         self.newest = self._newest_checkpoint()
         if self.newest is None and other:
-            there = f"{self.path} holds a finished run of another kind: {'; '.join(other)}."
+            there = f"{self.path} holds a finished run of another kind: {other}."
             raise ResumeError(f"{there} {ELSEWHERE} {DISCARD} It stays there until the new one is finished.")
         if self.newest is None and self.resume is True:
             raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
@@ -211,7 +214,7 @@ class RunFolder:
                     storage.set_aside(path, f"{', '.join(damaged)} is damaged")
                     continue
                 if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
-                    there = f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}."
+                    there = f"{self.path} holds an unfinished run of another kind: {other}."
                     raise ResumeError(f"{there} Continue it as it was begun. {ELSEWHERE} {DISCARD}")
                 return path
             except OSError as error:
@@ -374,22 +377,12 @@ def begun_with(folder: str | Path) -> Recipe:
     return Recipe.from_dict(facts["recipe"])
 
 
-def differences(theirs: dict, ours: dict) -> list[str]:
-    """What two identities differ in, each in words."""
-    names = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
+def differences(theirs: dict, ours: dict) -> str:
+    """What two identities differ in, in words."""
+    names = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
     there = {name: f"{theirs.get(name)} there and {ours.get(name)} here" for name in names}
     there |= {name: "another" for name in names if re.match("model|data ", name)}  # parts of a SHA-256
-    return [f"{name} is {told}" for name, told in there.items()]
-
-
-def fingerprint_of_model(model) -> str:
-    """Sixteen digits of the SHA-256 over the files that a model was loaded from; over its shapes if none.
-
-    Not over its weights as they are: those of a run that is to be continued have moved.
-    """
-    parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
-    parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
-    return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
+    return "; ".join(f"{name} is {told}" for name, told in there.items())
 
 
 def _generators(device) -> list:

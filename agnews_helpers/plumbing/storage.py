@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
 ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+print_once = functools.cache(print)  # each text
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -213,7 +214,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except PermissionError as error:
         raise FolderInUse(f"{path} cannot be opened: {error.strerror}. Give another folder.") from error
     except (OSError, NotImplementedError) as error:
-        _note(f"{folder} is on a file system without locks ({error}); see to it that only one run uses it.")
+        print(f"note: {folder} is on a file system without locks ({error}); let only one run use it.")
     try:
         yield
     finally:
@@ -232,14 +233,9 @@ def _flush(path: Path) -> None:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        _note(f"{path.parent} cannot flush ({error}): a power cut may lose the last save.")
+        print_once(f"note: {path.parent} cannot flush ({error}): a power cut may lose the last save.")
     finally:
         os.close(handle)
-
-
-@functools.cache
-def _note(text: str) -> None:
-    print(f"note: {text}")
 
 
 @contextmanager
