@@ -2,7 +2,7 @@
 
 output_dir/           the best epoch's classifier, agnews_run.json; when finished, history.csv, steps.csv
   checkpoints/        until then: the newest two moments of the run, each whole by itself
-    step-00000120/    model.safetensors, state.pt, progress.json; best/, the best epoch's classifier
+    step-00000120/    model.safetensors, state.pt, progress.json; best/, a copy of the best classifier
 """
 
 import hashlib
@@ -85,11 +85,6 @@ class State:
         epoch = min(self.epoch, self.epochs)
         return f"step {len(self.losses):,} of {self.all_steps:,} (epoch {epoch} of {self.epochs})"
 
-    @property
-    def best(self) -> dict:
-        """The best epoch's line of the history; an empty one before the first validation."""
-        return self.history[self.best_epoch - 1] if self.best_epoch else {}
-
     def tick(self) -> float:
         """Seconds since this was called last."""
         before, self._last = self._last, time.perf_counter()
@@ -104,19 +99,14 @@ class State:
 
     def end_epoch(self, report) -> bool:
         """An epoch is done and validated. Whether it is the best so far, by accuracy, then by loss."""
-
-        def score(row):
-            return row["validation_accuracy"], -row["validation_loss"]
-
         train_loss = statistics.fmean(self.losses[-self.batch :])
         found = (self.epoch, train_loss, report.loss, report.accuracy, self.rows / self.epoch_seconds)
         self.history.append(dict(zip(HISTORY, found)))
         self.seconds += self.epoch_seconds + self.tick()
         self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
-        if self.best and score(self.history[-1]) <= score(self.best):
-            return False
-        self.best_epoch = len(self.history)
-        return True
+        scores = [(row["validation_accuracy"], -row["validation_loss"]) for row in self.history]
+        self.best_epoch = 1 + scores.index(max(scores))  # among equals, the first
+        return self.best_epoch == len(scores)
 
     def pace(self) -> str:
         """What the whole run takes, by the steps of this sitting but its first, which warms up."""
@@ -155,12 +145,16 @@ class RunFolder:
         self.path, self.checkpoints = Path(output_dir), Path(output_dir) / "checkpoints"
         self.recipe, self.accelerator, self.resume, self.minutes = recipe, accelerator, resume, minutes
         self.rows = {name: len(split) for name, split in tokens.items()}
-        self.identity = identity_of(recipe, tokens, model, accelerator.num_processes)
+        data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
+        self.identity = {name: getattr(recipe, name) for name in DECIDES.split()} | data
+        # The model by its files, not by its weights as they are: those of a run to be continued have moved.
+        files = repr([storage.sha256(path) for path in source_files(model.name_or_path)]).encode("utf-8")
+        self.identity["model"] = hashlib.sha256(files).hexdigest()[:16]
+        self.identity["processes"] = accelerator.num_processes
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
         self.newest: Path | None = None  # the checkpoint to continue from; then the last that was written
-        self.best: dict[str, Path] = {}  # the files of the best classifier, by name
         self.finished = self.protected = False
 
     def __enter__(self) -> "RunFolder":
@@ -168,8 +162,7 @@ class RunFolder:
             if self.first:
                 self._open(held)
                 self._look()
-            found = broadcast_object_list([self.finished, self.newest, self.best])
-            self.finished, self.newest, self.best = found
+            self.finished, self.newest = broadcast_object_list([self.finished, self.newest])
             self.held = held.pop_all()
         self.saved_at = time.perf_counter()
         return self
@@ -184,14 +177,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.folder_lock(self.path))
-            if not self.checkpoints.exists():
-                self.checkpoints.mkdir()
-                held.callback(storage.remove_if_empty, self.checkpoints)
+            self.checkpoints.mkdir(exist_ok=True)
+            held.callback(storage.remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except OSError as error:
             raise SaveError(f"{self.path} cannot be written: {error}. {ELSEWHERE}") from error
-        storage.remove_partials(self.path)
-        storage.remove_partials(self.checkpoints)
+        # What a process that died was writing or removing.
+        for path in [*self.path.glob(f"{storage.PARTIAL}*"), *self.checkpoints.glob(f"{storage.PARTIAL}*")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _look(self) -> None:
         """What is here already: nothing, this run or a part of it, or something that must not be replaced."""
@@ -208,41 +201,25 @@ class RunFolder:
             print(f"The finished run in {self.path} is damaged ({', '.join(damaged)}); training it again.")
         self.newest = self._newest_checkpoint()
         if self.newest is None and other:
-            there = f"{self.path} holds a finished run of another kind: {'; '.join(other)}."
+            there = f"{self.path} holds a finished run of another kind: {other}."
             raise ResumeError(f"{there} {ELSEWHERE} {DISCARD} It stays there until the new one is finished.")
         if self.newest is None and self.resume is True:
             raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest good one. One that is damaged is set aside, and the one before it tried."""
-        without_best = []
         for path in checkpoints_in(self.path):
             try:
-                damaged = storage.damaged_files(path)
-                if lost := [name for name in damaged if not name.startswith("best/")]:
-                    storage.set_aside(path, f"{', '.join(lost)} is damaged")
+                if damaged := storage.damaged_files(path):
+                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
                     continue
                 if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
-                    there = f"{self.path} holds an unfinished run of another kind: {'; '.join(other)}."
+                    there = f"{self.path} holds an unfinished run of another kind: {other}."
                     raise ResumeError(f"{there} Continue it as it was begun. {ELSEWHERE} {DISCARD}")
-                if self._has_best(path, damaged):
-                    for newer in without_best:
-                        storage.set_aside(newer, "its best classifier is damaged")
-                    return path
-                without_best.append(path)
+                return path
             except OSError as error:
                 print(f"The checkpoint {path.name} cannot be read: {error}. It stays as it is.")
-        self.best = {}
-        if without_best:
-            print("The best classifier is damaged everywhere; the best of the epochs from here on is kept.")
-        return without_best[0] if without_best else None
-
-    def _has_best(self, path: Path, damaged: list[str]) -> bool:
-        """Look for the files of a checkpoint's best classifier: in it or, where one is damaged, published."""
-        sums = storage.read_json(path / storage.MANIFEST)
-        places = {name: self.path / Path(name).name if name in damaged else path / name for name in sums}
-        self.best = {place.name: place for name, place in places.items() if name.startswith("best/")}
-        return all(storage.has(places[name], sums[name]) for name in damaged)
+        return None
 
     def load_run(self, model) -> Run:
         """The finished run that is here, with its weights in `model`."""
@@ -269,9 +246,7 @@ class RunFolder:
         state = State(**storage.read_json(self.newest / "progress.json")["state"])
         state.limits += [limit for limit in limits if limit not in state.limits]
         self.accelerator.print(f"Continuing after {state}.")
-        if not self.best:
-            state.best_epoch = 0
-        elif state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
+        if state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
             self._publish(model, state)
         return state
 
@@ -300,10 +275,8 @@ class RunFolder:
             storage.write_json(folder / "progress.json", told)
             if is_best:
                 write_classifier(model, self.tokenizer, folder / "best")
-            elif state.best_epoch:
-                (folder / "best").mkdir()
-                for name, path in self.best.items():
-                    storage.link(path, folder / "best" / name)
+            elif state.best_epoch:  # a copy, not a link: what damages one checkpoint spares the other
+                shutil.copytree(self.newest / "best", folder / "best")
 
         if self.first:
             # A name that nothing has: no checkpoint is ever rewritten in its place.
@@ -312,8 +285,7 @@ class RunFolder:
             found = checkpoints_in(self.path)
             for path in found[found.index(self.newest) + KEEP :]:
                 storage.remove_folder(path)
-            self.best = {path.name: path for path in (self.newest / "best").glob("*")}
-        self.newest, self.best = broadcast_object_list([self.newest, self.best])
+        [self.newest] = broadcast_object_list([self.newest])
         if is_best:
             self._publish(model, state)
         self.saved_at = time.perf_counter()
@@ -323,15 +295,15 @@ class RunFolder:
         """Put the best classifier, before the first validation the model as it is, where all find it."""
         if not self.first or self.protected and run is None:
             return
+        best = state.history[state.best_epoch - 1] if state.best_epoch else {}
         facts = {"recipe": self.recipe.to_dict(), "rows": self.rows, "steps": len(state.losses)}
-        facts |= {"epoch": state.best_epoch, "validation_accuracy": state.best.get("validation_accuracy")}
+        facts |= {"epoch": state.best_epoch, "validation_accuracy": best.get("validation_accuracy")}
         if run:
             facts |= {"finished": True, "seconds": run.seconds, "identity": self.identity}
 
         def write(folder: Path) -> None:
             if state.best_epoch:
-                for name, path in self.best.items():
-                    shutil.copyfile(path, folder / name)
+                shutil.copytree(self.newest / "best", folder, dirs_exist_ok=True)
             else:
                 write_classifier(model, self.tokenizer, folder)
             if run:
@@ -362,7 +334,7 @@ class RunFolder:
 
     def _run(self, model, state: State, finished: bool) -> Run:
         if state.best_epoch and (state.best_epoch < len(state.history) or state.batch):
-            load_model(model, self.best["model.safetensors"], device=str(model.device))
+            load_model(model, self.newest / "best" / "model.safetensors", device=str(model.device))
         history = pd.DataFrame(state.history, columns=HISTORY).set_index("epoch")
         numbers = pd.RangeIndex(1, len(state.losses) + 1, name="step")
         steps = pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float)
@@ -370,10 +342,9 @@ class RunFolder:
         return Run(model, self.path, history, steps, state.best_epoch, seconds, finished)
 
     def clear(self) -> None:
-        """Take our checkpoints away, and their folder if nothing else is in it."""
+        """Take our checkpoints away."""
         for path in checkpoints_in(self.path):
             storage.remove_folder(path)
-        storage.remove_if_empty(self.checkpoints)
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
@@ -406,29 +377,12 @@ def begun_with(folder: str | Path) -> Recipe:
     return Recipe.from_dict(facts["recipe"])
 
 
-def identity_of(recipe: Recipe, tokens, model, processes: int = 1) -> dict:
-    """What decides the course of a run: the recipe's numbers, data, model, and number of processes."""
-    numbers = {name: value for name, value in recipe.to_dict().items() if name in DECIDES.split()}
-    data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
-    return {**numbers, **data, "model": fingerprint_of_model(model), "processes": processes}
-
-
-def differences(theirs: dict, ours: dict) -> list[str]:
-    """What two identities differ in, each in words."""
-    names = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
+def differences(theirs: dict, ours: dict) -> str:
+    """What two identities differ in, in words."""
+    names = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
     there = {name: f"{theirs.get(name)} there and {ours.get(name)} here" for name in names}
     there |= {name: "another" for name in names if re.match("model|data ", name)}  # parts of a SHA-256
-    return [f"{name} is {told}" for name, told in there.items()]
-
-
-def fingerprint_of_model(model) -> str:
-    """Sixteen digits of the SHA-256 over the files that a model was loaded from; over its shapes if none.
-
-    Not over its weights as they are: those of a run that is to be continued have moved.
-    """
-    parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
-    parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
-    return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
+    return "; ".join(f"{name} is {told}" for name, told in there.items())
 
 
 def _generators(device) -> list:

@@ -307,7 +307,6 @@ def test_fingerprints(tokens):
 def flip(path, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
-    path.unlink()  # the file may be linked to from elsewhere
     path.write_bytes(data)
 
 
@@ -340,47 +339,20 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(
     assert_same_run(run, whole)
 
 
-def flip_in_place(path):
-    """All names of the file get the damage."""
-    with open(path, "r+b") as file:
-        file.seek(1000)
-        byte = file.read(1)
-        file.seek(1000)
-        file.write(bytes([byte[0] ^ 1]))
-
-
-def test_a_bit_flipped_in_the_best_classifier_costs_nothing(two_checkpoints, three, tokens, whole, capsys):
-    best = [
-        two_checkpoints / name / "best" / "model.safetensors" for name in ("step-00000006", "step-00000009")
-    ]
-    assert best[0].samefile(best[1])  # one file with two names
-    flip_in_place(best[0])
-    run = train(load_model(three), tokens, three, two_checkpoints.parent)
-    assert "Continuing after step 9 of 15" in capsys.readouterr().out
-    assert_same_run(run, whole)
-
-
-def test_where_the_best_classifier_is_damaged_here_and_published_the_checkpoint_before_is_taken(
+def test_where_the_best_classifier_is_damaged_the_checkpoint_before_is_taken(
     two_checkpoints, three, tokens, whole, capsys
 ):
-    flip(two_checkpoints / "step-00000009" / "best" / "model.safetensors", 1000)
+    best, other = (
+        two_checkpoints / name / "best" / "model.safetensors" for name in ("step-00000009", "step-00000006")
+    )
+    assert best.read_bytes() == other.read_bytes() and not best.samefile(other)
+    flip(best, 1000)
     flip(two_checkpoints.parent / "model.safetensors", 1000)
     run = train(load_model(three), tokens, three, two_checkpoints.parent)
     output = capsys.readouterr().out
     assert "step-00000009 cannot be used" in output and "Continuing after step 6 of 15" in output
     assert_same_run(run, whole)
     assert (two_checkpoints.parent / f"model.safetensors{storage.ASIDE}").is_file()
-
-
-def test_where_the_best_classifier_is_damaged_everywhere_the_run_goes_on_with_the_next_best(
-    two_checkpoints, three, tokens, whole, capsys
-):
-    flip_in_place(two_checkpoints / "step-00000006" / "best" / "model.safetensors")
-    flip(two_checkpoints.parent / "model.safetensors", 1000)
-    run = train(load_model(three), tokens, three, two_checkpoints.parent)
-    output = capsys.readouterr().out
-    assert "Continuing after step 9 of 15" in output and "damaged everywhere" in output
-    assert run.steps.equals(whole.steps) and run.best_epoch > 1
 
 
 def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(

@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
 ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
-FINAL = (errno.ENOENT, errno.ENOTDIR, *NO_ROOM)  # to try again is of no use
+print_once = functools.cache(print)  # each text
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -44,9 +44,8 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
         write_json(partial / MANIFEST, {path.relative_to(partial).as_posix(): sha256(path) for path in files})
         for path in files:
-            if path.stat().st_nlink == 1:  # else it is another name of a file that is on the disk already
-                shutil.copymode(partial / MANIFEST, path)  # some writers make files for their owner alone
-                _flush(path)
+            shutil.copymode(partial / MANIFEST, path)  # some writers make files for their owner alone
+            _flush(path)
         _flush(partial)
         if folder.exists():
             remove_folder(folder)
@@ -65,23 +64,17 @@ def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]
 
 
 def remove_folder(folder: Path) -> None:
-    """Take away what `write_folder` made, at once; where other files lie in it, only its own, one by one.
-
-    Where its manifest is damaged, nobody knows which are its own: it is set aside.
-    """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    listed = {""}  # no file is called so: without a manifest none is known to be ours
+    """Take away what `write_folder` made, at once. Where other files lie in it, all of it is set aside."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    listed = set()
     with suppress(Damaged):
         listed = {*read_json(folder / MANIFEST), MANIFEST}
-    if {*found} <= listed:
+    if found <= listed:
         going = folder.with_name(f"{PARTIAL}old-{folder.name}")
         patiently(os.replace, folder, going)
         shutil.rmtree(going, ignore_errors=True)
-    elif listed <= {*found}:
-        for name in listed:
-            found[name].unlink()
     else:
-        set_aside(folder, "its manifest is damaged")
+        set_aside(folder, "it holds files that its manifest does not name")
 
 
 def publish(source: Path, target: Path, record: str, facts: dict) -> None:
@@ -155,9 +148,7 @@ def patiently(function: Callable, *arguments):
     for wait in (0.1, 0.4, 1.6):
         try:
             return function(*arguments)
-        except OSError as error:
-            if error.errno in FINAL:
-                raise
+        except PermissionError:
             time.sleep(wait)
     return function(*arguments)
 
@@ -196,20 +187,6 @@ def set_aside(path: Path, why: str) -> None:
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
-def link(source: Path, target: Path) -> None:
-    """A second name for a file's bytes; a copy where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def remove_partials(folder: Path) -> None:
-    """Take away what a process that died was writing or removing."""
-    for path in folder.glob(f"{PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def remove_if_empty(folder: Path) -> None:
     """Take a folder away if nothing is in it."""
     with suppress(OSError):
@@ -235,10 +212,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
         advice = "Wait until it ends, or give another folder."
         raise FolderInUse(f"Another process is training into {folder}. {advice}") from error
     except PermissionError as error:
-        reason = f"{path} cannot be opened: {error.strerror}."
-        raise FolderInUse(f"{reason} Give another output folder.") from error
+        raise FolderInUse(f"{path} cannot be opened: {error.strerror}. Give another folder.") from error
     except (OSError, NotImplementedError) as error:
-        _note(f"{folder} is on a file system without locks ({error}); see to it that only one run uses it.")
+        print(f"note: {folder} is on a file system without locks ({error}); let only one run use it.")
     try:
         yield
     finally:
@@ -257,14 +233,9 @@ def _flush(path: Path) -> None:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        _note(f"{path.parent} cannot flush ({error}): a power cut may lose the last save.")
+        print_once(f"note: {path.parent} cannot flush ({error}): a power cut may lose the last save.")
     finally:
         os.close(handle)
-
-
-@functools.cache
-def _note(text: str) -> None:
-    print(f"note: {text}")
 
 
 @contextmanager
