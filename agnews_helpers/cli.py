@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, fields
 from itertools import islice, tee
 from pathlib import Path
@@ -84,23 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
     here = "windows" if os.name == "nt" else "linux-desktop"
-    add(
-        "--system",
-        default=here,
-        help="windows, linux-desktop, or linux, without a screen (default: %(default)s)",
-    )
+    add("--system", default=here, help="windows, linux-desktop or linux, no screen (default: %(default)s)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
     flag = argparse.BooleanOptionalAction
     add("--table", action=flag, default=True, help="look for the largest batch of each length (default: yes)")
     add("--picture", **path, help="draw the bars of several lengths to FILE")
     add = command("train", _train, "train a classifier, keep the best epoch", folder, _recipe_flags(OF_TRAIN))
-    resume = "continue the unfinished run of the output folder as it was begun; or discard it and begin"
-    add("--resume", action=argparse.BooleanOptionalAction, help=resume)
+    add("--resume", action=flag, help="continue the output folder's unfinished run; or discard it and begin")
     add("--steps", type=int, metavar="NUMBER", help="stop after so many steps; --resume goes on from there")
     add("--checkpoint-minutes", default=10.0, **number, help="between two saves (default: %(default)s)")
     command("evaluate", _evaluate, "test a trained classifier", folder, _recipe_flags(OF_EVALUATE))
     add = command("predict", _predict, "label texts with a trained classifier", folder)
-    add("texts", nargs="*", metavar="TEXT", help="a text, or - for the lines of the input")
+    add("texts", nargs="*", metavar="TEXT", help="a text, or - for each line of the input that has one")
     add("--file", **path, help="label the rows of a .csv, .tsv, .jsonl or .parquet file")
     add("--output", **path, help="a new CSV file for them")
     add("--text-columns", metavar="A,B", help="which of its columns are text")
@@ -231,8 +225,11 @@ def _predict(options) -> tuple[int, dict]:
         raise InvalidValue("Give texts, or - alone for the lines of the input, or --file and --output.")
     if options.file:
         return 0, _label_file(options)
-    lines, found = _texts(options), []
-    for table in classify_lists(iter(lambda: list(islice(lines, CHUNK)), []), options.output_dir):
+    texts, found = iter(options.texts), []
+    if options.texts == ["-"]:
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        texts = (line.rstrip("\n") for line in sys.stdin if line.strip())
+    for table in classify_lists(iter(lambda: list(islice(texts, CHUNK)), []), options.output_dir):
         for text, label, *chances in table.itertuples(index=False, name=None):
             chances = dict(zip(table.columns[2:], chances))
             told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
@@ -240,19 +237,6 @@ def _predict(options) -> tuple[int, dict]:
             print(f"{label:9} {shown}\n{'':9} {told}")
             found += [{"text": text, "label": label, **chances}] if options.json else []
     return 0, {"predictions": found}
-
-
-def _texts(options) -> Iterator[str]:
-    """The texts that were given, or the lines of the input."""
-    if options.texts != ["-"]:
-        yield from options.texts
-        return
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    for number, line in enumerate(sys.stdin, 1):
-        if line.strip():
-            yield line.rstrip("\n")
-        else:
-            print(f"note: line {number:,} of the input is empty.", file=sys.stderr)
 
 
 def _label_file(options) -> dict:
@@ -277,10 +261,8 @@ def _label_file(options) -> dict:
         with bar, partial.open("w", encoding="utf-8", newline="") as file:
             for rows, table in zip(here, tables):
                 written = pd.DataFrame([values for _, values, *_ in rows], columns=read.columns)
-                written[added[0]], written[added[1]] = (
-                    table.iloc[:, 1],
-                    table.iloc[:, 2:].max(axis=1).round(4),
-                )
+                written[added[0]] = table.iloc[:, 1]
+                written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
                 written.to_csv(file, index=False, header=not bar.n)
                 bar.update(len(rows))
         patiently(os.replace, partial, target)

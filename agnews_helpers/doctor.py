@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -14,7 +15,7 @@ from .plumbing.mini import MiniUnavailable, checked_file
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
 # What the checks themselves import.
-STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "jupyter_client")
+STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")
 INSTALL = 'Run: pip install -c constraints.txt -e ".[offline]"'
 # GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 and three classifiers of 0.27.
 DISK_GB = {"offline": 1.0, "laptop": 3.5, "full": 3.5}
@@ -40,13 +41,12 @@ class Check:
 
 def cannot_load() -> list[Check]:
     """The packages that the checks stand on and that are missing or broken: with one, ask no further."""
-    redistributable = "On Windows install Microsoft's Visual C++ Redistributable (x64), which PyTorch needs."
+    remedy = f"{INSTALL}. On Windows PyTorch needs Microsoft's Visual C++ Redistributable (x64) as well."
     checks = []
     for name in STAND_ON:
         try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:  # the second where a library of the system is missing
-            remedy = INSTALL if isinstance(error, ImportError) else redistributable
             checks.append(Check(name, False, f"cannot be loaded: {error}", remedy))
     return checks
 
@@ -65,82 +65,78 @@ def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
     return [*_packages(), _kernel(), *_cuda(), *_needs(recipe, folder)]
 
 
-def _packages() -> list[Check]:
+def _packages() -> Iterator[Check]:
     """Python, and each package of pyproject.toml, against its range."""
     from packaging.requirements import Requirement
 
-    remedy = "Install Python 3.11 or newer; transformers 5 needs it."
-    checks = [Check("Python", sys.version_info >= (3, 11), platform.python_version(), remedy)]
+    yield Check("Python", sys.version_info >= (3, 11), platform.python_version(), "Install 3.11 or newer.")
     try:
         listed = requires("agnews-helpers") or []
     except PackageNotFoundError:
-        return [*checks, Check("agnews-helpers", False, "is not installed", INSTALL)]
+        yield Check("agnews-helpers", False, "is not installed", INSTALL)
+        return
     for needed in map(Requirement, listed):
         if needed.marker is None:  # else it belongs to an extra
             found = version_of(needed.name)
             ok = found is not None and needed.specifier.contains(found, prereleases=True)
-            told = f"{found or 'is not installed'}, needed {needed.specifier}"
-            checks.append(Check(needed.name, ok, told, INSTALL))
-    return checks
+            yield Check(needed.name, ok, f"{found or 'is not installed'}, needed {needed.specifier}", INSTALL)
 
 
 def _kernel() -> Check:
     """The notebooks' kernel, and that it is this Python: another one would not find the package."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    from jupyter_client.kernelspec import KernelSpecManager
 
-    remedy = "Run: python -m ipykernel install --sys-prefix"
-    try:
-        program = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
-    except NoSuchKernel:
-        return Check("Jupyter kernel", False, "there is no kernel python3", remedy)
+    program = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])  # ipykernel always has one
     # A bare name means the Python that asks.
     here = not program.is_absolute() or program.parent == Path(sys.executable).parent
     found = "python3 is this Python" if here else f"python3 is another Python: {program}"
-    return Check("Jupyter kernel", here, found, remedy)
+    return Check("Jupyter kernel", here, found, "Run: python -m ipykernel install --sys-prefix")
 
 
-def _cuda() -> list[Check]:
+def _cuda() -> Iterator[Check]:
     """PyTorch's build against driver and card, and free memory against a step with AG News' longest row."""
     import torch
 
     card, cuda = this_card(), torch.version.cuda
-    if card is None and shutil.which("nvidia-smi") is None:
-        return [Check("CUDA", None, "no NVIDIA driver; training runs on the CPU, in the small profiles")]
-    if card is None and cuda is None:
-        found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
-        return [Check("CUDA", False, found, "Install it: https://pytorch.org/get-started/locally/")]
     if card is None:
-        found = f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
-        return [Check("CUDA", False, found, "Update the driver; nvidia-smi says which CUDA it runs.")]
+        ok, found = False, f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
+        if shutil.which("nvidia-smi") is None:
+            ok, found = None, "no NVIDIA driver; training runs on the CPU, in the small profiles"
+        elif cuda is None:
+            found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
+        remedy = "Update the driver, or take another PyTorch: https://pytorch.org/get-started/locally/"
+        yield Check("CUDA", ok, found, remedy if ok is False else "")
+        return
     from .vram.budget import step_budget  # only now: it takes seconds
     from .vram.trace import config_for
 
-    checks, remedy = [Check("CUDA", True, f"{cuda}, {card.name}")], "Install a PyTorch built for this card."
+    yield Check("CUDA", True, f"{cuda}, {card.name}")
     try:
         torch.ones(8, device="cuda").sum().item()
     except RuntimeError as error:  # it has no kernels for such a card, or none is free
-        checks.append(Check("a sum on the card", False, str(error).splitlines()[0], remedy))
+        reason = str(error).splitlines()[0]
+        yield Check("a sum on the card", False, reason, "Install a PyTorch built for this card.")
     free, needed = torch.cuda.mem_get_info()[0] / 2**20, step_budget(config_for(), 8, 358).reserved
     found = f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
     remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
-    return [*checks, Check("free VRAM", free >= needed, found, remedy)]
+    yield Check("free VRAM", free >= needed, found, remedy)
 
 
-def _needs(recipe: Recipe, folder: Path) -> list[Check]:
+def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
     """What the recipe needs beside packages and a card: room on the disk, its data, the Hub, its model."""
     free, room, hub = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile], hub_status()
     found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
-    disk = Check("disk", free >= room, found, "Make room, or run this on another disk.")
+    yield Check("disk", free >= room, found, "Make room, or run this on another disk.")
     there = recipe.data in (HUB_DATA, "sample") or Path(recipe.data).expanduser().is_dir()
     found = recipe.data if there else f"there is no folder {recipe.data}"
-    data = Check("data", there, found, "AGNEWS_DATA must name a folder of labelled texts.")
-    online = Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
-    if not {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
-        online = Check(online.name, None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
-    mini = Check("offline model", True, "is here, and its SHA-256 is right")
+    yield Check("data", there, found, "AGNEWS_DATA must name a folder of labelled texts.")
+    if {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
+        yield Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
+    else:
+        yield Check("Hugging Face Hub", None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
+    ok, found = True, "is here, and its SHA-256 is right"
     try:
         checked_file("model.safetensors"), checked_file("vocab.txt")
     except MiniUnavailable as error:
-        ok = False if recipe.model == "mini" else None  # nothing is wrong where it is not asked for
-        mini = Check("offline model", ok, "is not here, or damaged", str(error))
-    return [disk, data, online, mini]
+        ok, found = False if recipe.model == "mini" else None, str(error)  # None: it is not asked for
+    yield Check("offline model", ok, found)

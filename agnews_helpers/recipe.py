@@ -83,7 +83,15 @@ class Recipe:
             raise InvalidValue(f"Recipe has no field {unknown}; it has {', '.join(cls.__annotations__)}.")
         source = "argument" if "profile" in given else "AGNEWS_PROFILE"
         asked = given.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
-        profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
+        profile, reason = asked, f"asked for by {source}"
+        if not asked and not (status := hub_status()).usable:
+            profile, reason = "offline", status.reason
+        elif not asked:
+            import torch  # only now: the answer above needs no torch
+
+            cuda = torch.cuda.is_available()
+            there = "a CUDA device is there" if cuda else "no CUDA device"
+            profile, reason = "full" if cuda else "laptop", f"{there}, and {status.reason}"
         if profile not in [*PROFILES]:
             raise InvalidValue(f"{source} is {profile!r}; it must be one of {', '.join(PROFILES)}.")
         recipe = cls(profile, **{**PROFILES[profile], **from_environment(os.environ), **given})
@@ -170,15 +178,3 @@ def from_environment(environment: Mapping[str, str]) -> dict:
             raise InvalidValue(f"AGNEWS_{name.upper()} is {values[name]!r}; it must be a whole number.")
         values[name] = int(values[name])
     return values
-
-
-def _choose_profile() -> tuple[str, str]:
-    """The largest profile that this machine can run, and why."""
-    status = hub_status()
-    if not status.usable:
-        return "offline", status.reason
-    import torch  # only now: the answer above needs no torch
-
-    if torch.cuda.is_available():
-        return "full", f"a CUDA device is there, and {status.reason}"
-    return "laptop", f"no CUDA device, and {status.reason}"

@@ -15,17 +15,8 @@ def run_notebooks(source: Path, target: Path) -> dict:
     """Execute every notebook of `source` into `target`, a line for each, and print a summary.
 
     A notebook that fails is kept as far as it came, named with its error, and the next one still runs.
-
-    Returns
-    -------
-    dict
-        ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and where notebook 04 got that far
-        ``rows`` and ``accuracy``.
-
-    Raises
-    ------
-    FileNotFoundError
-        When `source` holds no notebook.
+    Returned are ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and ``rows`` and ``accuracy`` if
+    notebook 04 got that far. FileNotFoundError where `source` holds no notebook.
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
     if not notebooks:

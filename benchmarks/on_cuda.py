@@ -246,7 +246,7 @@ def seconds(card) -> pd.DataFrame:
             begun = time.perf_counter()
             for _ in range(5):
                 step(8, length)
-            estimate = step_work(CONFIG, 8, length).seconds(*speeds) if speeds else None
+            estimate = sum(w / s for w, s in zip(step_work(CONFIG, 8, length), speeds)) if speeds else None
             rows.append((length, (time.perf_counter() - begun) / 5, estimate))
     return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
 

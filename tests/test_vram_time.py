@@ -7,7 +7,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from agnews_helpers import GTX_1650_TI, Recipe, StepOptions, find_card
 from agnews_helpers.hardware import Card
-from agnews_helpers.vram.time import ADAM_BYTES, Work, epoch_seconds, full_run_hours, step_work
+from agnews_helpers.vram.time import ADAM_BYTES, epoch_seconds, full_run_hours, step_work
 
 CONFIG = DistilBertConfig(
     dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, attn_implementation="eager"
@@ -21,34 +21,31 @@ def test_operations_are_those_that_pytorch_counts(rows, length):
         model(
             input_ids=torch.ones(rows, length, dtype=torch.long), labels=torch.zeros(rows, dtype=torch.long)
         ).loss.backward()
-    found = step_work(CONFIG, rows, length, StepOptions(attention="eager")).flops
+    found, _ = step_work(CONFIG, rows, length, StepOptions(attention="eager"))
     assert found == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
 def test_operations_are_those_of_the_formula():
     """6 for each weight of a linear layer and token, 12 x width for each pair of tokens, layer and row."""
     layers = 2 * (4 * 64 * 64 + 2 * 64 * 128)
-    counted = step_work(CONFIG, 8, 64, StepOptions(attention="eager")).flops
+    counted, _ = step_work(CONFIG, 8, 64, StepOptions(attention="eager"))
     head = 6 * 8 * (64 * 64 + 64 * 4)  # for one token a row
     assert counted == pytest.approx(6 * layers * 8 * 64 + 12 * 64 * 2 * 8 * 64**2 + head, rel=0.02)
 
 
 def test_traffic_has_adam_and_grows_with_the_tokens():
     parameters = sum(p.numel() for p in DistilBertForSequenceClassification(CONFIG).parameters())
-    short, middle, long = (step_work(CONFIG, 8, length).bytes for length in (16, 32, 64))
+    short, middle, long = (step_work(CONFIG, 8, length)[1] for length in (16, 32, 64))
     assert short > ADAM_BYTES * parameters
     assert (long - middle) / (middle - short) == pytest.approx(
         2, abs=0.3
     )  # attention's own share grows faster
-    assert step_work(CONFIG, 8, 64, StepOptions(attention="eager")).bytes > long
-
-
-def test_time_is_the_sum_of_both():
-    assert Work(6e12, 4e9).seconds(3e12, 2e9) == pytest.approx(4.0)
+    assert step_work(CONFIG, 8, 64, StepOptions(attention="eager"))[1] > long
 
 
 def test_an_epoch_is_the_sum_of_its_batches():
-    work = [step_work(CONFIG, 8, length).seconds(1e12, 1e11) for length in (32, 64)]
+    found = [step_work(CONFIG, 8, length) for length in (32, 64)]
+    work = [flops / 1e12 + moved / 1e11 for flops, moved in found]
     lengths = [32] * 40 + [64] * 24
     ordered = Recipe()
     assert epoch_seconds(CONFIG, lengths, ordered, 1e12, 1e11) == pytest.approx(

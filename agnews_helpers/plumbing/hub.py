@@ -89,12 +89,8 @@ def from_hub(name: str, load, tried: str | None = None):
     """What ``load(anew)`` returns; `anew` is whether to download again what lies in the cache.
 
     Where a file is damaged or the failure may pass, it is tried a second time, with the cure `tried`. Where
-    the Hub does not answer, nothing is asked of it, and its cache must do.
-
-    Raises
-    ------
-    HubUnreachable
-        The message has `name`, the file where it is known, the reason and the remedy.
+    the Hub does not answer, nothing is asked of it, and its cache must do. HubUnreachable has `name`, the
+    file where it is known, the reason and the remedy.
     """
     silent, watch = silence(), _Watch()
     try:
@@ -119,10 +115,7 @@ def from_hub(name: str, load, tried: str | None = None):
 def pretrained(auto_class, name: str | Path, **options):
     """What ``auto_class.from_pretrained`` makes of the folder `name`, or of what the Hub has by that name.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the folder holds nothing that can be read. HubUnreachable : as of `from_hub`.
+    FileNotFoundError where the folder holds nothing that can be read; HubUnreachable as of `from_hub`.
     """
     load = functools.partial(auto_class.from_pretrained, name, trust_remote_code=False, **options)
     if not Path(name).is_dir():

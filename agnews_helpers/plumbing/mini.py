@@ -42,13 +42,8 @@ def mini_folder() -> Path:
 
     It is made once, in the user's cache, and compared with its checksums before a process uses it; a damaged
     one is made again. Where the cache cannot be written, a temporary folder serves until the process ends.
-
-    Raises
-    ------
-    MiniUnavailable
-        When it has to be made, and the package is missing or its files are not the ones we know.
-    SaveError
-        When it cannot be written anywhere.
+    MiniUnavailable where it has to be made, and the package is missing or its files are not the ones we know;
+    SaveError where it cannot be written anywhere.
     """
     from filelock import FileLock
 
@@ -72,10 +67,7 @@ def mini_folder() -> Path:
 def checked_file(name: str) -> Path:
     """The path of the package's ``model.safetensors`` or ``vocab.txt``, after its SHA-256 was compared.
 
-    Raises
-    ------
-    MiniUnavailable
-        When the package is missing or the file is another one; the message says what to install.
+    MiniUnavailable where the package is missing or the file is another one; it says what to install.
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder, runs nothing
     path = Path(spec.origin).parent / "model" / name if spec and spec.origin else None

@@ -29,11 +29,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
 
     The files are written beside it under another name, their SHA-256 noted in ``manifest.json``, flushed
     to the disk, and renamed: whoever finds `folder` finds it whole. One of our own that exists is replaced.
-
-    Raises
-    ------
-    SaveError
-        When the disk is full or the folder cannot be written.
+    SaveError where the disk is full or the folder cannot be written.
     """
     partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,11 +78,7 @@ def publish(source: Path, target: Path, record: str, facts: dict) -> None:
 
     `record` is a JSON file of `facts`, and of ``files``, the SHA-256 of each. Until all are there it has
     ``writing`` as well, so that it never describes a mixture. One of ours that was changed is set aside.
-
-    Raises
-    ------
-    SaveError
-        When the disk is full, or a file of another origin is in the way.
+    SaveError where the disk is full, or a file of another origin is in the way.
     """
     new = read_json(source / MANIFEST)  # of `write_folder`: nothing is read a second time
     told = read_json(target / record) if (target / record).is_file() else {}
@@ -197,10 +189,7 @@ def remove_if_empty(folder: Path) -> None:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder`, which exists. It is the system's: a process that dies leaves none behind.
 
-    Raises
-    ------
-    FolderInUse
-        When another process has it, or its file cannot be opened.
+    FolderInUse where another process has it, or its file cannot be opened.
     """
     from filelock import FileLock, Timeout
 

@@ -79,11 +79,7 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
     ``description``, or the only other column. Without one the first column is the label and the rest is text,
     joined by a space: the layout of Zhang, Zhao and LeCun's sets. `label_column` and `text_columns` (several
     with commas between) are their names where they have others; `labelled` says whether a label is needed.
-
-    Raises
-    ------
-    DataError
-        For a file or row that cannot be used: as of `open_table`, and where a label or a text is missing.
+    DataError where a file or row cannot be used, as of `open_table`, or where a label or a text is missing.
     """
     columns, records, separator = open_table(path)
     if (first := next(records, None)) is None and not columns:

@@ -1,7 +1,6 @@
 """How long will a step take? Its arithmetic and its traffic, each at the device's speed. Notebook 05."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,38 +16,29 @@ SHARE_OF_PEAK = 0.62
 ADAM_BYTES = 28  # for each parameter: read weight, gradient and both means, write weight and both means
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a training step has to do: floating-point operations of its products, bytes moved otherwise."""
+def step_work(config, rows: int, length: int, options=StepOptions()) -> tuple[float, float]:
+    """What one step of `rows` x `length` tokens has to do: (floating-point operations, bytes moved).
 
-    flops: float
-    bytes: float
-
-    def seconds(self, flops: float, bandwidth: float) -> float:
-        """Time at so many FLOP/s and bytes/s, one after the other: the kernels of a step do not overlap."""
-        return self.flops / flops + self.bytes / bandwidth
-
-
-def step_work(config, rows: int, length: int, options: StepOptions = StepOptions()) -> Work:
-    """The work of one training step of `rows` x `length` tokens. Errors as for `trace_steps`.
-
-    Operations: those of the traced step's products, as PyTorch's flop counter has them. Bytes: every tensor
-    that the step makes is written once and read once; Adam reads and writes `ADAM_BYTES` for each parameter.
+    Operations are those of the traced step's products, as PyTorch's flop counter has them. Every tensor that
+    the step makes is written once and read once; Adam moves `ADAM_BYTES` for each parameter. Errors as for
+    `trace_steps`.
     """
     trace = scaled_trace(config, rows, length, options)
     made = [a for a, new in trace.events if new]
     moved = [a for a in made if a.step == 2 and a.phase != "optimizer" and a.category != "workspaces"]
     parameters = sum(a.size for a in made if a.phase == "load") / 4
-    return Work(trace.flops, bytes=2 * sum(a.size for a in moved) + ADAM_BYTES * parameters)
+    return trace.flops, 2 * sum(a.size for a in moved) + ADAM_BYTES * parameters
 
 
 def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, bandwidth: float) -> float:
     """Time of one epoch over rows of these lengths, batch by batch as `epoch_batches` makes them.
 
-    A step's time is a square function of its tokens: three of it are computed.
+    At so many FLOP/s and bytes/s, one after the other, because the kernels of a step do not overlap. A step's
+    time is a square function of its tokens: three are computed.
     """
     grid = max(1, recipe.max_length // 32), -(-recipe.max_length // 2), recipe.max_length
-    seconds = [step_work(config, recipe.batch_size, length).seconds(flops, bandwidth) for length in grid]
+    work = [step_work(config, recipe.batch_size, length) for length in grid]
+    seconds = [operations / flops + moved / bandwidth for operations, moved in work]
     padded = [max(lengths[row] for row in batch) for batch in epoch_batches(lengths, recipe, 1)]
     if recipe.padding == "max_length":
         padded = [recipe.max_length] * len(padded)
