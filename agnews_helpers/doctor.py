@@ -3,9 +3,12 @@
 import importlib
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -16,6 +19,7 @@ from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_
 
 # What the checks themselves import.
 STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")
+DRIVERS = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built for such a CUDA
 INSTALL = 'Run: pip install -c constraints.txt -e ".[offline]"'
 # GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 and three classifiers of 0.27.
 DISK_GB = {"offline": 1.0, "laptop": 3.5, "full": 3.5}
@@ -65,6 +69,18 @@ def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
     return [*_packages(), _kernel(), *_cuda(), *_needs(recipe, folder)]
 
 
+def nvidia_smi() -> tuple[int, float]:
+    """Number of the NVIDIA driver and its card's compute capability, 0 where they are not to be known."""
+    query = ["--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
+    with suppress(TypeError, OSError, subprocess.SubprocessError):  # the first where there is no such program
+        told = subprocess.run(
+            [shutil.which("nvidia-smi"), *query], capture_output=True, text=True, timeout=20
+        )
+        if found := re.match(r"(\d+)[.\d]*, (\d+[.]\d+)", told.stdout):
+            return int(found[1]), float(found[2])
+    return 0, 0.0
+
+
 def _packages() -> Iterator[Check]:
     """Python, and each package of pyproject.toml, against its range."""
     from packaging.requirements import Requirement
@@ -97,15 +113,26 @@ def _cuda() -> Iterator[Check]:
     """PyTorch's build against driver and card, and free memory against a step with AG News' longest row."""
     import torch
 
-    card, cuda = this_card(), torch.version.cuda
+    card, cuda, (driver, capability) = this_card(), torch.version.cuda, nvidia_smi()
+    if card is None and not driver:
+        yield Check("CUDA", None, "no NVIDIA driver; training runs on the CPU, in the small profiles")
+        return
+    if cuda is None:
+        found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
+        yield Check("CUDA", False, found, "Install it: https://pytorch.org/get-started/locally/")
+        return
+    if driver:
+        needed = DRIVERS.get(cuda.partition(".")[0], 0)
+        remedy = f"Update the driver, or install a PyTorch for CUDA 12, which needs {DRIVERS['12']}."
+        yield Check(
+            "NVIDIA driver", driver >= needed, f"{driver}; CUDA {cuda} needs {needed} or newer", remedy
+        )
+    if 0 < capability < 7 and cuda != "12.6":
+        remedy = "Install a build for CUDA 12.6 (cu126); PyTorch 2.14 is the last that has one."
+        yield Check("age of the card", False, f"compute capability {capability}, and CUDA {cuda}", remedy)
     if card is None:
-        ok, found = False, f"this PyTorch was built for CUDA {cuda}, and the driver does not run it"
-        if shutil.which("nvidia-smi") is None:
-            ok, found = None, "no NVIDIA driver; training runs on the CPU, in the small profiles"
-        elif cuda is None:
-            found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
-        remedy = "Update the driver, or take another PyTorch: https://pytorch.org/get-started/locally/"
-        yield Check("CUDA", ok, found, remedy if ok is False else "")
+        found = f"this PyTorch, built for CUDA {cuda}, finds no card"
+        yield Check("CUDA", False, found, "Mend what is above; then see whether nvidia-smi lists the card.")
         return
     from .vram.budget import step_budget  # only now: it takes seconds
     from .vram.trace import config_for
