@@ -361,13 +361,7 @@ def _read_numbers(path: Path) -> pd.DataFrame:
 
 
 def begun_with(folder: str | Path) -> Recipe:
-    """The recipe of the unfinished run in an output folder, or else of the finished one.
-
-    Raises
-    ------
-    ResumeError
-        When there is none.
-    """
+    """The recipe of the unfinished run in an output folder, or else of the finished one; or ResumeError."""
     for path in checkpoints_in(folder):
         with suppress(Damaged, KeyError):
             return Recipe.from_dict(storage.read_json(path / "progress.json")["recipe"])

@@ -21,8 +21,8 @@ from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_
 STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")
 DRIVERS = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built for such a CUDA
 INSTALL = 'Run: pip install -c constraints.txt -e ".[offline]"'
-# GB on the disk: `full` needs the Hub's model and data, two checkpoints of 0.8 and three classifiers of 0.27.
-DISK_GB = {"offline": 1.0, "laptop": 3.5, "full": 3.5}
+# GB on the disk: `full` needs the Hub's model and data, three checkpoints of 1.03 at a time, two classifiers.
+DISK_GB = {"offline": 1.0, "laptop": 4.5, "full": 4.5}
 
 
 @dataclass(frozen=True)

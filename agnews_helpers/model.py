@@ -105,12 +105,8 @@ def class_names(model) -> list[str]:
 def class_order(model, rows) -> list[int]:
     """Which class of the model each class of the data is, by their names.
 
-    Where one of them has no names (LABEL_0, LABEL_1, ... of transformers), by their numbers.
-
-    Raises
-    ------
-    InvalidValue
-        When the data has a class that the model does not know.
+    Where one of them has no names (LABEL_0, LABEL_1, ... of transformers), by their numbers. InvalidValue
+    where the data has a class that the model does not know.
     """
     known = [name.casefold() for name in class_names(model)]
     names = getattr(rows.features["label"], "names", None) or class_names(model)

@@ -4,7 +4,6 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .model import run_facts
 from .plumbing.storage import read_json
 from .recipe import Recipe
 
@@ -15,8 +14,8 @@ def run_notebooks(source: Path, target: Path) -> dict:
     """Execute every notebook of `source` into `target`, a line for each, and print a summary.
 
     A notebook that fails is kept as far as it came, named with its error, and the next one still runs.
-    Returned are ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and ``rows`` and ``accuracy`` if
-    notebook 04 got that far. FileNotFoundError where `source` holds no notebook.
+    Returned are ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and ``accuracy`` if notebook 04
+    got that far. FileNotFoundError where `source` holds no notebook.
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
     if not notebooks:
@@ -40,14 +39,12 @@ def run_notebooks(source: Path, target: Path) -> dict:
         print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
         figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
     figures["minutes"] = round((time.perf_counter() - started) / 60, 2)
-    report, accuracy, counts = runs / "agnews" / "test_report.json", "none: notebook 04 did not finish", {}
+    report, accuracy = runs / "agnews" / "test_report.json", "none: notebook 04 did not finish"
     if report.is_file():
-        counts, figures["accuracy"] = run_facts(report.parent).get("rows", {}), read_json(report)["accuracy"]
-        figures["rows"], accuracy = counts, f"{figures['accuracy']:.1%} on the test rows"
+        figures["accuracy"] = read_json(report)["accuracy"]
+        accuracy = f"{figures['accuracy']:.1%} on the test rows"
     failed = ", ".join(notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"])
-    print(f"\nprofile    {recipe.profile} ({recipe.reason})")
-    print("rows      ", ", ".join(f"{count:,} {split}" for split, count in counts.items()) or "unknown")
-    print(f"accuracy   {accuracy}\ntime       {figures['minutes']:.1f} minutes")
+    print(f"\naccuracy   {accuracy}\ntime       {figures['minutes']:.1f} minutes")
     print(f"classifier {report.parent}\nnotebooks  {target}/*.ipynb, the same as pages in {target}/*.html")
     print(f"FAILED     {failed}" if failed else "all notebooks ran to the end", flush=True)
     return figures

@@ -374,7 +374,6 @@ def _damage(path: Path, kind: str, chance: random.Random) -> None:
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     else:
         data = data[: chance.randrange(len(data))]
-    path.unlink()  # it may be linked to the classifier's own file, which is not what is damaged here
     path.write_bytes(data)
 
 

@@ -92,7 +92,8 @@ def trainable(options: StepOptions, device="cuda"):
     optimizer = make_optimizer(model, options)
 
     def step(rows, length):
-        loss = forward_backward(model, batch_of(rows, length, device), Accelerator(), [*options.limits])
+        limits = [[1, options.micro_batch_size]] if options.micro_batch_size else []
+        loss = forward_backward(model, batch_of(rows, length, device), Accelerator(), limits)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()  # waits for the card

@@ -440,7 +440,8 @@ def real_peak(config, rows: int, length: int, options: StepOptions, steps: int =
             batch["attention_mask"][0, -1] = 0
             batch["labels"] = torch.ones(rows, dtype=torch.long)
             accelerator.fresh = options.zero_grad == "before backward"
-            forward_backward(model, batch, accelerator, options.limits)
+            limits = [[1, options.micro_batch_size]] if options.micro_batch_size else []
+            forward_backward(model, batch, accelerator, limits)
             optimizer.step()
             if options.zero_grad == "after the step":
                 optimizer.zero_grad(set_to_none=True)

@@ -27,7 +27,7 @@ def cpu_kernels(model, device: torch.device):
             model.config._attn_implementation = NAME
             for module in model.modules():
                 if type(module) is nn.Dropout and "forward" not in vars(module):
-                    module.forward = partial(layer_dropout, module)
+                    module.forward = partial(drop, p=module.p, layer=module)
             if model.config.model_type == "distilbert":
                 last = model.distilbert.transformer.layer[-1]
                 last.forward = partial(first_token_only, last)
@@ -53,17 +53,13 @@ def first_token_only(block, hidden_states, attention_mask=None, **options) -> to
     return block.output_layer_norm(block.ffn(first) + first)
 
 
-def layer_dropout(module: nn.Dropout, input: torch.Tensor) -> torch.Tensor:
-    """The forward pass of `nn.Dropout`, by `drop` below."""
-    return drop(input, module.p) if module.training else input
-
-
-def drop(input: torch.Tensor, p: float) -> torch.Tensor:
+def drop(input: torch.Tensor, p: float, layer: nn.Module | None = None) -> torch.Tensor:
     """Set each element to 0 with probability `p` (to within 1/65536), scale the others by 1 / (1 - p).
 
-    Four elements share one 64-bit random number, from PyTorch's global generator.
+    Four elements share one 64-bit random number, from PyTorch's global generator. Nothing happens where the
+    `layer` that asks is not in training.
     """
-    if p == 0:
+    if p == 0 or layer and not layer.training:
         return input
     numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), 2**63 - 1)
     keep = numbers.view(torch.int16)[: input.numel()].view(input.shape) < round((1 - p) * 65536) - 32768

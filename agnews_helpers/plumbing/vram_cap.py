@@ -38,8 +38,7 @@ def free_mib(index: int | None = None) -> float:
     taken = total - free - torch.cuda.memory_reserved(index) / 2**20  # by the context, and by others
     most = (asked_gib() or total / 1024) * 1024
     if most > total:
-        has = f"the card has {total / 1024:.2f}. Give at most that, or unset it"
-        raise InvalidValue(f"AGNEWS_VRAM_GIB is {most / 1024:g}; {has}.")
+        raise InvalidValue(f"AGNEWS_VRAM_GIB is {most / 1024:g}; the card has {total / 1024:.2f}. Give less.")
     return max(0.0, most - taken - GROWTH_MIB)
 
 
@@ -73,12 +72,10 @@ class VramCap:
         if not self.watching:
             return
         free, total = torch.cuda.mem_get_info(self.index)
-        usual = seconds
-        if len(self.steps) >= FIRST:
-            typical, size = map(median, zip(*self.steps))
-            usual = typical * max(1.0, tokens / size)
+        typical, size = map(median, zip(*self.steps, (seconds, tokens)))
+        usual = typical * max(1.0, tokens / size)
+        slow = len(self.steps) >= FIRST and seconds > TIMES * usual
         self.steps.append((seconds, tokens))
-        slow = seconds > TIMES * usual
         if slow or free < FULL * total:
             self.watching = False
             pace = f"this step took {seconds:.1f} s, {seconds / usual:.0f} times the usual; " * slow

@@ -102,9 +102,8 @@ def budget_table(
     for attention, length in product(("sdpa", "eager"), lengths):
         options = replace(base, attention=attention)
         budget = step_budget(config, batch_size, length, options, card, system)
-        total = sum(budget.parts.values())
-        rows[attention, length] = {**budget.parts, "total": total}
-        rows[attention, length] |= {"verdict": budget.verdict, "at best": budget.at_best}
+        verdicts = {"verdict": budget.verdict, "at best": budget.at_best}
+        rows[attention, length] = budget.parts | {"total": sum(budget.parts.values())} | verdicts
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["attention", "length"])
 
 

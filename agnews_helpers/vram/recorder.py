@@ -88,7 +88,8 @@ class Recorder(TorchDispatchMode):
         for self.step, shape in enumerate(shapes, 1):
             self.phase, self.part = "forward", 0
             batch = self._batch(*shape)  # like the loss, it lives until the next one
-            self.loss = forward_backward(self.model, batch, self, self.options.limits)
+            limits = [[1, size]] if (size := self.options.micro_batch_size) else []
+            self.loss = forward_backward(self.model, batch, self, limits)
             self.phase = "optimizer"
             optimizer.step()
             self._mark(list(optimizer.state.values()), "optimizer state")

@@ -15,11 +15,20 @@ from .time import full_run_hours
 from .trace import StepOptions, config_for
 
 LONGEST_ROW = 358  # tokens, of 40,000 rows of AG News
-VERDICTS = {
-    "fits": "it fits",
-    "out of memory": "it ends out of memory",
-    "spills": "it spills: no error, but slow, for Windows puts the rest into the computer's memory",
-}
+VERDICTS = {"fits": "it fits", "out of memory": "it ends out of memory"}
+VERDICTS["spills"] = "it spills: no error, but slow, for Windows puts the rest into the computer's memory"
+TEXT = """\
+verdict    {told}
+next       {follow}
+step       {batch_size} rows x {length} tokens, {attention} attention, {precision}
+card       {card}, {vram_gib:.2f} GiB
+left       {usable[0]:,.0f} to {usable[1]:,.0f} MiB for PyTorch ({source})
+needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the peak: {peak}
+time       {time}
+
+one change alone, in MiB reserved, and the flag of agnews train that makes it:"""
+HOURS = "about {hours:.1f} hours (an estimate): {epochs} epochs of 114,000 rows like AG News'"
+LARGEST = f"\nlargest batch, at worst and at best, by tokens per row (AG News has up to {LONGEST_ROW}):"
 
 
 def card_report(config, recipe: Recipe, card: Card, system: str, attention="sdpa", table=True) -> dict:
@@ -59,9 +68,8 @@ def command_of(recipe: Recipe) -> str:
 
 def options_of(recipe: Recipe, card: Card, attention: str) -> StepOptions:
     """How a recipe's step is run on a card."""
-    how = dict(precision=recipe.precision, capability=card.capability, attention=attention)
-    parts = dict(micro_batch_size=recipe.micro_batch_size, checkpointing=recipe.gradient_checkpointing)
-    return StepOptions(**how, **parts)
+    leaner = dict(micro_batch_size=recipe.micro_batch_size, checkpointing=recipe.gradient_checkpointing)
+    return StepOptions(attention, precision=recipe.precision, capability=card.capability, **leaner)
 
 
 def epoch_lengths(recipe: Recipe) -> list[int]:
@@ -76,43 +84,24 @@ def epoch_lengths(recipe: Recipe) -> list[int]:
 
 def as_text(figures: dict) -> str:
     """The figures of `card_report` as people read them: the verdict, what to do, why; then two tables."""
-    known, system, command = figures, figures["system"], figures["command"]
-    told, hours, (worst, best) = VERDICTS[known["verdict"]], known["hours"], known["usable"]
-    if known["at_best"] != known["verdict"]:
+    system, command, hours = (figures[name] for name in ("system", "command", "hours"))
+    told, fits = VERDICTS[figures["verdict"]], figures["verdict"] == "fits"
+    if figures["at_best"] != figures["verdict"]:
         told += f"; if {system} takes little of the card, it fits"
-    changes = [row for row in known["levers"][1:] if row["saved"] is None or abs(row["saved"]) >= 1]
-    flags = [row["flag"] for row in changes if row["verdict"] == "fits" and row["flag"]][:2]
-    if known["verdict"] == "fits":
-        flags = [""]
-    follow = " or: ".join(f"{command} {flag}".strip() for flag in flags) or "agnews budget --model mini"
-    source = f"an estimate: {system} takes {{}} to {{}} GiB, the CUDA context {{}} to {{}} MiB"
-    source = "free on it now" if known["here"] else source.format(*SYSTEMS_GIB[system], *CONTEXT_MIB)
-    time = "unknown: this card's speed is not in the list"
-    if hours is not None:
-        time = (
-            f"about {hours:.1f} hours (an estimate): {known['epochs']} epochs of 114,000 rows like AG News'"
-        )
-    lines = [
-        f"verdict    {told}",
-        f"next       {follow}",
-        f"step       {known['batch_size']} rows x {known['length']} tokens, {known['attention']} attention, "
-        f"{known['precision']}",
-        f"card       {known['card']}, {known['vram_gib']:.2f} GiB",
-        f"left       {worst:,.0f} to {best:,.0f} MiB for PyTorch ({source})",
-        f"needs      {known['reserved']:,.0f} MiB reserved; {known['allocated']:,.0f} allocated at the peak: "
-        f"{known['peak']}",
-        f"time       {time}",
-        "\none change alone, in MiB reserved, and the flag of agnews train that makes it:",
-    ]
-    for row in (known["levers"][0], *changes):
+    as_it_is, *others = figures["levers"]
+    changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
+    flags = [""] if fits else [row["flag"] for row in changes if row["verdict"] == "fits" and row["flag"]]
+    follow = " or: ".join(f"{command} {flag}".strip() for flag in flags[:2]) or "agnews budget --model mini"
+    takes = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
+    source = "free on it now" if figures["here"] else takes.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB)
+    time = "unknown: this card's speed is not in the list" if hours is None else HOURS.format(**figures)
+    lines = [TEXT.format(**figures, told=told, follow=follow, source=source, time=time)]
+    for row in (as_it_is, *changes):
         if row["reserved"] is None:
             lines.append(f"{'':11}{row['change']}: {row['verdict']}")
         else:
-            line = f"{row['reserved']:>9,.0f}  {row['verdict']:14} {row['change']:34} {row['flag']}"
+            line = f"{row['reserved']:>9,.0f}  {row['verdict']:14} {row['change']:42} {row['flag']}"
             lines.append(line.rstrip())
-    if known["largest_batch"]:
-        lines.append(
-            f"\nlargest batch, at worst and at best, by tokens per row (AG News has up to {LONGEST_ROW}):"
-        )
-        lines += [f"{n:>9} {worst:>6,} {best:>6,}" for n, (worst, best) in known["largest_batch"].items()]
+    largest = figures["largest_batch"].items()
+    lines += [LARGEST] * bool(largest) + [f"{n:>9} {worst:>6,} {best:>6,}" for n, (worst, best) in largest]
     return "\n".join(lines)

@@ -68,11 +68,6 @@ class StepOptions:
             raise InvalidValue(f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None.")
 
     @property
-    def limits(self) -> list[list[int]]:
-        """`micro_batch_size` as `forward_backward` takes it: from one token on, parts of so many rows."""
-        return [[1, self.micro_batch_size]] if self.micro_batch_size else []
-
-    @property
     def dtype(self) -> torch.dtype:
         """What the half of the numbers that is halved is halved to; fp32 for ``"fp32"``."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -193,12 +188,8 @@ def config_for(model=HUB_MODEL):
     model : a Hub id, a folder or ``"mini"``, as a `Recipe` names its model, or a transformers configuration,
         which comes back as it is. The Hub is asked only for another id than the recipe's own.
 
-    Raises
-    ------
-    ValueError
-        When transformers has no sequence classifier for it, or it has no padding token.
-    FileNotFoundError, HubUnreachable
-        When the folder or the Hub has no such model.
+    ValueError where transformers has no sequence classifier for it, or it has no padding token;
+    FileNotFoundError and HubUnreachable where the folder or the Hub has no such model.
     """
     if model == HUB_MODEL:
         return transformers.DistilBertConfig(num_labels=4)
