@@ -125,7 +125,7 @@ def _flags(options) -> dict:
 def _doctor(options) -> tuple[int, dict]:
     from . import doctor, hardware
 
-    checks, figures = doctor.cannot_load(), {}
+    checks, figures = list(doctor.cannot_load()), {}
     if not checks:
         recipe = doctor.recipe_here()
         figures |= {"recipe": recipe.to_dict(), "reason": recipe.reason}

@@ -43,16 +43,14 @@ class Check:
         return f"{mark} {self.name:18} {self.found}{advice}"
 
 
-def cannot_load() -> list[Check]:
+def cannot_load() -> Iterator[Check]:
     """The packages that the checks stand on and that are missing or broken: with one, ask no further."""
     remedy = f"{INSTALL}. On Windows PyTorch needs Microsoft's Visual C++ Redistributable (x64) as well."
-    checks = []
     for name in STAND_ON:
         try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:  # the second where a library of the system is missing
-            checks.append(Check(name, False, f"cannot be loaded: {error}", remedy))
-    return checks
+            yield Check(name, False, f"cannot be loaded: {error}", remedy)
 
 
 def recipe_here() -> Recipe:

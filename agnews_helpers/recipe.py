@@ -42,7 +42,7 @@ class Recipe:
     train_rows: int | None = None  # rows to draw, the same share from each class; None means all
     test_rows: int | None = None  # the same of the test rows
     validation_share: float = 0.05  # share of the training rows held out to choose the best epoch
-    max_length: int = 512  # tokens after which a text is cut; DistilBERT has positions for no more
+    max_length: int = 512  # tokens after which a text is cut; DistilBERT has positions for no more, others do
     padding: str = "longest"  # pads a batch to its longest row; "max_length" pads every row to max_length
     group_by_length: bool = True  # whether batches are made of rows of similar length
     batch_size: int = 8  # rows in one step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05)
@@ -155,7 +155,7 @@ ALLOWED = {
     "train_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4, or None for all"),
     "test_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4, or None for all"),
     "validation_share": (lambda x: 0 < x < 1, "a share of the training rows, between 0 and 1, both excluded"),
-    "max_length": (lambda n: 3 <= n <= 512, "a number of tokens from 3 to 512, DistilBERT's positions"),
+    "max_length": (lambda n: 3 <= n <= 8192, "a number of tokens from 3 to 8192; DistilBERT takes 512"),
     "padding": (lambda to: to in ("longest", "max_length"), "'longest' (row of its batch) or 'max_length'"),
     "group_by_length": (lambda yes: True, "True or False: whether rows of similar length share a batch"),
     "batch_size": (lambda n: n >= 1, "a whole number of rows from 1"),

@@ -85,7 +85,8 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     "arguments, message",
     [
         (["train", "--batch-size", "0"], "agnews train: Recipe.batch_size is 0"),
-        (["train", "--max-length", "513"], "Recipe.max_length is 513"),
+        (["train", "--max-length", "8193"], "Recipe.max_length is 8193"),
+        (["budget", "--max-length", "513"], "tokens from 1 to 512 (the model's positions)"),
         (["train", "--data", "no/such/folder"], "There is no folder"),
         (["train", "--train-rows", "9999"], "only 400 train rows"),
         (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),

@@ -220,7 +220,7 @@ def test_a_package_that_windows_cannot_load(monkeypatch):
             raise OSError("[WinError 126] The specified module could not be found. Error loading c10.dll")
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)
-    [check] = doctor.cannot_load()
+    [check] = list(doctor.cannot_load())
     assert (
         check.name == "torch"
         and not check.ok

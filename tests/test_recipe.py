@@ -78,7 +78,7 @@ def test_the_defaults_are_the_recipe():
         ("batch_size", 0),
         ("batch_size", 2.5),
         ("batch_size", True),
-        ("max_length", 513),
+        ("max_length", 8193),
         ("max_length", 2),
         ("learning_rate", -2e-5),
         ("learning_rate", float("nan")),

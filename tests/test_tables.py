@@ -140,6 +140,11 @@ def test_a_first_row_is_no_header_for_one_word_in_it(tmp_path, row):
     assert [label for label, _ in read(tmp_path, f"{row}\n4,Title,Words\n")] == ["3", "4"]
 
 
+def test_a_header_that_comes_again(tmp_path):
+    part = as_csv(PAIRS, header=["label", "text"])
+    refused(tmp_path, part + part, "line 5", "the header once more", "Remove")
+
+
 def test_blank_lines_and_empty_rows(tmp_path):
     content = "\r\n\r\nlabel,text\r\n\r\nSports,The cup\r\n,\r\n , \r\n\r\n"
     assert read(tmp_path, content) == [("Sports", "The cup")]
@@ -565,7 +570,10 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
 def test_what_is_written_is_read(tmp_path, rows, separator, encoding, quoting):
     rows = [(label, text) for label, text in rows if not problem_of(text) and not {*text} & {"\0", "\x1a"}]
     data = as_csv(rows, separator, quoting, header=["label", "text"]).encode(encoding)
-    assert read(tmp_path, data) == [(label, text.strip()) for label, text in rows]
+    if ("label", "text") in rows:
+        refused(tmp_path, data, "the header once more")
+    else:
+        assert read(tmp_path, data) == [(label, text.strip()) for label, text in rows]
 
 
 def test_lines_and_columns_of_an_open_table(tmp_path):

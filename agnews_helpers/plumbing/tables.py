@@ -98,6 +98,8 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
             if len(values) != width:
                 advice = f"Put quotation marks around a field with {separator!r} in it, and close each one."
                 raise wrong(path, line, f"{len(values)} fields, and the first row has {width}. {advice}")
+            if values == columns:
+                raise wrong(path, line, "the header once more. Remove this line.")
             found = "" if label is None else plain_label(values[label])
             if labelled and NO_CLASS.fullmatch(found):
                 problem = f"the label {found[:40]}, where one class is needed" if found else "no label"
