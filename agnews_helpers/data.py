@@ -213,7 +213,7 @@ def _draw(split: str, rows: dict, n: int | None, recipe: Recipe) -> dict:
     if not (have := len(rows["label"])):
         raise DataError(f"{recipe.data} has no {split} rows.")
     if n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]:  # that is a maximum
-        raise DataError(f"{split}_rows is {n:,}, but {recipe.data} has only {have:,}.")
+        raise DataError(f"{split}_rows is {n:,}, but {recipe.data} has only {have:,} {split} rows.")
     return rows if n is None else _deal(rows, min(n, have), recipe.seed)[0]
 
 

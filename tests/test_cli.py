@@ -238,11 +238,7 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert "[1/3] 01_good" in printed and "ZeroDivisionError" in printed and "FAILED     02_bad" in printed
-    assert (
-        "accuracy   91.5% on the test rows" in printed
-        and "rows       1,380 train, 200 test" in printed
-        and "profile    offline" in printed
-    )
+    assert "accuracy   91.5% on the test rows" in printed and "profile    offline" in printed
     figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert [n["ok"] for n in figures["notebooks"]] == [True, False, True]
     assert "<pre>42</pre>" in (target / "03_after.html").read_text(encoding="utf-8")
