@@ -346,9 +346,9 @@ def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
     remedies = r"\(1\) close .*\(2\) .*Recipe\(max_length=\d+\).*\(3\) .*AGNEWS_MODEL=mini"
     with pytest.raises(
         DoesNotFit, match=rf"after step 0 of 5.*not even one row of \d+ tokens fits.*{remedies}"
-    ) as error:
+    ):
         train(model, tokens, recipe, tmp_path)
-    assert sizes == [8, 4, 2, 1] and torch.equal(weights(model), before) and error.value.length > 10
+    assert sizes == [8, 4, 2, 1] and torch.equal(weights(model), before)
     assert all(p.grad is None for p in model.parameters())
 
 
