@@ -159,7 +159,7 @@ def _budget(options) -> tuple[int, dict]:
     from .vram.trace import config_for
 
     recipe = Recipe(**_flags(options))
-    card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
+    card = this_card() or GTX_1650_TI if options.card is None else find_card(options.card)
     if (gib := options.vram_gib) is not None:
         if not 0 < gib <= 1024:
             raise InvalidValue(f"--vram-gib is {gib:g}; it must be above 0 and at most 1024.")

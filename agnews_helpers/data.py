@@ -92,7 +92,8 @@ def _read_folder(folder: Path, recipe: Recipe):
     found = _read(path, recipe)
     names = _classes(folder, found)
     if (coding := _coding(found, names)) is None:
-        raise DataError(f"{path}: do its labels begin at 0 or at 1? Write the names of the classes instead.")
+        problem = f"has fewer labels than the {len(names)} classes: do they begin at 0 or at 1?"
+        raise DataError(f"{path} {problem} Write names instead, or mend classes.txt.")
     train, layout = _decode(found, coding), found.layout
     for other in filter(None, (find_table(folder, name) for name in ("validation", "valid", "val", "dev"))):
         print(f"note: {other.name} is not used; a share of {path.name} validates.")
@@ -145,7 +146,7 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
     if _folded(train.labels) in map(_folded, _codings(LABELS)):
         return LABELS
     rows = Counter(label.casefold() for label in train.labels)
-    names = {label.casefold(): label for label in reversed(train.labels)}  # as it is written first
+    names = {label.casefold(): label for label, _ in Counter(train.labels).most_common()[::-1]}
     if len(names) < 2:
         raise DataError(f"{train.path} has one label, {train.labels[0][:40]!r}; it takes two or more.")
     for line, label in zip(train.lines, train.labels):
@@ -194,7 +195,7 @@ def _decode(found: Labelled, coding: dict[str, int]) -> dict:
     classes = {label.casefold(): i for label, i in coding.items()}
     for label, line in zip(found.labels, found.lines):
         if label.casefold() not in classes:
-            problem = f"{label[:40]!r} is none of the labels {', '.join(coding)}, which all files must share"
+            problem = f"{label[:40]!r} is none of the labels {', '.join(coding)} of train or classes.txt"
             raise wrong(found.path, line, f"{problem}.{_advice(label, coding, line)}")
     return dict(text=found.texts, label=[classes[label.casefold()] for label in found.labels])
 

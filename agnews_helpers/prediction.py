@@ -106,7 +106,7 @@ def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) 
     for texts in lists:
         for number, text in enumerate(texts, done + 1):
             if problem := problem_of(text):
-                raise InvalidValue(f"Text {number} is one {problem}.")
+                raise InvalidValue(f"Text {number} is one {problem}: {str(text)[:40]!r}.")
         rows = tokenize(Dataset.from_dict({"text": texts, "label": [0] * len(texts)}), tokenizer, recipe)
         chances = predict_logits(model, rows, recipe).softmax(-1)
         answers = pd.DataFrame({"text": texts, "label": [names[i] for i in chances.argmax(-1)]})

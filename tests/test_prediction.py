@@ -55,7 +55,7 @@ def test_classify(tiny):
         (["good", " "], "Text 2 is one without text"),
         (["good", None], "Text 2 is one .*NoneType"),
         (["\u200b\x07"], "Text 1 is one without text"),
-        (["a\ud800"], "Text 1 is one with a null byte or half a character"),
+        (["a\ud800"], r"Text 1 is one with a null byte or half a character, so not UTF-8: 'a.ud800'"),
     ],
 )
 def test_what_is_not_a_list_of_texts(tiny, texts, message):

@@ -263,6 +263,8 @@ def test_the_commands_flags_are_those_that_differ():
         (["--card", "Voodoo"], "No card 'Voodoo'"),
         (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant?"),
         (["--system", "dos"], "system is 'dos'"),
+        (["--card", ""], "No card ''"),
+        (["--model", "no/such/model"], "There is no folder 'no/such/model'"),
         (["--vram-gib", "-1"], "--vram-gib is -1; it must be above 0 and at most 1024"),
         (["--vram-gib", "0"], "--vram-gib is 0"),
         (["--vram-gib", "inf"], "--vram-gib is inf"),

@@ -164,7 +164,7 @@ def problem_of(text) -> str | None:
         return f"whose text is the {type(text).__name__} {str(text)[:40]}"
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
         return "without text"
-    return "with a null byte or half a character" if UNREADABLE.search(text) else None
+    return "with a null byte or half a character, so not UTF-8" if UNREADABLE.search(text) else None
 
 
 def read_lines(path: Path) -> Iterator[str]:
