@@ -146,7 +146,7 @@ def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None
     lengths = [n for n in LENGTHS if n < recipe.max_length] + [recipe.max_length]
     base = options_of(recipe, card, "sdpa")
     table = budget_table(config, recipe.batch_size, lengths, card, system, base)
-    note = f"Bars and lines: predicted, not measured on the card.\nCard: {card.source}."
+    note = f"Predicted. A bar above its line spills (Windows) or is out of memory.\nCard: {card.source}."
     taken = {system: hardware.SYSTEMS_GIB[system][1] for system in sorted({"linux", system})}
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}, {recipe.precision}, Adam"
     plots.gpu_picture(card, table, note, taken, f"{step}: one training step").savefig(path, dpi=110)
