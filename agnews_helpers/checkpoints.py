@@ -148,8 +148,9 @@ class RunFolder:
         data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
         self.identity = {name: getattr(recipe, name) for name in DECIDES.split()} | data
         # The model by its files, not by its weights as they are: those of a run to be continued have moved.
-        files = repr([storage.sha256(path) for path in source_files(model.name_or_path)]).encode("utf-8")
-        self.identity["model"] = hashlib.sha256(files).hexdigest()[:16]
+        parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
+        parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
+        self.identity["model"] = hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
         self.identity["processes"] = accelerator.num_processes
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach

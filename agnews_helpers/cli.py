@@ -144,8 +144,7 @@ def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None
 
     plots.plt.switch_backend("Agg")  # draws without a screen
     lengths = [n for n in LENGTHS if n < recipe.max_length] + [recipe.max_length]
-    base = options_of(recipe, card, "sdpa")
-    table = budget_table(config, recipe.batch_size, lengths, card, system, base)
+    table = budget_table(config, recipe.batch_size, lengths, card, system, options_of(recipe, card, "sdpa"))
     note = f"Predicted. A bar above its line spills (Windows) or is out of memory.\nCard: {card.source}."
     taken = {system: hardware.SYSTEMS_GIB[system][1] for system in sorted({"linux", system})}
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}, {recipe.precision}, Adam"

@@ -69,11 +69,9 @@ def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
 
 def nvidia_smi() -> tuple[int, float]:
     """Number of the NVIDIA driver and its card's compute capability, 0 where they are not to be known."""
-    query = ["--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
+    command = [shutil.which("nvidia-smi"), "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
     with suppress(TypeError, OSError, subprocess.SubprocessError):  # the first where there is no such program
-        told = subprocess.run(
-            [shutil.which("nvidia-smi"), *query], capture_output=True, text=True, timeout=20
-        )
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20)
         if found := re.match(r"(\d+)[.\d]*, (\d+[.]\d+)", told.stdout):
             return int(found[1]), float(found[2])
     return 0, 0.0

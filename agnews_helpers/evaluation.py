@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .model import class_names, class_order
+from .plumbing.errors import InvalidValue
 from .plumbing.storage import write_json
 from .prediction import predict_logits
 from .recipe import LABELS, Recipe
@@ -106,16 +107,18 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, least sure first.
 
-    Of fewer answers than that, each is a group of its own.
+    ValueError for fewer answers than groups.
 
     Returns
     -------
     pandas.DataFrame
         A line per group: ``rows``, mean ``confidence``, ``accuracy``, its Wilson interval ``low``, ``high``.
     """
+    if not 1 <= bins <= len(answers):
+        raise InvalidValue(f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers.")
     groups = []
     sure, right = answers["confidence"].to_numpy(), (answers["true"] == answers["predicted"]).to_numpy()
-    for part in np.array_split(np.argsort(sure, kind="stable"), min(bins, len(answers))):
+    for part in np.array_split(np.argsort(sure, kind="stable"), bins):
         rows, hits = len(part), int(right[part].sum())
         groups.append((rows, sure[part].mean(), hits / rows, *wilson(hits, rows)))
     return pd.DataFrame(groups, columns=["rows", "confidence", "accuracy", "low", "high"])

@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +53,7 @@ from agnews_helpers import (
 from agnews_helpers.hardware import version_of
 from agnews_helpers.model import recomputed
 from agnews_helpers.plumbing.vram_cap import VramCap
+from agnews_helpers.training import make_accelerator
 from agnews_helpers.vram.recorder import Allocation, make_optimizer
 from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
 from agnews_helpers.vram.trace import new_model
@@ -65,18 +67,6 @@ SEARCHED = (128, 358, 512)  # tokens for which the largest batch is looked for
 MOST_ROWS = 512
 
 
-class Accelerator:
-    """What `forward_backward` asks of Accelerate, for one process in fp32."""
-
-    num_processes = 1
-
-    def backward(self, loss):
-        loss.backward()
-
-    def no_sync(self, _):
-        return nullcontext()
-
-
 def batch_of(rows: int, length: int, device="cuda") -> dict:
     """Random tokens, with one place of padding: transformers leaves out a mask that hides nothing."""
     ids = torch.randint(1000, 20000, (rows, length), device=device)
@@ -87,13 +77,17 @@ def batch_of(rows: int, length: int, device="cuda") -> dict:
 
 @contextmanager
 def trainable(options: StepOptions, device="cuda"):
-    """A function that takes one training step of (rows, tokens), as the options describe it."""
-    model = new_model(CONFIG, options).to(device).train()
-    optimizer = make_optimizer(model, options)
+    """A function that takes one training step of (rows, tokens), as the options describe it.
 
-    def step(rows, length):
-        limits = [[1, options.micro_batch_size]] if options.micro_batch_size else []
-        loss = forward_backward(model, batch_of(rows, length, device), Accelerator(), limits)
+    What is found out about parts is added to its third argument, as to `forward_backward`'s limits.
+    """
+    model = new_model(CONFIG, options).to(device).train()
+    optimizer, accelerator = make_optimizer(model, options), make_accelerator(Recipe())
+
+    def step(rows, length, limits=None):
+        if options.micro_batch_size:
+            limits = [[1, options.micro_batch_size]]
+        loss = forward_backward(model, batch_of(rows, length, device), accelerator, limits)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()  # waits for the card
@@ -126,7 +120,7 @@ def compared(measure, card) -> pd.DataFrame:
     ]
     rows = []
     for shape, options in cases:
-        predicted = step_budget(CONFIG, *shape, options_on(card, options), card, "linux")
+        predicted = step_budget(CONFIG, *shape, replace(options, capability=card.capability), card, "linux")
         allocated, reserved = measure(shape, options)
         what = f"{shape[0]} x {shape[1]}, {options.attention}, {options.implementation}"
         what += f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
@@ -137,11 +131,6 @@ def compared(measure, card) -> pd.DataFrame:
     for name in ("allocated", "reserved"):
         table[f"{name}_error"] = table[f"predicted_{name}"] / table[name] - 1
     return table
-
-
-def options_on(card, options: StepOptions) -> StepOptions:
-    """The options with the card's compute capability."""
-    return StepOptions(**{**vars(options), "capability": card.capability})
 
 
 def context() -> float:
@@ -162,18 +151,14 @@ def largest_that_runs(runs) -> int:
 def at_once(rows: int, length: int) -> bool:
     """Whether three steps of so many rows run under the cap, none of them in parts."""
     forget()
-    options, limits = StepOptions(), []
-    model = new_model(CONFIG, options).to("cuda").train()
-    optimizer = make_optimizer(model, options)
+    limits = []
     try:
-        with sdpa_kernel(KERNELS["sdpa"]):
+        with trainable(StepOptions()) as step:
             for _ in range(3):
-                forward_backward(model, batch_of(rows, length), Accelerator(), limits)
+                step(rows, length, limits)
                 if limits:
                     return False
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-    except (RuntimeError, torch.OutOfMemoryError) as error:
+    except RuntimeError as error:
         if "memory" not in str(error):
             raise
         return False
@@ -188,7 +173,9 @@ def largest() -> pd.DataFrame:
         for length in SEARCHED:
             forget()
             card = this_card()
-            predicted, _ = largest_batch(CONFIG, length, options_on(card, StepOptions()), card, "linux")
+            predicted, _ = largest_batch(
+                CONFIG, length, StepOptions(capability=card.capability), card, "linux"
+            )
             with VramCap(torch.device("cuda")):
                 rows.append((length, predicted, largest_that_runs(partial(at_once, length=length))))
     finally:
@@ -203,8 +190,8 @@ def in_parts(device="cuda") -> dict:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # else both steps draw other masks
     model.config.attention_dropout = 0.0
-    batch, limits = batch_of(16, 256, device), []
-    forward_backward(model, batch, Accelerator())
+    batch, limits, accelerator = batch_of(16, 256, device), [], make_accelerator(Recipe())
+    forward_backward(model, batch, accelerator)
     whole = [p.grad.clone() for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     forget()
@@ -212,7 +199,7 @@ def in_parts(device="cuda") -> dict:
     room = torch.cuda.memory_reserved() + 600 * MIB  # 256 for the gradients; the rest for four rows or so
     torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
     try:
-        forward_backward(model, batch, Accelerator(), limits)
+        forward_backward(model, batch, accelerator, limits)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     pairs = [

@@ -67,8 +67,10 @@ def test_calibration_worked_by_hand(report):
     assert (groups["low"] < groups["accuracy"]).all() and (groups["accuracy"] < groups["high"]).all()
 
 
-def test_fewer_answers_than_groups_are_a_group_each(report):
-    assert calibration(report.answers, 7)["rows"].tolist() == [1] * 6
+@pytest.mark.parametrize("bins", [0, 7])
+def test_more_groups_than_answers_are_refused(bins, report):
+    with pytest.raises(ValueError, match=f"bins is {bins}; it must be from 1 to 6"):
+        calibration(report.answers, bins)
 
 
 def test_probabilities_that_mean_what_they_say_have_no_error():

@@ -53,8 +53,7 @@ class VramCap:
     def __init__(self, device: torch.device):
         asked_gib()  # what cannot be is told on every machine
         self.index, self.watching = device.index, device.type == "cuda"
-        self.steps = deque(maxlen=100)  # seconds and tokens of the last ones
-        self._before = None
+        self.steps, self._before = deque(maxlen=100), None  # seconds and tokens of the last steps
 
     def __enter__(self) -> "VramCap":
         if self.watching:

@@ -69,7 +69,7 @@ class StepOptions:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the half of the numbers that is halved is halved to; fp32 for ``"fp32"``."""
+        """The half precision that is asked for; fp32 where none is."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
         return kinds.get(self.precision.removeprefix("pure "), torch.float32)
 
