@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import DistilBertForSequenceClassification
 
 from agnews_helpers import (
     FolderInUse,
@@ -214,6 +215,20 @@ def test_another_model_in_a_folder_of_the_same_name_is_named(change, tiny, two, 
     change(tmp_path / "model")
     with pytest.raises(ResumeError, match="model is another"):
         train(load_model(recipe), tokens, recipe, tmp_path / "run")
+
+
+def test_a_model_made_by_hand_is_known_by_its_shapes(two, tokens, tmp_path):
+    def made(**changes):
+        config = load_model(two).config
+        for name, value in changes.items():
+            setattr(config, name, value)
+        model = DistilBertForSequenceClassification(config)
+        model.name_or_path = ""  # of no file
+        return model
+
+    train(made(), tokens, two, tmp_path, steps=3)
+    with pytest.raises(ResumeError, match="model is another"):
+        train(made(hidden_dim=48), tokens, two, tmp_path)
 
 
 def test_a_run_does_not_write_over_the_model_it_begins_with(tiny, two, tokens, tmp_path):
