@@ -40,7 +40,7 @@ class Run:
     """A training run, as far as it came.
 
     model : the best epoch's model, on the training device (before the first validation, the model as it is).
-    folder : where it is saved with its tokenizer. history : DataFrame, one row an epoch. steps : DataFrame,
+    folder : where it is saved with its tokenizer. history : DataFrame, a row per epoch. steps : DataFrame,
     the loss of every step. best_epoch : the epoch that was kept; 0 before the first validation. seconds :
     of training, all sittings together. finished : False for a run that was stopped and can be continued.
     """
@@ -142,7 +142,8 @@ class RunFolder:
             raise InvalidValue(f"resume is {resume!r}; it must be 'auto', True or False.")
         if not minutes > 0:
             raise InvalidValue(f"save_minutes is {minutes}; it must be above 0.")
-        self.path, self.checkpoints = Path(output_dir), Path(output_dir) / "checkpoints"
+        self.path = Path(output_dir).expanduser()
+        self.checkpoints = self.path / "checkpoints"
         self.recipe, self.accelerator, self.resume, self.minutes = recipe, accelerator, resume, minutes
         self.rows = {name: len(split) for name, split in tokens.items()}
         data = {f"data ({name})": storage.fingerprint(tokens[name]) for name in ("train", "validation")}
@@ -205,7 +206,7 @@ class RunFolder:
             there = f"{self.path} holds a finished run of another kind: {other}."
             raise ResumeError(f"{there} {ELSEWHERE} {DISCARD} It stays there until the new one is finished.")
         if self.newest is None and self.resume is True:
-            raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue.")
+            raise ResumeError(f"{self.path} holds no unfinished run: there is nothing to continue. {DISCARD}")
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest good one. One that is damaged is set aside, and the one before it tried."""
@@ -297,7 +298,7 @@ class RunFolder:
         if not self.first or self.protected and run is None:
             return
         best = state.history[state.best_epoch - 1] if state.best_epoch else {}
-        facts = {"recipe": self.recipe.to_dict(), "rows": self.rows, "steps": len(state.losses)}
+        facts = {"recipe": self.recipe.from_anywhere(), "rows": self.rows, "steps": len(state.losses)}
         facts |= {"epoch": state.best_epoch, "validation_accuracy": best.get("validation_accuracy")}
         if run:
             facts |= {"finished": True, "seconds": run.seconds, "identity": self.identity}

@@ -57,6 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+def _path(text: str) -> Path:
+    """A path of the command line: `~` is the home, also where the shell left it as it was."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text).expanduser()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help (-- goes before a text with a dash)\n")
@@ -67,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     figures, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    path, place = ({"type": Path, "metavar": name} for name in ("FILE", "DIR"))
+    path, place = ({"type": _path, "metavar": name} for name in ("FILE", "DIR"))
     number = {"type": float, "metavar": "NUMBER"}
     figures.add_argument("--json", **path, help="write the figures to FILE")
     where = "where the trained classifier is (default: %(default)s)"
@@ -158,6 +165,8 @@ def _budget(options) -> tuple[int, dict]:
     from .vram.trace import config_for
 
     recipe = Recipe(**_flags(options))
+    if options.picture and options.picture.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InvalidValue(f"--picture is {options.picture}; it must end in .png, .pdf or .svg.")
     card = this_card() or GTX_1650_TI if options.card is None else find_card(options.card)
     if (gib := options.vram_gib) is not None:
         if not 0 < gib <= 1024:
@@ -247,8 +256,8 @@ def _label_file(options) -> dict:
     from .prediction import classify_lists
 
     target, partial = options.output, options.output.with_name(PARTIAL + options.output.name)
-    if target.exists():
-        raise SaveError(f"{target} exists, and would be replaced. Give another name.")
+    if target.exists() or target.suffix.lower() != ".csv":
+        raise SaveError(f"{target} exists, or is not called .csv, which it will be. Give another name.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
     added = ["label", "confidence"]
     while taken := {*added} & {*read.columns}:
@@ -264,6 +273,8 @@ def _label_file(options) -> dict:
                 written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
                 written.to_csv(file, index=False, header=not bar.n)
                 bar.update(len(rows))
+        if not bar.n:
+            raise InvalidValue(f"{options.file} has no rows.")
         patiently(os.replace, partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from .recipe import HUB_DATA, LABELS, PROFILES, Recipe
 
 SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
 SUPPORT = Path(__file__).parent / "support"  # 300 messages to a web shop: five classes of unequal size
-NEEDED = "a train file and, if there is one, a test file (.csv, .tsv, .jsonl or .parquet)"
+NEEDED = "train.csv and, if there is one, test.csv (or .tsv, .jsonl, .parquet)"
 FEWEST = 4  # training rows that make a class of a label; fewer look like a typo
 # What a file holds: label, text and line of each row, its columns, and its layout in words.
 Labelled = namedtuple("Labelled", "path labels texts lines columns layout")
@@ -69,7 +69,7 @@ def _folder(recipe: Recipe) -> Path:
     folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
     if not folder.is_dir():
         what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
-        raise DataError(f"{what} AGNEWS_DATA must be a folder with {NEEDED}.")
+        raise DataError(f"{what} --data (AGNEWS_DATA) must be a folder with {NEEDED}.")
     return folder
 
 
@@ -88,7 +88,9 @@ def _read_folder(folder: Path, recipe: Recipe):
     """Names of the classes, train and test. The training file decides how labels are coded."""
     if not (path := find_table(folder, "train")):
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
-        raise DataError(f"{folder} has no train file, but {there}. It must have {NEEDED}.")
+        raise DataError(
+            f"{folder} has no train.csv, but {there}. It must have {NEEDED}, each one whole file."
+        )
     found = _read(path, recipe)
     names = _classes(folder, found)
     if (coding := _coding(found, names)) is None:
@@ -163,11 +165,12 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
 
 def _listed(folder: Path) -> list[str] | None:
     """The lines of classes.txt; None where there is no such file."""
-    if not (path := folder / "classes.txt").is_file():
+    found = [path for path in folder.iterdir() if path.name.lower() == "classes.txt"]
+    if not found:
         return None
-    names = [name for line in read_lines(path) if (name := plain_label(line))]
+    names = [name for line in read_lines(found[0]) if (name := plain_label(line))]
     if len(_folded(names)) < max(2, len(names)):
-        raise DataError(f"{path} must name two classes or more, one on each line, each once.")
+        raise DataError(f"{found[0]} must name two classes or more, one on each line, each once.")
     return names
 
 

@@ -120,9 +120,8 @@ def _cuda() -> Iterator[Check]:
     if driver:
         needed = DRIVERS.get(cuda.partition(".")[0], 0)
         remedy = f"Update the driver, or install a PyTorch for CUDA 12, which needs {DRIVERS['12']}."
-        yield Check(
-            "NVIDIA driver", driver >= needed, f"{driver}; CUDA {cuda} needs {needed} or newer", remedy
-        )
+        found = f"{driver}; CUDA {cuda} needs {needed} or newer"
+        yield Check("NVIDIA driver", driver >= needed, found, remedy)
     if 0 < capability < 7 and cuda != "12.6":
         remedy = "Install a build for CUDA 12.6 (cu126); PyTorch 2.14 is the last that has one."
         yield Check("age of the card", False, f"compute capability {capability}, and CUDA {cuda}", remedy)
@@ -150,9 +149,11 @@ def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
     free, room, hub = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile], hub_status()
     found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
     yield Check("disk", free >= room, found, "Make room, or run this on another disk.")
-    there = recipe.data in (HUB_DATA, "sample") or Path(recipe.data).expanduser().is_dir()
-    found = recipe.data if there else f"there is no folder {recipe.data}"
-    yield Check("data", there, found, "AGNEWS_DATA must name a folder of labelled texts.")
+    on_hub = {"data": f"sample|{HUB_DATA}", "model": r"[\w-][\w.-]*(/[\w.-]+)?"}  # or in the package
+    for what, name in (("data", recipe.data), ("model", recipe.model)):
+        there = bool(re.fullmatch(on_hub[what], name)) or Path(name).expanduser().is_dir()
+        found = name if there else f"there is no folder {name}"
+        yield Check(what, there, found, f"AGNEWS_{what.upper()} must name a folder that is there.")
     if {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
         yield Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
     else:

@@ -20,7 +20,7 @@ class Card:
     vram_gib : memory in GiB. memory : its kind and the width of its bus.
     capability : CUDA's compute capability, such as (7, 5).
     multiprocessors, cuda_cores : how many. bandwidth : of the memory, in GB/s.
-    fp32_tflops : 10**12 products and sums of fp32 numbers a second, at the boost clock.
+    fp32_tflops : 10**12 products and sums of fp32 numbers per second, at the boost clock.
     tensor_cores : whether it has units for products of fp16 matrices. source : where this is from.
     free_mib : what PyTorch may take of it now, where it is here.
     """

@@ -146,7 +146,8 @@ def load_classifier(folder: str | Path):
         When the folder holds no classifier, or a damaged one. OSError : when its files may not be read.
     """
     how = f"Run notebook 04, or: agnews train --output-dir {folder}"
-    for path in (Path(folder) / name for name in (*FILES, "tokenizer.json")):
+    folder = Path(folder).expanduser()
+    for path in (folder / name for name in (*FILES, "tokenizer.json")):
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no trained classifier (no {path.name}). {how}")
         path.open("rb").close()

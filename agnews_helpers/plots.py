@@ -1,7 +1,7 @@
 """Every figure of the notebooks. Each function takes results, draws, and returns the figure's axes.
 
 The names of the classes come with the results. Colours are Okabe and Ito's, which colour-blind readers can
-tell apart; where there are more classes than colours, the shape of a point or a hatching tells the rest.
+tell apart; where there are more classes than colours, a hatching tells the rest.
 """
 
 import numpy as np
@@ -9,13 +9,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
-from .recipe import LABELS
-
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW, GREY, PALE = "#56B4E9", "#D55E00", "#F0E442", "#999999", "#D9D9D9"
 DARK_GREY, DARK_PURPLE = "#555555", "#8C4A72"  # for small text, which the paler ones leave hard to read
-COLOURS = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW]
-MARKERS, HATCHES = "os^Dv*PX", ("", "////", "....")
+COLOURS, HATCHES = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW], ("", "////", "....")
 STACKED = {"stacked": True, "width": 0.7, "rot": 0, "edgecolor": "white", "linewidth": 0, "legend": False}
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind a number that a line may run through
 CENTRE = {"ha": "center", "va": "center"}
@@ -47,33 +44,16 @@ def _finished(axes, legend="best", **look):
     return axes
 
 
-def class_balance(news):
-    """Rows of each class in each split, as grouped bars."""
-    names = news["train"].features["label"].names
-    counts = {split: np.bincount(rows["label"][:], minlength=len(names)) for split, rows in news.items()}
-    return bars(pd.DataFrame(counts, index=names), "rows", "Rows of each class", "{:,.0f}")
-
-
-def length_histogram(lengths, max_length=512):
-    """How long the rows are in tokens, on a full-width axis that shows the room up to `max_length`."""
-    [axes] = _figure(title="Length of a news item", xlabel="tokens, [CLS] and [SEP] included", ylabel="rows")
-    axes.hist(lengths, bins=range(0, max_length + 8, 8), color=BLUE)
-    marks = {"mean": np.mean(lengths), "99 % of rows up to": np.percentile(lengths, 99), "limit": max_length}
-    for (name, value), colour in zip(marks.items(), (ORANGE, GREEN, RED)):
-        axes.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.0f}")
-    return _finished(axes, "center", xlim=(0, max_length + 8))
-
-
-def padding_pictures(masks: dict):
-    """Attention masks of one batch under several schemes, on one scale: blue is text, grey is padding."""
-    panels = _figure(9.0, 0.7 + 1.1 * len(masks), rows=len(masks), grid={"sharex": True}, ylabel="row")
-    colours = ListedColormap([PALE, BLUE])
-    for axes, (name, mask) in zip(panels, masks.items()):
-        axes.imshow(mask, colours, aspect="auto", interpolation="nearest", vmin=0, vmax=1)
-        axes.set_title(f"{name}: {mask.sum() / mask.size:.0%} text", loc="left")
+def masks(panels: dict[str, np.ndarray], unit="row"):
+    """Arrays of 0 and 1 on one scale, such as attention masks: blue is text, grey is padding, or nothing."""
+    drawn = _figure(9.0, 0.7 + 1.1 * len(panels), rows=len(panels), grid={"sharex": True}, ylabel=unit)
+    for axes, (name, mask) in zip(drawn, panels.items()):
+        how = {"aspect": "auto", "interpolation": "nearest", "vmin": 0, "vmax": 1}
+        axes.imshow(mask, ListedColormap([PALE, BLUE]), **how)
+        axes.set_title(name, loc="left")
         axes.set_yticks(range(0, len(mask), 2))
-    axes.set(xlabel="position", xlim=(-0.5, max(mask.shape[1] for mask in masks.values()) - 0.5))
-    return panels
+    axes.set(xlabel="position in tokens", xlim=(-0.5, max(mask.shape[1] for mask in panels.values()) - 0.5))
+    return drawn
 
 
 def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = None):
@@ -91,63 +71,48 @@ def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = N
     return _finished(axes, "outside lower center", xlabel=unit, ylabel="", ylim=(len(table) - 0.5, -0.5))
 
 
-def chain(stations: dict[str, str]):
-    """Boxes with arrows between them: what something is called over each, what it holds inside."""
-    [axes] = _figure(10.0, 1.5, xlim=(-0.5, len(stations) - 0.5), ylim=(-0.6, 1))
-    axes.set_axis_off()
-    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.5}
-    arrow = {"arrowstyle": "-|>", "color": ORANGE}
-    for place, (name, content) in enumerate(stations.items()):
-        axes.text(place, 0.75, name, ha="center", fontweight="bold")
-        axes.text(place, 0, content, fontsize=9, linespacing=1.3, bbox=box, **CENTRE)
-        if place:
-            axes.annotate("", (place - 0.43, 0), (place - 0.57, 0), arrowprops=arrow)
-    return _finished(axes)
+def diagram(boxes: dict[str, tuple], arrows):
+    """Boxes with words inside and their names above, and arrows between them.
 
-
-def token_strip(pieces: list[str], ids: list[int]):
-    """The tokens of one text in their order, each with its id; grey are those that the tokenizer adds."""
-    [axes] = _figure(min(10.0, 0.6 + 1.05 * len(ids)), 1.1, xlim=(-0.5, len(ids) - 0.5), ylim=(-1, 1))
-    axes.set_axis_off()
-    for place, (piece, number) in enumerate(zip(pieces, ids)):
-        colour = GREY if piece.startswith("[") else SKY if piece.startswith("##") else BLUE
-        axes.bar(place, 0.9, 0.92, bottom=-0.1, color=colour)
-        axes.text(place, 0.35, piece, color="white" if colour == BLUE else "black", fontsize=9, **CENTRE)
-        axes.text(place, -0.55, f"{number}", fontsize=9, **CENTRE)
-    return _finished(axes)
-
-
-def reliability(groups: pd.DataFrame, error: float):
-    """Accuracy against confidence of equally filled groups (`calibration`), with intervals.
-
-    On the diagonal 80 % means 80 %. `error` is the mean distance from it (`calibration_error`), from 0 to 1.
+    `boxes` has (x, y, words) by name, where neighbours are 1 apart; `arrows` has (from, to, words on it).
     """
-    limits = (min(0.2, groups[["confidence", "low"]].min(axis=None) - 0.02), 1.02)
-    [axes] = _figure(4.6, 4.2, xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
-    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", label="says what it knows")
-    said, right = groups["confidence"], groups["accuracy"]
-    spread = (right - groups["low"], groups["high"] - right)
-    axes.errorbar(said, right, spread, fmt="o", color=BLUE, capsize=3, label="groups, 95 % interval")
-    axes.text(0.95, 0.43, "too sure", ha="right", color=DARK_GREY, transform=axes.transAxes)
-    axes.text(0.03, 0.94, "too modest", ha="left", color=DARK_GREY, transform=axes.transAxes)
-    return _finished(axes, "lower right", title=f"Off by {100 * error:.0f} points on average")
+    across, up = ({place[axis] for place in boxes.values()} for axis in (0, 1))
+    limits = {"xlim": (min(across) - 0.5, max(across) + 0.5), "ylim": (min(up) - 0.5, max(up) + 0.7)}
+    [axes] = _figure(10.0, 1.5 * (max(up) - min(up) + 1), **limits)
+    axes.set_axis_off()
+    look, drawn = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.5}, {}
+    for name, (x, y, words) in boxes.items():
+        drawn[name] = axes.text(x, y, words, fontsize=9, bbox=look, **CENTRE).get_bbox_patch()
+        above = {"xycoords": drawn[name], "xytext": (0, 5), "textcoords": "offset points", "in_layout": False}
+        axes.annotate(name, (0.5, 1), ha="center", fontweight="bold", **above)
+    for start, end, words in arrows:
+        (x, y, _), (to_x, to_y, _) = boxes[start], boxes[end]
+        rise = (to_y - y) * (x == to_x)  # upright arrows leave room for the name above a box
+        arrow = {"arrowstyle": "-|>", "color": ORANGE, "patchA": drawn[start], "patchB": drawn[end]}
+        arrow |= {"shrinkA": 18 if rise > 0 else 3, "shrinkB": 18 if rise < 0 else 3}
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow, in_layout=False)
+        axes.text((x + to_x) / 2, (y + to_y) / 2, words, fontsize=9, bbox=WHITE, **CENTRE)
+    return _finished(axes)
 
 
 def training_curves(run):
-    """Left, the loss of every step with its running mean; right, accuracy and loss of each epoch."""
-    left, right = _figure(9.0, 3.2, columns=2)
+    """The loss of every step with its running mean; the losses of each epoch; the accuracy of each epoch."""
+    left, middle, right = panels = _figure(10.0, 3.2, columns=3)
     loss, history, classes = run.steps["loss"], run.history, run.model.config.num_labels
     left.plot(loss, color=SKY, linewidth=0.8, label="each step")
     left.plot(loss.rolling(20, min_periods=1).mean(), color=BLUE, label="mean of 20 steps")
     left.axhline(np.log(classes), color=GREY, linestyle="--", label=f"guessing, ln {classes}")
     _finished(left, xlabel="step", ylabel="loss in nats", ylim=(0, None), title="Training loss")
-    looks = {"validation_accuracy": (GREEN, "o"), "train_loss": (BLUE, "s"), "validation_loss": (ORANGE, "^")}
-    for name, (colour, marker) in looks.items():
-        right.plot(history[name], color=colour, marker=marker, label=name.replace("_", " "))
-    if run.best_epoch:  # none yet where the run was stopped in its first epoch
-        right.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
-    right.set(title="By epoch", ylabel="accuracy; loss in nats", ylim=(0, None))
-    return left, _finished(right, xlabel="epoch", xticks=history.index)
+    middle.plot(history["train_loss"], color=BLUE, marker="s", label="training")
+    middle.plot(history["validation_loss"], color=ORANGE, marker="^", label="validation")
+    right.plot(history["validation_accuracy"], color=GREEN, marker="o", label="validation")
+    for axes in panels[1:]:
+        if run.best_epoch:  # none yet where the run was stopped in its first epoch
+            axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
+        _finished(axes, xlabel="epoch", xticks=history.index)
+    middle.set(ylabel="loss in nats", title="Loss by epoch", ylim=(0, None))
+    right.set(ylabel="accuracy", title="Accuracy by epoch", ylim=(0, 1.05))
+    return panels
 
 
 def confusion_matrix(report):
@@ -167,19 +132,38 @@ def confusion_matrix(report):
     return _finished(axes, title=f"{report.accuracy:.1%} of {report.rows:,} rows right")
 
 
-def clouds(panels: dict[str, np.ndarray], labels, names=LABELS):
-    """Points in the plane, a panel for each entry of `panels` (shape [rows, 2]), marked by class.
+def coverage(answers: pd.DataFrame, strangers):
+    """How often the surest answers (`Report.answers`) are right, against how many of them one takes.
 
-    `labels` has the class of each row, 0 to n-1, and `names` what the classes are called.
+    `strangers` has the confidences of texts that belong to no class: how many of them one takes as well.
     """
-    drawn = _figure(9.0, 4.0, columns=len(panels), xlabel="first component", ylabel="second component")
-    for axes, (title, points) in zip(drawn, panels.items()):
-        axes.set_title(title)
-        for label, name in enumerate(names):
-            look = {"color": COLOURS[label % len(COLOURS)], "marker": MARKERS[label % len(MARKERS)]}
-            axes.scatter(*points[np.equal(labels, label)].T, s=16, alpha=0.7, label=name, **look)
-    _finished(axes, "outside lower center")
-    return drawn
+    sure = answers.sort_values("confidence", ascending=False, kind="stable")
+    shares = 100 * np.arange(1, len(sure) + 1) / len(sure)
+    right = 100 * (sure["true"] == sure["predicted"]).expanding().mean()
+    taken = [100 * np.mean(np.asarray(strangers) >= least) for least in sure["confidence"]]
+    [axes] = _figure(6.0, 3.4, xlabel="% of the test rows answered, the surest first", ylabel="%")
+    axes.plot(shares, right, color=BLUE, label="right of those answered")
+    axes.plot(shares, taken, color=RED, linestyle="--", label="off-topic texts answered, too")
+    return _finished(axes, "outside lower center", ylim=(0, 103))
+
+
+def gallery(losses: dict[str, pd.DataFrame]):
+    """The losses of several recipes, each in a panel of its own with that of the first in grey behind it.
+
+    `losses` has by the panel's title the loss of every step, a column for each seed; drawn is the mean of the
+    seeds and of 20 steps.
+    """
+    smooth = {name: table.mean(axis=1).rolling(20, min_periods=1).mean() for name, table in losses.items()}
+    rows, (first, *_) = -(-len(losses) // 4), smooth.values()
+    panels = _figure(10.0, 2.0 * rows, rows=rows, columns=4, grid={"sharex": True, "sharey": True})
+    for axes, (name, curve) in zip(panels, smooth.items()):
+        for line, colour in ((first, GREY), (curve, BLUE)):
+            axes.plot(100 * line.index / line.index.max(), line, color=colour)
+        axes.set_title(name, fontsize=9)
+    plt.setp(panels[-4:], xlabel="% of the steps")
+    plt.setp(panels[::4], ylabel="loss in nats")
+    _finished(axes, ylim=(0, None))
+    return panels
 
 
 def probabilities(table: pd.DataFrame):

@@ -24,6 +24,7 @@ def best_device() -> torch.device:
     return processes().device
 
 
+@torch.inference_mode()
 def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """Logits of tokenized rows in the rows' own order: fp32 tensor on the CPU, shape [rows, classes].
 
@@ -35,38 +36,27 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     NonFiniteError
         When an answer is not a number: the model's weights are damaged.
     """
-    logits = _run(model, rows, recipe, lambda inputs: model(**inputs).logits, model.config.num_labels)
-    if bad := int((~logits.isfinite()).any(-1).sum()):
-        rows = f"The model's answers are not finite for {bad:,} of {len(logits):,} rows"
-        raise NonFiniteError(f"{rows}: its weights are damaged. Train it again, in fp32.")
-    return logits
-
-
-def cls_vectors(model, rows, recipe: Recipe) -> torch.Tensor:
-    """What the head reads of each row, its vector at [CLS]: fp32 tensor on the CPU, [rows, hidden size]."""
-    size = model.config.hidden_size
-    return _run(model, rows, recipe, lambda inputs: model.base_model(**inputs).last_hidden_state[:, 0], size)
-
-
-@torch.inference_mode()
-def _run(model, rows, recipe, ask, width):
     lengths = [recipe.pad_to or length for length in rows["length"][:]]
     state, was_training = processes(), model.training
     batches = sorted_batches(lengths)[state.process_index :: state.num_processes]
     loader = make_loader(rows, batches, recipe, pad_token_id=model.config.pad_token_id)
-    answers = torch.zeros(len(rows), width)
+    logits = torch.zeros(len(rows), model.config.num_labels)
     model.eval()
     quiet = len(rows) <= WORTH_A_BAR or not state.is_main_process
     try:
         with tqdm(total=sum(map(len, batches)), unit="row", desc="predict", disable=quiet) as bar:
             for numbers, batch in zip(batches, loader):
                 inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-                answers[numbers] = ask(inputs).float().cpu()
+                logits[numbers] = model(**inputs).logits.float().cpu()
                 bar.update(len(numbers))
     finally:
         model.train(was_training)
     # Each process did its share of the batches; the rest of its rows are zeros.
-    return reduce(answers.to(state.device), "sum").cpu()
+    logits = reduce(logits.to(state.device), "sum").cpu()
+    if bad := int((~logits.isfinite()).any(-1).sum()):
+        found = f"The model's answers are not finite for {bad:,} of {len(logits):,} rows"
+        raise NonFiniteError(f"{found}: its weights are damaged. Train it again, in fp32.")
+    return logits
 
 
 def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = None) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def train(
         When `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
-        raise InvalidValue(f"steps is {steps}; it must be at least 1, or None for all.")
+        raise InvalidValue(f"steps is {steps}; it must be at least 1; by default all are taken.")
     if class_order(model, tokens["train"]) != [*range(model.config.num_labels)]:
         raise InvalidValue("The model has other classes than the data: give load_model the data's names.")
     accelerator = make_accelerator(recipe)

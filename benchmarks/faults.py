@@ -1,8 +1,7 @@
-"""What does a run survive? Hundreds of faults against small runs, each compared with the run that nothing
-disturbed.
+"""What does a run survive? Hundreds of faults against small runs, each compared with an undisturbed one.
 
-    python benchmarks/faults.py            about twenty minutes; prints a table, writes faults.json beside
-    this file python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
+    python benchmarks/faults.py               about twenty minutes: prints a table, writes faults.json
+    python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
 
 Processes are killed at every single file operation of a run in turn. Others are killed, stopped by a signal,
 or meet a full disk at a random moment, and are started again until the run is done; bytes of checkpoints are

@@ -1,6 +1,8 @@
 """What do more processes cost and bring, while the batch stays 8? Measured here, and computed for eight GPUs.
 
-python benchmarks/scaling.py      about three minutes; prints two tables, writes scaling.json beside this file
+    python benchmarks/scaling.py
+
+About three minutes. It prints two tables and writes scaling.json.
 """
 
 import json

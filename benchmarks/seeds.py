@@ -1,7 +1,8 @@
-"""Do the CPU's own kernels, or bf16, change how good the classifier becomes? Four epochs, three seeds, three
-ways.
+"""Do the CPU's own kernels, or bf16, change how good the classifier becomes? Four epochs, three seeds.
 
-python benchmarks/seeds.py             about eight minutes; prints a table, writes seeds.json beside this file
+    python benchmarks/seeds.py
+
+About eight minutes. It prints a table and writes seeds.json.
 """
 
 import json

@@ -1,10 +1,9 @@
-"""How fast is the training loop, beside what a reader would use instead, and beside what the processor can
-do?
+"""How fast is the training loop, beside what a reader would use instead, and beside the processor's limit?
 
-    python benchmarks/throughput.py            about 20 minutes on two cores; prints tables, writes
-    throughput.json and .png AGNEWS_DATA=folder python benchmarks/throughput.py        on rows of AG News
-    itself
+    python benchmarks/throughput.py                       on the sample, about 20 minutes on two cores
+    AGNEWS_DATA=folder python benchmarks/throughput.py    on rows of AG News itself
 
+It prints tables and writes throughput.json and .png.
 Every contender trains the same model on the same rows in a process of its own, in turn, several times; ratios
 are of the same round, because a laptop's speed is not the same from one minute to the next.
 """
@@ -419,7 +418,7 @@ def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
     for bar, value, most in zip(bars, middle, speeds.max().loc[list(names)]):
         left.text(most + 0.6, bar.get_y() + bar.get_height() / 2, f"{value:.1f}", va="center")
     left.set_xlim(0, 1.12 * speeds.max().max())
-    left.set(xlabel="rows a second", title="Training, median and range of the rounds")
+    left.set(xlabel="rows per second", title="Training, median and range of the rounds")
     left.invert_yaxis()
     inside = {name: share for name, share in shares.items() if name != "data, beside the step"}
     right.barh(list(inside), [100 * share for share in inside.values()], color="#009E73")

@@ -297,7 +297,35 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
         table["confidence"][7], abs=1e-3
     )
     capsys.readouterr()
-    assert main(command) == 2 and "exists, and would be replaced" in capsys.readouterr().err
+    assert main(command) == 2 and "labelled.csv exists" in capsys.readouterr().err
+    for name in ("labelled.jsonl", "labelled.csv.gz", "labelled.parquet"):  # what is written is CSV
+        command[command.index("--output") + 1] = str(tmp_path / name)
+        assert main(command) == 2 and f"{name} exists, or is not called .csv" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
+
+
+def test_a_file_without_rows_is_not_labelled(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    source.write_text("", encoding="utf-8")
+    assert main(["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]) == 2
+    assert "texts.csv has no rows" in capsys.readouterr().err and not target.exists()
+
+
+def test_the_home_is_found_where_the_shell_left_it(monkeypatch, tmp_path, capsys):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--output-dir", "~/mine"]) == 2
+    assert f"{tmp_path / 'mine'} holds no trained classifier" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--output-dir", ""])
+    assert ended.value.code == 2 and "an empty path" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_at_once(capsys):
+    assert main(["budget", "--picture", "card.xyz"]) == 2
+    assert "--picture is card.xyz; it must end in .png, .pdf or .svg" in capsys.readouterr().err
 
 
 def test_columns_of_those_names_are_kept(shop, tmp_path):

@@ -382,13 +382,35 @@ def fails(folder, *parts, **fields):
         assert part in str(error.value), str(error.value)
 
 
+def test_the_label_is_no_text(tmp_path):
+    fails(own(tmp_path, mail()), "'label' is the label, and cannot be a text", text_columns="text,label")
+
+
+def test_bytes_are_no_label(tmp_path):
+    labels = [name.encode() for name in ("red", "green") * 10]
+    table = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "label": labels})
+    table.to_parquet(tmp_path / "train.parquet")
+    fails(tmp_path, "train.parquet, row 1: the label b'red', where one class is needed")
+
+
+def test_codes_with_zeros_are_not_numbers(tmp_path):
+    news = load(own(tmp_path, mail(classes=("0123", "123", "77"))))
+    assert names_of(news) == ["77", "123", "0123"]
+
+
+def test_classes_txt_in_other_letters(tmp_path):
+    folder = own(tmp_path, mail(classes=("0", "1", "2")))
+    (folder / "CLASSES.TXT").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    assert names_of(load(folder)) == ["red", "green", "blue"]
+
+
 def test_a_missing_folder(tmp_path):
-    fails(tmp_path / "nowhere", "There is no folder", "nowhere", "a train file")
+    fails(tmp_path / "nowhere", "There is no folder", "nowhere", "train.csv and, if there is one, test.csv")
 
 
 def test_a_missing_train_file(folder):
     (folder / "train.csv").rename(folder / "training.xlsx")
-    fails(folder, "has no train file, but test.csv, training.xlsx", ".csv, .tsv, .jsonl or .parquet")
+    fails(folder, "has no train.csv, but test.csv, training.xlsx", "(or .tsv, .jsonl, .parquet)")
 
 
 def test_two_train_files(folder):
@@ -436,7 +458,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
 @pytest.mark.parametrize("label", ["", "\u200b", "-1", " "])
 def test_a_row_without_a_label(folder, label):
     replaced(folder, b'"2","Title 1train"', f'"{label}","Title 1train"'.encode())
-    fails(folder, "train.csv, line 6", "label", "Write its name, or remove the row")
+    fails(folder, "train.csv, line 6", "label", "Write its name (below 0 means none), or remove the row")
 
 
 @pytest.mark.parametrize("first", ["Kategorie", "Thema"])
@@ -673,4 +695,6 @@ def test_what_is_not_used_is_said(tmp_path, capsys):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    fails(own(tmp_path, mail()) / "train.csv", "train.csv is a file. AGNEWS_DATA must be a folder with")
+    fails(
+        own(tmp_path, mail()) / "train.csv", "train.csv is a file. --data (AGNEWS_DATA) must be a folder with"
+    )

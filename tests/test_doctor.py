@@ -164,6 +164,18 @@ def test_the_data(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "model, there",
+    [("mini", True), (HUB_MODEL, True), ("bert-base-cased", True), ("/no/such", False), ("./model/", False)],
+)
+def test_the_model(model, there):
+    assert needed(replace(OFFLINE, model=model), "model").ok is there
+
+
+def test_a_models_folder(tmp_path):
+    assert needed(replace(OFFLINE, model=str(tmp_path)), "model").ok
+
+
+@pytest.mark.parametrize(
     "recipe, usable, ok", [(OFFLINE, False, None), (Recipe(), False, False), (Recipe(), True, True)]
 )
 def test_the_hub(recipe, usable, ok, monkeypatch):

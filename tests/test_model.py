@@ -225,3 +225,11 @@ def test_code_in_a_model_folder_does_not_run(tiny, tmp_path):
         with suppress(FileNotFoundError):
             load_model(Recipe(model=str(folder)))
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, load):
+    (tmp_path / "model.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder 'model.json'"):
+        load(Recipe(model="model.json"))

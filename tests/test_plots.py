@@ -8,17 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features
+import torch
 from matplotlib import pyplot as plt
 from transformers import DistilBertConfig
 
 from agnews_helpers import (
     GTX_1650_TI,
     LABELS,
-    Recipe,
     StepOptions,
     budget_table,
-    load_data,
     plots,
     score,
     trace_steps,
@@ -80,14 +78,6 @@ def run(classes=4):
 
 
 REPORT = score(np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef"))
-GROUPS = pd.DataFrame(
-    {
-        "confidence": [0.4, 0.6, 0.8, 0.97],
-        "accuracy": [0.5, 0.7, 0.9, 0.99],
-        "low": [0.4, 0.6, 0.8, 0.95],
-        "high": [0.6, 0.8, 0.95, 1.0],
-    }
-)
 ANSWERS = pd.DataFrame(
     [
         ["A headline that is far too long to be written beside its bar in full", "World", 0.7, 0.1, 0.1, 0.1],
@@ -95,10 +85,23 @@ ANSWERS = pd.DataFrame(
     ],
     columns=["text", "label", *LABELS],
 )
+BOXES = {
+    "text": (0, 0, "Stocks fall\nas oil climbs"),
+    "tokens": (1, 0, "[CLS] stocks\nfall as oil ..."),
+    "tensor": (2, 0, "101, 15768,\n2991, 2004, ..."),
+}
+CIRCLE = {"one": (0, 1, "1\n1"), "two": (1, 1, "2"), "three": (1, 0, "3"), "four": (0, 0, "4\n4")}
+ROUND = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "one")]
+
+
+def losses(steps, start=1.4):
+    """Of three seeds, as `gallery` takes them."""
+    index = pd.RangeIndex(1, steps + 1, name="step")
+    return pd.DataFrame({seed: np.linspace(start, 0.1 * seed, steps) for seed in (1, 2, 3)}, index=index)
+
+
 DRAWINGS = {
-    "class_balance": lambda: plots.class_balance(load_data(Recipe(data="sample"))),
-    "length_histogram": lambda: plots.length_histogram([30, 50, 54, 60, 90]),
-    "padding_pictures": lambda: plots.padding_pictures(
+    "masks": lambda: plots.masks(
         {
             "padded to 512": np.eye(8, 512),
             "random, longest": np.eye(8, 60),
@@ -111,19 +114,10 @@ DRAWINGS = {
         "What padding costs",
         reference=1,
     ),
-    "chain": lambda: plots.chain(
-        {
-            "text": "Stocks fall\nas oil climbs",
-            "tokens": "[CLS] stocks\nfall as oil ...",
-            "tensor": "101, 15768,\n2991, 2004, ...",
-            "logits": "0.1  -0.2\n2.3  0.4",
-            "answer": "Business",
-        }
-    ),
-    "token_strip": lambda: plots.token_strip(
-        "[CLS] zy ##nth ##eri ##x sue ##s hyderabad chip ##maker [SEP]".split(), list(range(30_000, 30_011))
-    ),
-    "reliability": lambda: plots.reliability(GROUPS, 0.07),
+    "diagram": lambda: plots.diagram(BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]),
+    "diagram, in a circle": lambda: plots.diagram(CIRCLE, [(a, b, "next") for a, b in ROUND]),
+    "coverage": lambda: plots.coverage(REPORT.answers, torch.tensor([0.3, 0.5, 0.9])),
+    "gallery": lambda: plots.gallery({f"recipe {number}": losses(40 + number) for number in range(8)}),
     "training_curves": lambda: plots.training_curves(run()),
     "training_curves, stopped early": lambda: plots.training_curves(
         replace(run(), history=run().history[:0], best_epoch=0, finished=False)
@@ -135,10 +129,6 @@ DRAWINGS = {
         ),
         "Parts",
         "millions",
-    ),
-    "clouds": lambda: plots.clouds(
-        {"before training": np.eye(8)[:, :2], "after training": np.eye(8)[:, :2] * [100, -1000]},
-        [0, 1, 2, 3] * 2,
     ),
     "probabilities": lambda: plots.probabilities(ANSWERS),
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
@@ -162,9 +152,7 @@ def test_a_figure_is_readable(name):
 
 
 BY_CLASS = {
-    "class_balance": lambda given: plots.class_balance(given.news),
     "confusion_matrix": lambda given: plots.confusion_matrix(given.report),
-    "clouds": lambda given: plots.clouds({"before": given.points}, given.labels, given.names),
     "probabilities": lambda given: plots.probabilities(given.answers),
 }
 
@@ -172,16 +160,10 @@ BY_CLASS = {
 def of_classes(names):
     """What the figures by class take, for classes of these names."""
     labels = np.arange(30 * len(names)) % len(names)
-    points = np.random.default_rng(0).normal(size=(len(labels), 2))
-    split = Dataset.from_dict({"label": labels}, features=Features(label=ClassLabel(names=names)))
     answers = pd.DataFrame(np.full((2, len(names)), 1 / len(names)), columns=names)
     answers.insert(0, "label", names[0])
     answers.insert(0, "text", ["Short", "A text that is far too long to be written beside its bar in full"])
     return SimpleNamespace(
-        names=names,
-        labels=labels,
-        points=points,
-        news=DatasetDict(train=split, test=split),
         answers=answers,
         report=score(np.eye(len(names))[labels], labels, [""] * len(labels), names),
     )
@@ -207,8 +189,7 @@ def test_a_price_is_no_formula(text):
     """Read as a formula, the first cannot be drawn at all, and the others lose their signs."""
     plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
-    plots.token_strip([text, "short"], [1, 2])
-    plots.chain({"text": text, "tokens": "short"})
+    plots.diagram({text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens", text)])
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
@@ -218,16 +199,13 @@ def test_a_price_is_no_formula(text):
 
 def test_no_two_of_twenty_classes_look_the_same():
     given = of_classes([f"class {number}" for number in range(20)])
-    [axes] = plots.clouds({"before": given.points}, given.labels, given.names)
-    paths = [points.get_paths()[0].vertices.round(3).tobytes() for points in axes.collections]
-    assert len(set(zip(paths, map(bytes, (p.get_facecolor() for p in axes.collections))))) == 20
     bars = [container.patches[0] for container in plots.probabilities(given.answers).containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
-    left, _ = plots.training_curves(run(classes))
+    left, *_ = plots.training_curves(run(classes))
     line = left.lines[-1]
     assert line.get_label() == f"guessing, ln {classes}"
     assert list(line.get_ydata()) == pytest.approx([np.log(classes)] * 2)
@@ -235,8 +213,33 @@ def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
 
 def test_ways_to_pad_are_on_one_scale():
     masks = {"padded to 512": np.eye(8, 512), "longest": np.eye(8, 90), "grouped": np.ones((8, 60))}
-    panels = plots.padding_pictures(masks)
+    panels = plots.masks(masks)
     assert {panel.get_xlim() for panel in panels} == {(-0.5, 511.5)}
+
+
+def test_an_arrow_is_drawn_from_box_to_box():
+    axes = plots.diagram(CIRCLE, [("one", "two", "what it says")])
+    [arrow] = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
+    assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
+    said = next(text for text in axes.texts if text.get_text() == "what it says")
+    assert said.get_position() == (0.5, 1)
+
+
+def test_coverage_counts_right_answers_and_strangers_at_each_confidence():
+    answers = pd.DataFrame(
+        {"true": list("aaab"), "predicted": list("aaba"), "confidence": [0.9, 0.5, 0.7, 0.6]}
+    )
+    right, taken = plots.coverage(answers, [0.95, 0.65, 0.1, 0.1]).lines
+    assert list(right.get_xdata()) == [25, 50, 75, 100]
+    assert list(right.get_ydata()) == pytest.approx([100, 50, 100 / 3, 50])
+    assert list(taken.get_ydata()) == [25, 25, 50, 50]
+
+
+def test_the_gallery_has_the_first_recipe_in_every_panel():
+    first, *others = plots.gallery({"ours": losses(40), "worse": losses(10, start=3.0)})[:2]
+    for panel in (first, *others):
+        assert panel.lines[0].get_ydata()[0] == pytest.approx(1.4) and max(panel.lines[0].get_xdata()) == 100
+    assert others[0].lines[1].get_ydata()[0] == pytest.approx(3.0)
 
 
 def test_every_figure_of_the_package_is_tested_here():
@@ -259,32 +262,12 @@ def test_bars_carry_the_numbers_they_are_given():
     assert heights == pytest.approx(totals) and {f"{total:.2f}" for total in totals} <= written(axes.figure)
 
 
-@pytest.mark.parametrize("low, shown", [(0.4, 0.2), (0.05, 0.03)])
-def test_reliability_shows_every_group(low, shown):
-    groups = GROUPS.assign(low=[low, 0.6, 0.8, 0.95])
-    axes = plots.reliability(groups, 0.07)
-    assert axes.get_xlim() == axes.get_ylim() == (pytest.approx(shown), 1.02)
-
-
 def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
     table = pd.DataFrame({"train": [90.0, 80.0], "test": [10.0, 20.0]}, index=["ham", "spam"])
     axes = plots.bars(table, "rows", "Rows", "{:.0f}")
     for container, name in zip(axes.containers, table.columns):
         assert container.get_label() == name and list(container.datavalues) == table[name].tolist()
     assert {"90", "80", "10", "20"} <= written(axes.figure) and axes.yaxis_inverted()
-
-
-def test_reliability_has_confidence_across_and_accuracy_up():
-    axes = plots.reliability(GROUPS, 0.07)
-    points = axes.containers[0].lines[0]
-    assert (
-        list(points.get_xdata()) == GROUPS["confidence"].tolist()
-        and list(points.get_ydata()) == GROUPS["accuracy"].tolist()
-    )
-    assert (axes.get_xlabel(), axes.get_ylabel()) == (
-        "confidence",
-        "accuracy",
-    ) and "7 points" in axes.get_title()
 
 
 def test_the_confusion_picture_has_the_truth_down():

@@ -5,7 +5,6 @@ from agnews_helpers import (
     LABELS,
     Recipe,
     classify,
-    cls_vectors,
     load_model,
     load_tokenizer,
     predict_logits,
@@ -20,15 +19,6 @@ def test_logits_come_back_in_the_rows_order(tokens, recipe):
         with torch.inference_mode():
             alone = model(torch.tensor([tokens["test"][row]["input_ids"]])).logits[0]
         assert torch.allclose(logits[row], alone, atol=1e-5)
-
-
-def test_the_head_makes_the_logits_of_the_cls_vectors(tokens, recipe):
-    model = load_model(recipe)
-    vectors = cls_vectors(model, tokens["test"], recipe)
-    assert vectors.shape == (len(tokens["test"]), model.config.hidden_size)
-    with torch.inference_mode():
-        logits = model.classifier(torch.relu(model.pre_classifier(vectors)))
-    assert torch.allclose(logits, predict_logits(model, tokens["test"], recipe), atol=1e-5)
 
 
 def test_padding_does_not_change_the_answer(tokens, recipe):

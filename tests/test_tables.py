@@ -285,7 +285,8 @@ def test_text_is_kept_as_it_is(tmp_path):
         ("+3", "3"),
         ("0", "0"),
         ("0.0", "0"),
-        ("000", "0"),
+        ("00", "0"),
+        ("0123", "0123"),
         ("3.5", "3.5"),
         (" 3 ", "3"),
         ("\u00a03\u200b", "3"),
@@ -581,3 +582,11 @@ def test_lines_and_columns_of_an_open_table(tmp_path):
     columns, rows, separator = open_table(tmp_path / "any.csv")
     assert (columns, separator, [line for line, _ in rows]) == (None, ",", [1, 4])
     assert [*read_lines(tmp_path / "any.csv")][-1] == "4,one\n"
+
+
+def test_columns_that_come_later_are_named(tmp_path, capsys):
+    path = tmp_path / "later.jsonl"
+    path.write_text('{"text": "one", "n": 1}\n{"text": "two", "new": 2}\n', encoding="utf-8")
+    read = read_texts(path, labelled=False, text_columns="text")
+    assert [values for _, values, *_ in read.rows] == [["one", 1], ["two", None]]
+    assert "later.jsonl has new from line 2 on: left out" in capsys.readouterr().out

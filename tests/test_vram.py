@@ -1,6 +1,5 @@
 import json
 import math
-import re
 from dataclasses import replace
 
 import pytest
@@ -26,7 +25,7 @@ from agnews_helpers.vram.budget import (
     timeline,
     usable_mib,
 )
-from agnews_helpers.vram.trace import TRACED_STEPS, scaled_trace
+from agnews_helpers.vram.trace import TRACED_STEPS, config_for, scaled_trace
 
 PARTS = [*TRACED_PARTS, "cached", "CUDA context"]
 DISTILBERT = DistilBertConfig(num_labels=4)
@@ -176,9 +175,9 @@ def test_cards():
         )  # a clock of 0.5 to 2 GHz
 
 
-def test_lengths_of_the_sample_and_the_longest_row():
+def test_lengths_are_those_of_ag_news_and_its_longest_row():
     lengths = report.epoch_lengths(Recipe())
-    assert len(lengths) == 381 and max(lengths) == 358
+    assert len(lengths) == 1001 and max(lengths) == 358 and abs(sum(lengths) / 1001 - 53.7) < 0.1
     assert max(report.epoch_lengths(Recipe(max_length=64))) == 64
 
 
@@ -238,15 +237,13 @@ def test_the_command_says_what_would_fit(capsys):
     assert not any("largest batch" in line for line in lines)
 
 
-@pytest.mark.parametrize("precision, name", [("bf16", "bf16"), ("fp16", "fp16")])
-def test_the_precision_is_the_one_that_was_asked_for(precision, name, capsys):
-    needed = {}
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_precision_is_the_one_that_was_asked_for(precision):
+    card, needed = find_card("RTX 3090"), {}
     for asked in ("fp32", precision):
-        command = ["budget", "--model", "mini", "--card", "RTX 3090", "--system", "linux", "--no-table"]
-        assert main([*command, "--precision", asked]) == 0
-        text = capsys.readouterr().out
-        assert f"sdpa attention, {asked}\n" in text
-        needed[asked] = int(re.search("needs +([0-9,]+)", text)[1].replace(",", ""))
+        options = report.options_of(Recipe(precision=asked), card, "sdpa")
+        assert options.precision == asked
+        needed[asked] = step_budget(config_for("mini"), 8, 512, options, card, "linux").reserved
     assert needed[precision] < needed["fp32"] - 50
 
 

@@ -119,7 +119,7 @@ def pretrained(auto_class, name: str | Path, **options):
     """
     load = functools.partial(auto_class.from_pretrained, name, trust_remote_code=False, **options)
     if not Path(name).is_dir():
-        if re.match(r"[~./\\]|\w:|.*/(.*/|$)", str(name)):  # no id of the Hub looks like this
+        if Path(name).exists() or re.match(r"[~./\\]|\w:|.*/(.*/|$)", str(name)):  # no id looks like this
             raise FileNotFoundError(f"There is no folder {str(name)!r}. Give another, or the id of a model.")
         shown = name if name == KNOWN else f"The model {name!r} (there is no such folder)"
         return from_hub(shown, lambda anew: load(force_download=anew))

@@ -24,7 +24,7 @@ SEPARATORS = ",;\t|"
 # The separator behind the first field, which may have one inside quotation marks.
 FIRST = re.compile(rf'(?:"[^"]*")+\s*([{SEPARATORS}])|[^{SEPARATORS}]*([{SEPARATORS}])')
 UNREADABLE = re.compile("[\0\ud800-\udfff]")  # a null byte, and what is made below of bytes that are no text
-NO_CLASS = re.compile(r"|-\d+|\[.*\]|\{.*\}")  # -1 often means that there is none; lists are several
+NO_CLASS = re.compile(r"|-\d+|\[.*\]|\{.*\}|b'.*'")  # -1 often means that there is none; lists are several
 # A file's rows as (line, values, label, text), the names of its columns, and its layout in words.
 Texts = namedtuple("Texts", "rows columns separator layout")
 MOST = 2**24  # characters of a field or line; more is a quotation mark or a line break that is missing
@@ -103,7 +103,7 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
             found = "" if label is None else plain_label(values[label])
             if labelled and NO_CLASS.fullmatch(found):
                 problem = f"the label {found[:40]}, where one class is needed" if found else "no label"
-                raise wrong(path, line, f"{problem}. Write its name, or remove the row.")
+                raise wrong(path, line, f"{problem}. Write its name (below 0 means none), or remove the row.")
             parts = ["" if values[i] is None else values[i] for i in texts]
             odd = [part for part in parts if not isinstance(part, str)]
             text = odd[0] if odd else " ".join(parts).strip()
@@ -114,7 +114,7 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
     layout = [f"separator {separator!r}"] if separator not in ("", ",") else []
     if columns is None and not labelled:
         layout.append("no header: " + ("the first column is no text" if width > 1 else "each line is a text"))
-    if columns and kinds != ["text", "label"] and kinds[1:] != ["title", "description"]:  # AG News has these
+    if columns and (asked or kinds != ["text", "label"] and kinds[1:] != ["title", "description"]):
         unused = [i for i in range(width) if i not in (label, *texts)]
         use = {"label column": [] if label is None else [label], "text": texts, "not used": unused}
         named = {what: ", ".join(repr(columns[i]) for i in some) for what, some in use.items()}
@@ -126,7 +126,7 @@ def _choose(path, columns, kinds, label_column, asked, labelled) -> tuple[int | 
     """Which column is the label, and which are the text."""
     if columns is None:
         if len(kinds) == 1 and labelled:
-            raise DataError(f"{path} has one column; it needs a label and a text, with a comma between.")
+            raise DataError(f"{path} has one column; a label and a text are needed, comma or tab between.")
         if len(kinds) > 1 and not labelled and not kinds[0].isdecimal():
             advice = "Write the columns' names into it, and say so: --text-columns A,B."
             raise DataError(f"{path}: which of the {len(kinds)} columns of its first line are text? {advice}")
@@ -141,7 +141,9 @@ def _choose(path, columns, kinds, label_column, asked, labelled) -> tuple[int | 
         raise DataError(f"{listed}. Which is the label? Say so: --label-column NAME (AGNEWS_LABEL_COLUMN).")
     for names, wanted in ((columns, asked), (kinds, ["text"]), (kinds, ["title", "description"])):
         if wanted and {*wanted} <= {*names}:
-            return label, [names.index(name) for name in wanted]
+            if label in (texts := [names.index(name) for name in wanted]):
+                raise DataError(f"{listed}; {columns[label]!r} is the label, and cannot be a text as well.")
+            return label, texts
     number = ("", "unnamed", "id", "index")  # of a row
     texts = [i for i, kind in enumerate(kinds) if i != label and kind.split(":")[0] not in number]
     if len(texts) != 1:
@@ -154,7 +156,7 @@ def plain_label(label) -> str:
     text = "" if label is None or label != label else str(label)  # not a number: pandas' missing value
     text = " ".join(unicodedata.normalize("NFKC", text).split())
     text = "".join(character for character in text if unicodedata.category(character)[0] != "C").strip()
-    number = re.fullmatch(r"\+?(-?)0*([1-9]\d*|0)(\.0*)?", text)
+    number = re.fullmatch(r"\+?(-?)(?:0(?=\d(?:\.|$)))?([1-9]\d*|\d)(\.0*)?", text)
     return number[1] + number[2] if number else text
 
 
@@ -227,7 +229,7 @@ def _csv_rows(path: Path, separator: str, skipped: int) -> Iterator[tuple[int, l
 
 def _json_records(path: Path) -> Iterator:
     """First the names of the columns, those of the first object; then (line, values) of each."""
-    columns = None
+    columns, left_out = None, set()
     for line, text in enumerate(read_lines(path), 1):
         if text.strip():
             try:
@@ -240,6 +242,9 @@ def _json_records(path: Path) -> Iterator:
                 raise wrong(path, line, _not_text(bad[0]))
             if columns is None:
                 yield (columns := list(values))
+            if new := {*values}.difference(columns, left_out):
+                left_out |= new
+                print(f"note: {path.name} has {', '.join(sorted(new))} from line {line} on: left out.")
             yield line, [values.get(name) for name in columns]
 
 

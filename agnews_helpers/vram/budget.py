@@ -13,7 +13,7 @@ from .allocator import MIB, CachingAllocator, OutOfMemory, replay
 from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace
 
 TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
-LENGTHS = (64, 128, 256, 512)  # tokens a row, for tables
+LENGTHS = (64, 128, 256, 512)  # tokens per row, for tables
 TYPICAL = 64  # tokens; 83 % of AG News' batches, grouped by length, are no longer (of 7,600 rows)
 USUAL = StepOptions(attention="eager", implementation="foreach")  # what one gets without asking for better
 

@@ -58,6 +58,12 @@ def count(cell, kind):
     return sum(kind in output.get("data", {}) for output in cell.get("outputs", []))
 
 
+def bars_of(cell):
+    """How many progress bars a cell shows; its sliders are a VBox."""
+    shown = [output["data"] for output in cell.get("outputs", []) if WIDGET in output.get("data", {})]
+    return sum(not "".join(data["text/plain"]).startswith("VBox") for data in shown)
+
+
 def test_every_cell_ran_and_none_ended_in_an_error(run):
     code = [cell for cell in run.saved if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -115,12 +121,57 @@ def test_the_questions_hide_their_answers(run):
 def test_progress_bars_are_drawn_and_full(run):
     """But for the last one of a cell that says its run was stopped: it ends where the run was stopped."""
     for saved, bars, text in zip(run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True):
-        assert len(bars) == count(saved, WIDGET) and all(bar["visible"] for bar in bars), text
+        assert len(bars) == bars_of(saved) and all(bar["visible"] for bar in bars), text
         assert not [
             words for words in ("HBox(", "Error displaying widget", "Loading widget") if words in text
         ], text
         for bar in bars[:-1] if "Stopped after" in text else bars:
             assert bar["width"] == "100%" and not bar["red"], bar["text"]
+
+
+def test_a_slider_moves_its_answer(run):
+    """Notebook 05: less attention memory, another verdict. Notebook 06: another headline, other bars."""
+    page = run.notebook.page
+    if page.locator(".widget-hslider").count():
+        answer = page.locator(".widget-html-content").last
+        before = answer.inner_text()
+        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press("ArrowLeft")
+        page.wait_for_timeout(2000)
+        assert "MiB reserved" in before and answer.inner_text() != before
+        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press("ArrowRight")
+    elif page.locator(".widget-text input").count():
+        field, answer = page.locator(".widget-text input").last, page.locator(".widget-html-content").last
+        before = answer.inner_html()
+        field.fill("Striker scores twice as champions win the derby")
+        field.press("Enter")
+        page.wait_for_timeout(5000)
+        assert "World" in before and answer.inner_html() != before
+    else:
+        assert not re.search("Slider|Text\\(", "".join("".join(cell["source"]) for cell in run.stored))
+
+
+CORNERS = """[...cell.querySelectorAll('.jp-OutputArea-output img')].map(image => {
+    const canvas = document.createElement('canvas')
+    canvas.width = image.naturalWidth
+    canvas.height = image.naturalHeight
+    const pen = canvas.getContext('2d')
+    pen.drawImage(image, 0, 0)
+    return pen.getImageData(1, 1, 1, 1).data[3]})"""
+
+
+def test_figures_can_be_read_in_the_dark_theme(run):
+    """They bring their own white background: dark words on a dark page would be gone."""
+    page = run.notebook.page
+    theme = "jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {}'}})"
+    page.evaluate(theme.format("Dark"))
+    try:
+        page.wait_for_selector("body[data-jp-theme-light='false']", timeout=20_000)
+        run.notebook.take_pictures(ROOT / "build" / "screenshots" / "dark")
+        corners = sum(run.notebook.cells(CORNERS), [])
+        assert corners and set(corners) == {255}
+    finally:
+        page.evaluate(theme.format("Light"))
+        page.wait_for_selector("body[data-jp-theme-light='true']", timeout=20_000)
 
 
 def test_nothing_has_to_be_scrolled_sideways(run):
