@@ -165,13 +165,13 @@ def test_figures_can_be_read_in_the_dark_theme(run):
     theme = "jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {}'}})"
     page.evaluate(theme.format("Dark"))
     try:
-        page.wait_for_selector("body[data-jp-theme-light='false']", timeout=20_000)
+        page.wait_for_selector("body[data-jp-theme-light='false']", state="attached", timeout=20_000)
         run.notebook.take_pictures(ROOT / "build" / "screenshots" / "dark")
         corners = sum(run.notebook.cells(CORNERS), [])
         assert corners and set(corners) == {255}
     finally:
         page.evaluate(theme.format("Light"))
-        page.wait_for_selector("body[data-jp-theme-light='true']", timeout=20_000)
+        page.wait_for_selector("body[data-jp-theme-light='true']", state="attached", timeout=20_000)
 
 
 def test_nothing_has_to_be_scrolled_sideways(run):
