@@ -65,7 +65,8 @@ def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_
         parts[_part(allocation)] += (allocation.size if made else -allocation.size) / MIB
     parts |= {"cached": reserved - sum(parts.values()), "CUDA context": sum(CONTEXT_MIB) / 2}
     beyond = "spills" if system == "windows" else "out of memory"
-    verdicts = ("fits" if runs_within(trace, mib) else beyond for mib in usable)
+    enough = (reserved <= mib or runs_within(trace, mib) for mib in usable)  # the second gives cache back
+    verdicts = ("fits" if fits else beyond for fits in enough)
     top = trace.events[peak][0]
     where = f"{top.op} of {top.module or 'the optimizer'} ({top.phase})"
     return Budget(usable, allocated, reserved, parts, *verdicts, where)
