@@ -165,7 +165,7 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
 
 def _listed(folder: Path) -> list[str] | None:
     """The lines of classes.txt; None where there is no such file."""
-    found = [path for path in folder.iterdir() if path.name.lower() == "classes.txt"]
+    found = [path for path in folder.iterdir() if path.name.lower() == "classes.txt" and path.is_file()]
     if not found:
         return None
     names = [name for line in read_lines(found[0]) if (name := plain_label(line))]

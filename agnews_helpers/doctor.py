@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from .hardware import this_card, version_of
+from .plumbing.hub import NO_ID
 from .plumbing.mini import MiniUnavailable, checked_file
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
@@ -149,9 +150,9 @@ def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
     free, room, hub = shutil.disk_usage(folder).free / 1e9, DISK_GB[recipe.profile], hub_status()
     found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
     yield Check("disk", free >= room, found, "Make room, or run this on another disk.")
-    on_hub = {"data": f"sample|{HUB_DATA}", "model": r"[\w-][\w.-]*(/[\w.-]+)?"}  # or in the package
+    elsewhere = {"data": recipe.data in (HUB_DATA, "sample"), "model": not NO_ID.match(recipe.model)}
     for what, name in (("data", recipe.data), ("model", recipe.model)):
-        there = bool(re.fullmatch(on_hub[what], name)) or Path(name).expanduser().is_dir()
+        there = elsewhere[what] or Path(name).expanduser().is_dir()
         found = name if there else f"there is no folder {name}"
         yield Check(what, there, found, f"AGNEWS_{what.upper()} must name a folder that is there.")
     if {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:

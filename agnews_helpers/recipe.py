@@ -151,10 +151,7 @@ ALLOWED = {
     "model": (len, "a Hub id, the path of a folder, or 'mini'"),
     "data": (len, f"'{HUB_DATA}', the path of a folder, or 'sample'"),
     "label_column": (lambda name: name != "", "the name of the column of labels; by default it is found"),
-    "text_columns": (
-        lambda names: names != "",
-        "names of columns, commas between; by default they are found",
-    ),
+    "text_columns": (lambda names: names != "", "names of columns, commas between; by default found"),
     "train_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4; by default all"),
     "test_rows": (lambda n: n is None or n >= 4, "a whole number of rows from 4; by default all"),
     "validation_share": (lambda x: 0 < x < 1, "a share of the training rows, between 0 and 1, both excluded"),

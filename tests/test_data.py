@@ -402,6 +402,9 @@ def test_classes_txt_in_other_letters(tmp_path):
     folder = own(tmp_path, mail(classes=("0", "1", "2")))
     (folder / "CLASSES.TXT").write_text("red\ngreen\nblue\n", encoding="utf-8")
     assert names_of(load(folder)) == ["red", "green", "blue"]
+    (folder / "CLASSES.TXT").unlink()
+    (folder / "classes.txt").mkdir()  # a folder lists nothing
+    assert names_of(load(folder)) == ["0", "1", "2"]
 
 
 def test_a_missing_folder(tmp_path):

@@ -18,6 +18,7 @@ WAIT = 10  # seconds for an answer or the next bytes; some requests of the libra
 TRIES = 5  # requests in a row without a usable answer; the libraries make 7 for each file
 PATIENCE = 60  # seconds that a Hub with too many requests may make us wait
 LATER = "Run the same again later."
+NO_ID = re.compile(r"[~./\\]|\w:|.*/(.*/|$)")  # no id of the Hub looks like this: a path does
 # Sizes of a model's config.json above which it is refused
 MOST = {"n_layers": 1000, "num_hidden_layers": 1000, "num_labels": 10**5, "vocab_size": 10**7}
 MOST |= {"dim": 10**5, "hidden_size": 10**5, "hidden_dim": 10**6, "intermediate_size": 10**6}
@@ -119,7 +120,7 @@ def pretrained(auto_class, name: str | Path, **options):
     """
     load = functools.partial(auto_class.from_pretrained, name, trust_remote_code=False, **options)
     if not Path(name).is_dir():
-        if Path(name).exists() or re.match(r"[~./\\]|\w:|.*/(.*/|$)", str(name)):  # no id looks like this
+        if Path(name).exists() or NO_ID.match(str(name)):
             raise FileNotFoundError(f"There is no folder {str(name)!r}. Give another, or the id of a model.")
         shown = name if name == KNOWN else f"The model {name!r} (there is no such folder)"
         return from_hub(shown, lambda anew: load(force_download=anew))
