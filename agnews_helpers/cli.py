@@ -1,6 +1,7 @@
 """The ``agnews`` command: doctor, budget, train, evaluate, predict, notebooks."""
 
 import argparse
+import atexit
 import os
 import sys
 from dataclasses import asdict, fields
@@ -189,7 +190,9 @@ def _train(options) -> tuple[int, dict]:
         raise ResumeError(f"{folder} holds an unfinished run. {choice}")
     begun = checkpoints.begun_with(folder).but(**flags) if resume else None  # goes on as it was begun
     recipe = begun or Recipe.for_this_machine(**flags)
-    hardware.processes().print(recipe.describe())  # of several processes the first
+    here = hardware.processes()
+    here.print(recipe.describe())  # of several processes the first
+    atexit.register(here.destroy_process_group)  # else its threads may still run when Python ends
     tokens = batching.tokenize(data.load_data(recipe), model.load_tokenizer(recipe), recipe)
     names, how = tokens["train"].features["label"].names, "auto" if resume is None else resume
     fresh = model.load_model(recipe, names)
@@ -197,7 +200,7 @@ def _train(options) -> tuple[int, dict]:
     if not run.finished:
         return INTERRUPTED if options.steps is None else 0, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
-    if not hardware.processes().is_main_process:
+    if not here.is_main_process:
         return 0, {}
     print(run.history.round(4).to_string())
     report.save(run.folder / "test_report.json")
@@ -208,7 +211,7 @@ def _train(options) -> tuple[int, dict]:
 
 
 def _evaluate(options) -> tuple[int, dict]:
-    from . import batching, data, evaluation, model, prediction
+    from . import batching, data, evaluation, hardware, model
 
     classifier, tokenizer = model.load_classifier(options.output_dir)
     flags, begun = _flags(options), model.run_facts(options.output_dir).get("recipe")
@@ -220,7 +223,7 @@ def _evaluate(options) -> tuple[int, dict]:
     print(recipe.describe())
     rows = data.load_test(recipe, model.class_names(classifier))
     test = batching.tokenize(rows, tokenizer, recipe)
-    report = evaluation.evaluate(classifier.to(prediction.best_device()), test, recipe)
+    report = evaluation.evaluate(classifier.to(hardware.processes().device), test, recipe)
     print(f"test: {report}", report.per_class.round(3).to_string(), report.confusion.to_string(), sep="\n")
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 

@@ -152,7 +152,7 @@ def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
     yield Check("disk", free >= room, found, "Make room, or run this on another disk.")
     elsewhere = {"data": recipe.data in (HUB_DATA, "sample"), "model": not NO_ID.match(recipe.model)}
     for what, name in (("data", recipe.data), ("model", recipe.model)):
-        there = elsewhere[what] or Path(name).expanduser().is_dir()
+        there = (path := Path(name).expanduser()).is_dir() or elsewhere[what] and not path.is_file()
         found = name if there else f"there is no folder {name}"
         yield Check(what, there, found, f"AGNEWS_{what.upper()} must name a folder that is there.")
     if {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:

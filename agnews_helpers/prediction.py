@@ -19,11 +19,6 @@ from .recipe import Recipe
 WORTH_A_BAR = 1_000  # rows; fewer are answered in some seconds
 
 
-def best_device() -> torch.device:
-    """The device that Accelerate would train on: CUDA, Apple's MPS or the CPU."""
-    return processes().device
-
-
 @torch.inference_mode()
 def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
     """Logits of tokenized rows in the rows' own order: fp32 tensor on the CPU, shape [rows, classes].
@@ -92,7 +87,7 @@ def classify_lists(lists: Iterable[list[str]], folder: str | Path, recipe=None) 
     own = run_facts(folder).get("recipe", {"max_length": min(512, tokenizer.model_max_length)})
     recipe = recipe or Recipe.from_dict(own)
     check_pair(model, tokenizer, recipe.max_length)
-    names, done = class_names(model.to(best_device())), 0
+    names, done = class_names(model.to(processes().device)), 0
     for texts in lists:
         for number, text in enumerate(texts, done + 1):
             if problem := problem_of(text):

@@ -171,8 +171,11 @@ def test_the_model(model, there):
     assert needed(replace(OFFLINE, model=model), "model").ok is there
 
 
-def test_a_models_folder(tmp_path):
+def test_a_models_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert needed(replace(OFFLINE, model=str(tmp_path)), "model").ok
+    Path("weights").touch()  # could be a Hub id, but for the file of this name
+    assert needed(replace(OFFLINE, model="weights"), "model").ok is False
 
 
 @pytest.mark.parametrize(

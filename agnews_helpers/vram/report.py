@@ -44,7 +44,7 @@ def card_report(config, recipe: Recipe, card: Card, system: str, attention="sdpa
     with tqdm(total=3 + len(tokens) * table, desc="trace steps", leave=False) as bar:
         figures |= asdict(step_budget(config, size, recipe.max_length, options, card, system))
         bar.update()
-        figures["hours"] = card.fp32_tflops and full_run_hours(config, epoch_lengths(recipe), recipe, card)
+        figures["hours"] = full_run_hours(config, epoch_lengths(recipe), recipe, card)
         bar.update()
         changes = levers(config, size, recipe.max_length, options, card, system)
         figures["levers"] = changes.reset_index().replace({float("nan"): None}).to_dict("records")

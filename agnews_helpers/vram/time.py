@@ -36,7 +36,7 @@ def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, 
     At so many FLOP/s and bytes/s, one after the other, because the kernels of a step do not overlap. A step's
     time is a square function of its tokens: three are computed.
     """
-    grid = max(1, recipe.max_length // 32), -(-recipe.max_length // 2), recipe.max_length
+    grid = max(1, recipe.max_length // 8), -(-recipe.max_length // 2), recipe.max_length
     work = [step_work(config, recipe.batch_size, length) for length in grid]
     seconds = [operations / flops + moved / bandwidth for operations, moved in work]
     padded = [max(lengths[row] for row in batch) for batch in epoch_batches(lengths, recipe, 1)]
