@@ -196,3 +196,11 @@ def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
     found = class_weights(rows, model, recipe.but(class_weights="balanced"))
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     assert found.tolist() == pytest.approx(expected.tolist())
+
+
+def test_the_processes_part_before_python_ends(tiny, tmp_path, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("agnews_helpers.cli.atexit.register", at_exit.append)
+    run = [str(tmp_path / "run"), "--model", str(tiny), "--train-rows", "45", "--steps", "1"]
+    assert main(["train", "--output-dir", *run]) == 0
+    assert [call.__name__ for call in at_exit] == ["destroy_process_group"]
