@@ -13,6 +13,7 @@ import statistics
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -228,7 +229,9 @@ class RunFolder:
         self.accelerator.print(f"This run is finished: its classifier is loaded from {self.path}. {DISCARD}")
         model = self.accelerator.unwrap_model(self.accelerator.prepare(model))
         load_model(model, self.path / "model.safetensors", device=str(model.device))
-        facts, tables = run_facts(self.path), (_read_numbers(self.path / name) for name in OUTPUTS[-2:])
+        read = partial(pd.read_csv, index_col=0, dtype=str)  # as numbers pandas 2 would lose the last digit
+        tables = (read(self.path / name).astype(float).rename(index=int) for name in OUTPUTS[-2:])
+        facts = run_facts(self.path)
         return Run(model, self.path, *tables, facts["epoch"], facts["seconds"])
 
     def restore(self, model, optimizer) -> State:
@@ -354,12 +357,6 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
     found = [path for path in Path(folder).glob("checkpoints/step-*") if NAME.fullmatch(path.name)]
     ours = [path for path in found if any((path / name).is_file() for name in ("progress.json", "state.pt"))]
     return sorted(ours, key=lambda path: [int(n or 1) for n in NAME.fullmatch(path.name).groups()])[::-1]
-
-
-def _read_numbers(path: Path) -> pd.DataFrame:
-    """A table of numbers to the last digit, which pandas 2 loses where it turns text into numbers itself."""
-    table = pd.read_csv(path, index_col=0, dtype=str).astype(float)
-    return table.set_axis(table.index.astype(int))
 
 
 def begun_with(folder: str | Path) -> Recipe:

@@ -4,7 +4,7 @@ import argparse
 import atexit
 import os
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import islice, tee
 from pathlib import Path
 from typing import get_args
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("json", "picture", "output"):  # what is written at the end is tried now
             if path := getattr(options, name, None):
                 try_file(path)
+                if name == "json" and path.suffix.lower() != ".json":  # what is there would be replaced
+                    raise InvalidValue(f"--json is {path}; it must end in .json.")
         code, figures = options.run(options)  # each command returns its exit status and its figures
         if options.json and figures:
             write_json(options.json, figures)
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
     add("--vram-gib", **number, help="memory of a card that is not in the list")
     here = "windows" if os.name == "nt" else "linux-desktop"
-    add("--system", default=here, help="windows, linux-desktop or linux, no screen (default: %(default)s)")
+    add("--system", default=here, help="windows, linux-desktop; no screen: linux (default: %(default)s)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
     flag = argparse.BooleanOptionalAction
     add("--table", action=flag, default=True, help="look for the largest batch of each length (default: yes)")
@@ -161,7 +163,7 @@ def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None
 
 
 def _budget(options) -> tuple[int, dict]:
-    from .hardware import GTX_1650_TI, Card, find_card, this_card
+    from .hardware import GTX_1650_TI, Card, check_precision, find_card, this_card
     from .vram.report import as_text, card_report
     from .vram.trace import config_for
 
@@ -172,7 +174,9 @@ def _budget(options) -> tuple[int, dict]:
     if (gib := options.vram_gib) is not None:
         if not 0 < gib <= 1024:
             raise InvalidValue(f"--vram-gib is {gib:g}; it must be above 0 and at most 1024.")
-        card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0, source="only its memory was given")
+        card = card if options.card else Card("a card", gib, (7, 5), 0, source="only its memory was given")
+        card = replace(card, name=f"{card.name} with {gib:g} GiB", vram_gib=gib)
+    check_precision(recipe.precision, "cuda", card)
     config = config_for(recipe.model)
     figures = card_report(config, recipe, card, options.system, options.attention, options.table)
     print(as_text(figures))
@@ -271,7 +275,7 @@ def _label_file(options) -> dict:
     try:
         with bar, partial.open("w", encoding="utf-8", newline="") as file:
             for rows, table in zip(here, tables):
-                written = pd.DataFrame([values for _, values, *_ in rows], columns=read.columns)
+                written = pd.DataFrame([values for _, values, *_ in rows], None, read.columns, object)
                 written[added[0]] = table.iloc[:, 1]
                 written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
                 written.to_csv(file, index=False, header=not bar.n)

@@ -157,7 +157,8 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
             lines = ", ".join(map(str, compress(train.lines, same)))
             problem = f"the label {label[:40]!r} has {n} of {len(same)} rows; a class needs {FEWEST}"
             advice = _advice(label, [name for key, name in names.items() if rows[key] >= FEWEST], line)
-            raise wrong(train.path, lines, f"{problem}.{advice} Or list so small a class in classes.txt.")
+            small = " Or list so small a class in classes.txt." * (n > 1)  # one row cannot learn and validate
+            raise wrong(train.path, lines, f"{problem}.{advice}{small}")
     if others := sorted({*train.labels} - {*names.values()})[:5]:
         print(f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters.")
     return sorted(names.values(), key=lambda n: (not n.isdecimal(), n.isdecimal() * len(n), n.casefold()))

@@ -100,7 +100,9 @@ def find_card(name: str) -> Card:
     if found := known.get(plain(name)):
         return CARDS[found]
     nearest = "".join(f" Is the {known[near]} meant?" for near in get_close_matches(plain(name), known, 1))
-    raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib.")
+    raise InvalidValue(
+        f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib alone."
+    )
 
 
 def this_card() -> Card | None:
@@ -156,13 +158,13 @@ def describe_machine() -> str:
     )
 
 
-def check_precision(precision: str, device) -> None:
-    """Raise InvalidValue where a precision is known to be slow, or to fail, on a ``torch.device``.
+def check_precision(precision: str, device: str, card: Card | None = None) -> None:
+    """Raise InvalidValue where a precision is known to be slow, or to fail, on a "cpu", a "cuda" card, ...
 
     What nobody knows of shows in the first step: the loop takes none whose loss or gradient is not finite.
     """
-    card = this_card() if device.type == "cuda" else None
-    if precision != "fp32" and (reason := refusal(precision, device.type, card)):
+    card = card or (this_card() if device == "cuda" else None)
+    if precision != "fp32" and (reason := refusal(precision, device, card)):
         raise InvalidValue(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
 
 

@@ -9,14 +9,12 @@ from accelerate.utils import reduce
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .batching import make_loader, sorted_batches, tokenize
+from .batching import WORTH_A_BAR, make_loader, sorted_batches, tokenize
 from .hardware import processes
 from .model import check_pair, class_names, load_classifier, run_facts
 from .plumbing.errors import InvalidValue, NonFiniteError
 from .plumbing.tables import problem_of
 from .recipe import Recipe
-
-WORTH_A_BAR = 1_000  # rows; fewer are answered in some seconds
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ def train(
     if class_order(model, tokens["train"]) != [*range(model.config.num_labels)]:
         raise InvalidValue("The model has other classes than the data: give load_model the data's names.")
     accelerator = make_accelerator(recipe)
-    check_precision(recipe.precision, accelerator.device)
+    check_precision(recipe.precision, accelerator.device.type)
     folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
     wishes = StopWish(alone=accelerator.num_processes == 1)
     cap, leaner = VramCap(accelerator.device), recomputed(model, recipe.gradient_checkpointing)

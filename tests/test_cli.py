@@ -94,6 +94,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         (["predict", "text", "--output-dir", "no/such/run"], "holds no trained classifier"),
         (["evaluate", "--output-dir", "no/such/run"], "holds no trained classifier"),
         (["notebooks", "--source", "no/such/notebooks"], "holds no numbered notebook"),
+        (["doctor", "--json", "figures.csv"], "--json is figures.csv; it must end in .json"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
@@ -343,6 +344,14 @@ def test_columns_of_those_names_are_kept(shop, tmp_path):
     table = pd.read_csv(again)  # what was predicted before is kept
     assert table.columns[4:].tolist() == ["predicted_predicted_label", "predicted_confidence"]
     assert table["predicted_label"].equals(pd.read_csv(target)["predicted_label"])
+
+
+def test_numbers_stay_as_they_are(shop, tmp_path):
+    source, target = tmp_path / "texts.jsonl", tmp_path / "labelled.csv"
+    lines = ['{"text": "Is the lamp still sold?", "n": 1}', '{"text": "And the desk?"}']
+    source.write_text("\n".join(lines), encoding="utf-8")
+    assert main(["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]) == 0
+    assert pd.read_csv(target, dtype=str)["n"].fillna("").tolist() == ["1", ""]  # not 1.0
 
 
 def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):

@@ -120,6 +120,8 @@ def test_columns_that_the_reader_names(tmp_path):
     ]
     refused(tmp_path, content, "'Nr', 'Kategorie'", "'kategorie' is none of them", label_column="kategorie")
     refused(tmp_path, content, "Which are the text?", "--text-columns", label_column="Kategorie")
+    twice = content.replace("Nr", "Kategorie", 1)
+    refused(tmp_path, twice, "'Kategorie' is several of them", label_column="Kategorie")
 
 
 @pytest.mark.parametrize(

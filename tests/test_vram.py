@@ -238,6 +238,14 @@ def test_the_command_says_what_would_fit(capsys):
     assert not any("largest batch" in line for line in lines)
 
 
+def test_a_card_with_other_memory(capsys):
+    command = ["budget", "--model", "mini", "--card", "1650ti", "--vram-gib", "0.5", "--system", "windows"]
+    assert main([*command, "--no-table"]) == 0
+    text = capsys.readouterr().out
+    assert "GTX 1650 Ti with 0.5 GiB" in text and "left       0 to " in text and "about" in text
+    assert "next       a smaller --batch-size or --max-length, or --model mini" in text
+
+
 def test_the_precision_is_the_one_that_was_asked_for(capsys):
     needed = {}
     for asked in ("fp32", "bf16", "fp16"):
@@ -260,7 +268,9 @@ def test_the_commands_flags_are_those_that_differ():
     "arguments, message",
     [
         (["--card", "Voodoo"], "No card 'Voodoo'"),
-        (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant?"),
+        (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant? Or give --vram-gib alone."),
+        (["--card", "1650ti", "--precision", "fp16"], "has no tensor cores: fp16 is slow"),
+        (["--max-length", "600"], "A batch of rows of 600 tokens"),
         (["--system", "dos"], "system is 'dos'"),
         (["--card", ""], "No card ''"),
         (["--model", "no/such/model"], "There is no folder 'no/such/model'"),

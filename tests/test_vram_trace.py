@@ -315,9 +315,9 @@ def test_lengths_that_are_no_multiple_of_8_are_padded_for_the_kernel():
     "shapes, message",
     [
         ([], "list of batch shapes is empty"),
-        ([(0, 16)], "0 rows x 16 tokens"),
+        ([(0, 16)], "A batch of 0 rows: rows must be at least 1"),
         ([(8, 16), (8, 129)], "tokens from 1 to 128"),
-        ([(8, 0)], "8 rows x 0 tokens"),
+        ([(8, 0)], "A batch of rows of 0 tokens"),
     ],
 )
 def test_shapes_out_of_range(shapes, message):

@@ -99,7 +99,7 @@ def from_hub(name: str, load, tried: str | None = None):
             return load(tried == "anew")
     except Exception as error:  # three libraries and what they are built on have many ways to fail
         seen = watch.refusal or "".join(traceback.format_exception(error, limit=0))  # limit: no lines of code
-        shown = watch.refusal or " ".join(str(error.__cause__ or error).split())[:200]
+        shown = watch.refusal or " ".join(str(error.__cause__ or error).split()).split(". ")[0][:200]
         reason, remedy, cure = next(row[1:] for row in FAILURES if re.search(row[0], seen))
         reason, remedy = reason.format(shown), remedy.format(watch.wait)
         if cure and not tried and not silent:

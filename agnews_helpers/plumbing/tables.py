@@ -133,8 +133,8 @@ def _choose(path, columns, kinds, label_column, asked, labelled) -> tuple[int | 
         return (0 if len(kinds) > 1 else None), [*range(len(kinds))][-max(1, len(kinds) - 1) :]
     listed = f"{path} has the columns {', '.join(map(repr, columns))}"
     for name in filter(None, [label_column, *asked]):
-        if name not in columns:
-            raise DataError(f"{listed}; {name!r} is none of them.")
+        if columns.count(name) != 1:
+            raise DataError(f"{listed}; {name!r} is {'several' if name in columns else 'none'} of them.")
     labels = [i for i, kind in enumerate(kinds) if LABEL.fullmatch(kind)]
     label = columns.index(label_column) if label_column else labels[0] if len(labels) == 1 else None
     if label is None and labelled:

@@ -23,7 +23,7 @@ class Budget:
     """What a training step needs and what the card leaves, in MiB.
 
     allocated, reserved : peaks, named as in `torch.cuda`; reserved is without a limit.
-    parts : what lies in memory at the peak, with the allocator's cache and the middle of the context's range.
+    parts : what lies in memory at the peak, with the allocator's cache and the largest CUDA context.
     usable : what system and context leave to PyTorch, (at worst, at best); on this machine's card: now.
     verdict, at_best : what happens in the worst and in the best case: it ``"fits"``, ``"spills"`` (on
     Windows: into the computer's memory, slow and without an error), or is ``"out of memory"`` (elsewhere).
@@ -50,7 +50,7 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
         return card.free_mib, card.free_mib
     (least, most), (smallest, largest) = SYSTEMS_GIB[system], CONTEXT_MIB
     whole = card.vram_gib * 1024
-    return whole - most * 1024 - largest, whole - least * 1024 - smallest
+    return max(0.0, whole - most * 1024 - largest), max(0.0, whole - least * 1024 - smallest)
 
 
 def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
@@ -63,7 +63,7 @@ def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_
     parts = dict.fromkeys(TRACED_PARTS, 0.0)
     for allocation, made in trace.events[: peak + 1]:
         parts[_part(allocation)] += (allocation.size if made else -allocation.size) / MIB
-    parts |= {"cached": reserved - sum(parts.values()), "CUDA context": sum(CONTEXT_MIB) / 2}
+    parts |= {"cached": reserved - sum(parts.values()), "CUDA context": CONTEXT_MIB[1]}
     beyond = "spills" if system == "windows" else "out of memory"
     enough = (reserved <= mib or runs_within(trace, mib) for mib in usable)  # the second gives cache back
     verdicts = ("fits" if fits else beyond for fits in enough)

@@ -14,7 +14,7 @@ from .trace import StepOptions, config_for
 # Tokens of 40,000 rows of AG News: the middle of each twentieth, the shortest first; and the longest row
 ROWS = (28, 34, 38, 40, 42, 44, 46, 47, 49, 50, 52, 53, 55, 57, 58, 61, 64, 67, 75, 109)
 LONGEST_ROW = 358
-VERDICTS = {"fits": "it fits", "out of memory": "it ends out of memory"}
+VERDICTS = {"fits": "it fits", "out of memory": "it does not fit: out of memory"}
 VERDICTS["spills"] = "it spills: no error, but slow, for Windows puts the rest into the computer's memory"
 TEXT = """\
 verdict    {told}
@@ -79,23 +79,24 @@ def epoch_lengths(recipe: Recipe) -> list[int]:
 def as_text(figures: dict) -> str:
     """The figures of `card_report` as people read them: the verdict, what to do, why; then two tables."""
     system, command, hours = (figures[name] for name in ("system", "command", "hours"))
-    told, fits = VERDICTS[figures["verdict"]], figures["verdict"] == "fits"
+    fits = figures["verdict"] == "fits"
+    told = VERDICTS[figures["verdict"]] + "; agnews train takes it in parts" * (not fits)
     if figures["at_best"] != figures["verdict"]:
         told += f"; if {system} takes little of the card, it fits"
     as_it_is, *others = figures["levers"]
     changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
     flags = [""] if fits else [row["flag"] for row in changes if row["verdict"] == "fits" and row["flag"]]
-    follow = " or: ".join(f"{command} {flag}".strip() for flag in flags[:2]) or "agnews budget --model mini"
+    follow = (
+        " or: ".join(f"{command} {flag}".strip() for flag in flags[:2])
+        or "a smaller --batch-size or --max-length, or --model mini"
+    )
     takes = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
     source = "free on it now" if figures["here"] else takes.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB)
     time = "unknown: this card's speed is not in the list" if hours is None else HOURS.format(**figures)
     lines = [TEXT.format(**figures, told=told, follow=follow, source=source, time=time)]
     for row in (as_it_is, *changes):
-        if row["reserved"] is None:
-            lines.append(f"{'':11}{row['change']}: {row['verdict']}")
-        else:
-            line = f"{row['reserved']:>9,.0f}  {row['verdict']:14} {row['change']:42} {row['flag']}"
-            lines.append(line.rstrip())
+        mib = "" if row["reserved"] is None else f"{row['reserved']:,.0f}"
+        lines.append(f"{mib:>9}  {row['verdict']:14} {row['change']:42} {row['flag']}".rstrip())
     largest = figures["largest_batch"].items()
     lines += [LARGEST] * bool(largest) + [f"{n:>9} {worst:>6,} {best:>6,}" for n, (worst, best) in largest]
     return "\n".join(lines)

@@ -63,8 +63,7 @@ class StepOptions:
             known, value = get_args(kind), getattr(self, name)
             if get_origin(kind) is Literal and value not in known:
                 raise InvalidValue(f"StepOptions.{name} is {value!r}; it must be one of {', '.join(known)}.")
-        rows = self.micro_batch_size
-        if rows is not None and rows < 1:
+        if (rows := self.micro_batch_size) is not None and rows < 1:
             raise InvalidValue(f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None.")
 
     @property
@@ -114,7 +113,8 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     for rows, length in shapes:
         if rows < 1 or length < 1 or 0 < positions < length:
             allowed = f"rows must be at least 1, tokens from 1 to {positions} (the model's positions)"
-            raise InvalidValue(f"A batch of {rows} rows x {length} tokens: {allowed}.")
+            found = f"{rows} rows" if rows < 1 else f"rows of {length} tokens"
+            raise InvalidValue(f"A batch of {found}: {allowed}.")
     return _trace(json.dumps(config.to_dict(), default=str), shapes, options)
 
 
