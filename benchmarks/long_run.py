@@ -48,12 +48,11 @@ def folder_mb(folder: Path) -> float:
 # ---- the run itself, in a process of its own
 
 
-def test(work: Path, event: str, model, rows, recipe) -> None:
+def test(model, rows, recipe) -> dict:
     from agnews_helpers import calibration, calibration_error, evaluate
 
     report = evaluate(model, rows, recipe)
-    figures = report.to_dict() | {"calibration_error": calibration_error(calibration(report.answers))}
-    log(work, event, **figures)
+    return report.to_dict() | {"calibration_error": calibration_error(calibration(report.answers))}
 
 
 def run(work: Path) -> None:
@@ -63,7 +62,8 @@ def run(work: Path) -> None:
 
     recipe = Recipe.for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
-    count, evaluate, here = State.count, training.evaluate, psutil.Process()
+    count, end_epoch, evaluate = State.count, State.end_epoch, training.evaluate
+    here, tested = psutil.Process(), {}
 
     def counted(state, loss):
         count(state, loss)
@@ -76,14 +76,17 @@ def run(work: Path) -> None:
 
     def evaluated(model, rows, recipe):
         report = evaluate(model, rows, recipe)
-        log(work, "validated", accuracy=report.accuracy, loss=report.loss)
-        test(work, "tested", model, tokens["test"], recipe)
+        tested.update(test(model, tokens["test"], recipe))
         return report
 
-    State.count, training.evaluate = counted, evaluated
+    def ended(state, report):
+        log(work, "tested", epoch=state.epoch, **tested)
+        return end_epoch(state, report)
+
+    State.count, State.end_epoch, training.evaluate = counted, ended, evaluated
     done = train(load_model(recipe), tokens, recipe, work / "run")
     if done.finished:
-        test(work, "finished", done.model, tokens["test"], recipe)
+        log(work, "finished", **test(done.model, tokens["test"], recipe))
         best = {"best_epoch": done.best_epoch, "seconds": done.seconds, "disk_mb": folder_mb(done.folder)}
         log(work, "best", **best, history=done.history.reset_index().to_dict("records"))
 
@@ -202,7 +205,7 @@ def figures_of(lines: list[dict]) -> dict:
                 pace.append(told | {"loss": round(line["loss"], 4)})
             before = line
         new_sitting = line["event"] == "start" or new_sitting and line["event"] != "step"
-    last_test = {line["epoch"]: line for line in _with_epochs(lines)}
+    tests = {line["epoch"]: line for line in lines if line["event"] == "tested"}
     names = ("rows", "accuracy", "interval", "macro_f1", "loss", "calibration_error")
     best = next(line for line in lines if line["event"] == "best")
     linear = next((line for line in lines if line["event"] == "baseline"), {})
@@ -213,23 +216,11 @@ def figures_of(lines: list[dict]) -> dict:
         "best_epoch": best["best_epoch"],
         "disk_mb_finished": round(best["disk_mb"], 1),
         "history": best["history"],
-        "tested": [
-            {"epoch": epoch} | {name: line[name] for name in names} for epoch, line in last_test.items()
-        ],
+        "tested": [{"epoch": epoch} | {name: line[name] for name in names} for epoch, line in tests.items()],
         "interruptions": interruptions,
         "tfidf_accuracy": linear.get("accuracy"),
         "pace": pace,
     }
-
-
-def _with_epochs(lines: list[dict]):
-    """The tests, each with the epoch after which it was made: that of the last step before it."""
-    epoch = 0
-    for line in lines:
-        if line["event"] == "step":
-            epoch = line["epoch"]
-        elif line["event"] == "tested":
-            yield line | {"epoch": epoch}
 
 
 def draw(figures: dict, path: Path) -> None:
