@@ -242,7 +242,7 @@ def draw(figures: dict, path: Path) -> None:
     panels[2].set(title="Memory of the process", ylabel="MB")
     for axes in panels:
         axes.set_xlabel("step")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.spines[["top", "right"]].set_visible(False)
         for fault in figures["interruptions"]:
             axes.axvline(fault["step"], color="grey", linewidth=0.8, linestyle=":")
