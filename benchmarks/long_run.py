@@ -151,7 +151,9 @@ class Terminal:
 
 def flip_a_bit(folder: Path) -> str:
     """Flip the lowest bit of the byte in the middle of the newest checkpoint's weights."""
-    newest = max((folder / "checkpoints").glob("step-*"))
+    from agnews_helpers.checkpoints import checkpoints_in
+
+    newest = checkpoints_in(folder)[0]
     with (newest / "model.safetensors").open("r+b") as file:
         middle = file.seek(0, os.SEEK_END) // 2
         file.seek(middle)
@@ -197,9 +199,10 @@ def figures_of(lines: list[dict]) -> dict:
             told = {key: line[key] for key in ("name", "exit", "disk_mb")}
             interruptions.append(told | {"step": before["step"]})
         if line["event"] == "step":
-            if new_sitting and interruptions and before:
-                interruptions[-1].setdefault("continued_after", line["step"] - 1)
-            elif before and line["epoch"] == before["epoch"]:  # else a validation and a test lie between
+            if new_sitting:  # after a fault, or after this program itself was ended
+                if interruptions:
+                    interruptions[-1].setdefault("continued_after", line["step"] - 1)
+            elif line["epoch"] == before["epoch"]:  # else a validation and a test lie between
                 speed = line["batch_size"] * (line["step"] - before["step"]) / (line["time"] - before["time"])
                 told = {"step": line["step"], "rows_per_second": round(speed, 2), "rss_mb": line["rss_mb"]}
                 pace.append(told | {"loss": round(line["loss"], 4)})
