@@ -176,7 +176,8 @@ def _budget(options) -> tuple[int, dict]:
             raise InvalidValue(f"--vram-gib is {gib:g}; it must be above 0 and at most 1024.")
         card = card if options.card else Card("a card", gib, (7, 5), 0, source="only its memory was given")
         card = replace(card, name=f"{card.name} with {gib:g} GiB", vram_gib=gib)
-    check_precision(recipe.precision, "cuda", card)
+    if options.card or gib is None:  # of a card without a name nobody knows what it can do
+        check_precision(recipe.precision, "cuda", card)
     config = config_for(recipe.model)
     figures = card_report(config, recipe, card, options.system, options.attention, options.table)
     print(as_text(figures))

@@ -244,6 +244,8 @@ def test_a_card_with_other_memory(capsys):
     text = capsys.readouterr().out
     assert "GTX 1650 Ti with 0.5 GiB" in text and "left       0 to " in text and "about" in text
     assert "next       a smaller --batch-size or --max-length, or --model mini" in text
+    unnamed = ["budget", "--model", "mini", "--vram-gib", "8", "--precision", "bf16", "--no-table"]
+    assert main(unnamed) == 0 and "a card with 8 GiB" in capsys.readouterr().out
 
 
 def test_the_precision_is_the_one_that_was_asked_for(capsys):
