@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", **path, help="a new CSV file for them")
     add("--text-columns", metavar="A,B", help="which of its columns are text")
     add = command("notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html")
-    add("--source", **place, default=Path("notebooks"), help="where they are (default: %(default)s)")
+    ours = Path(__file__).parent  # in a wheel they lie in the package, in a checkout beside it
+    places = [Path("notebooks"), ours / "notebooks", ours.parent / "notebooks"]
+    source = next((place for place in places if any(place.glob("[0-9]*.ipynb"))), places[0])
+    add("--source", **place, default=source, help="where they are (default: %(default)s)")
     add("--target", **place, default=Path("build/notebooks"), help="where to put them (default: %(default)s)")
     return parser
 

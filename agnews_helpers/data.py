@@ -88,9 +88,8 @@ def _read_folder(folder: Path, recipe: Recipe):
     """Names of the classes, train and test. The training file decides how labels are coded."""
     if not (path := find_table(folder, "train")):
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
-        raise DataError(
-            f"{folder} has no train.csv, but {there}. It must have {NEEDED}, each one whole file."
-        )
+        needed = f"It must have {NEEDED}, each one whole file."
+        raise DataError(f"{folder} has no train.csv, but {there}. {needed}")
     found = _read(path, recipe)
     names = _classes(folder, found)
     if (coding := _coding(found, names)) is None:

@@ -149,12 +149,10 @@ def describe_machine() -> str:
         device = "Apple GPU (MPS)"
     else:
         device = f"CPU, {torch.get_num_threads()} threads"
-    versions = (f"{name} {version_of(name)}" for name in ("torch", "transformers", "datasets", "accelerate"))
-    return (
-        f"versions   {', '.join([f'python {platform.python_version()}', *versions])}\n"
-        f"system     {platform.system()} {platform.machine()}\n"
-        f"device     {device}"
-    )
+    names = "torch", "transformers", "datasets", "accelerate"
+    versions = ", ".join(f"{name} {version_of(name)}" for name in names)
+    python, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    return f"versions   python {python}, {versions}\nsystem     {system}\ndevice     {device}"
 
 
 def check_precision(precision: str, device: str, card: Card | None = None) -> None:

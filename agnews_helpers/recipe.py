@@ -161,10 +161,7 @@ ALLOWED = {
     "batch_size": (lambda n: n >= 1, "a whole number of rows from 1"),
     "micro_batch_size": (lambda n: n is None or n >= 1, "a whole number of rows from 1; by default all"),
     "gradient_checkpointing": (lambda yes: True, "True or False: layers are computed twice, not kept"),
-    "class_weights": (
-        lambda name: name in (None, "balanced"),
-        "'balanced' (rare ones weigh more); by default all the same",
-    ),
+    "class_weights": (lambda name: name in (None, "balanced"), "'balanced'; by default all weigh the same"),
     "learning_rate": (lambda x: 0 < x < 1, "above 0 and below 1 (the recipe's is 2e-5)"),
     "epochs": (lambda n: n >= 1, "a whole number of passes over the rows, from 1"),
     "precision": (lambda name: name in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'"),

@@ -22,7 +22,7 @@ def run_notebooks(source: Path, target: Path) -> dict:
         advice = "Run this from the project's folder, or give --source."
         raise FileNotFoundError(f"{source} holds no numbered notebook. {advice}")
     recipe = Recipe.for_this_machine()
-    print(recipe.describe(), flush=True)
+    print(recipe.describe(), f"from       {source}", sep="\n", flush=True)
     target.mkdir(parents=True, exist_ok=True)
     runs, aside = target / "runs", target / f"runs-until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
     if runs.exists():  # 04 trains anew, so that the summary is of this run; an earlier one is not lost

@@ -325,33 +325,6 @@ def parts(rows: int, steps: int = 30) -> dict:
     return shares | {"everything else": 1 - sum(shares.values()), "data, beside the step": data / seconds}
 
 
-def inference(rows: int) -> dict:
-    """Rows a second of classify() and of transformers' pipeline on the same texts, and whether the answers
-    agree."""
-    from transformers import pipeline
-
-    from agnews_helpers import classify, load_tokenizer
-
-    recipe, tokens, model = newsletter(rows)
-    texts = tokens["train"]["text"][:]
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder), load_tokenizer(recipe).save_pretrained(folder)
-        started = time.perf_counter()
-        mine = classify(texts, folder)["label"].tolist()
-        ours = time.perf_counter() - started
-        started = time.perf_counter()
-        theirs = pipeline("text-classification", model=folder)(texts, batch_size=64, truncation=True)
-        other = time.perf_counter() - started
-    same = sum(a == b["label"] for a, b in zip(mine, theirs))
-    return {
-        "rows": rows,
-        "classify": rows / ours,
-        "pipeline": rows / other,
-        "times": other / ours,
-        "same_answers": same,
-    }
-
-
 def start_up(rows: int = 40_000) -> dict:
     """Seconds to tokenize, the second time (a process of its own, from the cache), and from train() to its
     first step."""
@@ -440,7 +413,7 @@ def main() -> None:
         return
     lines = rounds(options.repeat, options.rows)
     table, shares, grown = ratios(lines), measure("parts", 400), growth()
-    answers, start = measure("inference", 4_000), start_up()
+    start = start_up()
     mine = lines[lines["contender"] == "ours"]
     share, left_out = mine["share_of_limit"], mine["left_out"].median()
     data = "AG News rows" if os.environ.get("AGNEWS_DATA") else "the sample"
@@ -452,7 +425,7 @@ def main() -> None:
         f"{left_out:.1%} of that work is not done, since the head reads the last layer at [CLS] alone\n"
         f"\nwhere a step's time "
         f"goes:\n{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n{grown.round(2).to_string(index=False)}\n"
-        f"\ninference {answers}\nstart-up {start}"
+        f"\nstart-up {start}"
     )
     figures = {
         "data": data,
@@ -463,7 +436,6 @@ def main() -> None:
         "left_out": round(left_out, 4),
         "parts": shares,
         "growth": grown.round(3).to_dict("records"),
-        "inference": answers,
         "start_up": start,
     }
     HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from agnews_helpers import LABELS, __version__, data, load_model, train
+from agnews_helpers import LABELS, __version__, cli, data, load_model, train
 from agnews_helpers.checkpoints import checkpoints_in
 from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
@@ -101,6 +101,25 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_the_notebooks_are_found_wherever_it_runs(tmp_path, monkeypatch):
+    """Those of this folder; else those that came with the package: in a wheel inside it, else beside it."""
+
+    def source():
+        return cli._parser().parse_args(["notebooks"]).source.resolve()
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()  # somebody's own, without a numbered one
+    (tmp_path / "notebooks" / "mine.ipynb").touch()
+    assert len(list(source().glob("0[1-8]_*.ipynb"))) == 8
+    installed = tmp_path / "site-packages" / "agnews_helpers"
+    (installed / "notebooks").mkdir(parents=True)
+    (installed / "notebooks" / "01_one.ipynb").touch()
+    monkeypatch.setattr(cli, "__file__", str(installed / "cli.py"))
+    assert source() == installed / "notebooks"
+    (tmp_path / "notebooks" / "01_here.ipynb").touch()
+    assert source() == tmp_path / "notebooks"
 
 
 def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):

@@ -13,7 +13,7 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.hardware import refusal, version_of
+from agnews_helpers.hardware import CARDS, refusal, version_of
 
 
 def test_the_cards_facts_agree_with_each_other():
@@ -21,6 +21,16 @@ def test_the_cards_facts_agree_with_each_other():
     assert GTX_1650_TI.bandwidth == 128 * 12 / 8
     facts = dict(GTX_1650_TI.facts())
     assert facts["compute capability"] == "7.5" and "fp32" in facts["tensor cores"]
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_no_fact_of_a_card_is_mistyped(card):
+    """A multiprocessor has 64 or 128 cores since 2016, and the boost clocks of all these are near 1.5 GHz."""
+    assert card.cuda_cores / card.multiprocessors in (64, 128)
+    if card.fp32_tflops:
+        assert 1.3 < card.fp32_tflops * 1000 / (2 * card.cuda_cores) < 2.0  # GHz
+    assert card.tensor_cores == (card.capability >= (7, 0) and "GTX" not in card.name)
+    assert card.vram_gib in (4, 6, 8, 16, 24, 40) and "published" in card.source
 
 
 def test_the_card_of_this_machine(monkeypatch):

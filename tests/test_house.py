@@ -147,6 +147,18 @@ def project_and_needed():
     return project, [*project["dependencies"], *project["optional-dependencies"]["test"]]
 
 
+def test_a_wheel_has_every_folder_of_code_and_the_notebooks():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    code = {".".join(path.relative_to(ROOT).parent.parts) for path in PACKAGE.rglob("*.py")}
+    assert {*setuptools["packages"]} == code | {"agnews_helpers.notebooks"}
+    data = setuptools["package-data"]
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    matched = {path for pattern in data["agnews_helpers"] for path in PACKAGE.glob(pattern)}
+    assert {*files} == matched
+    assert setuptools["package-dir"] == {"agnews_helpers.notebooks": "notebooks"}
+    assert data["agnews_helpers.notebooks"] == ["*.ipynb"]
+
+
 def test_environment_yml_is_in_step_with_pyproject():
     project, needed = project_and_needed()
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))

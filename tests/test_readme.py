@@ -36,6 +36,7 @@ OURS = [(number, command) for number, command in COMMANDS if " predict - " in co
 # What other tests do, or what cannot be done here. Everything else must be tried below.
 ELSEWHERE = {
     r"py -3.11 -m venv .*|\S*Activate.*": "Windows' own way to make an environment",
+    r"uv venv .*": "an environment, too; the line after it is compared with pyproject.toml",
     r"conda .*": "conda is not here; test_house compares environment.yml with pyproject.toml",
     r"jupyter lab notebooks": "tests/browser does",
     r"python -m pytest -n 2": "this is it",
@@ -50,7 +51,7 @@ def elsewhere(command: str) -> bool:
 def tried(command: str) -> bool:
     """Whether a test below takes this command."""
     return re.match(
-        r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews |make |python -m pip |python bench|uv ", command
+        r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews |make |python -m pip |python bench|uv pip ", command
     )
 
 

@@ -36,20 +36,24 @@ RENAMED = {
 }
 
 
+def mini_place() -> Path:
+    """Where the offline model is once it was made: in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(cache).expanduser() / "agnews-helpers" / NAME
+
+
 @functools.cache
 def mini_folder() -> Path:
     """The folder of the offline model, for ``from_pretrained``.
 
-    It is made once, in the user's cache, and compared with its checksums before a process uses it; a damaged
+    It is made once, in `mini_place`, and compared with its checksums before a process uses it; a damaged
     one is made again. Where the cache cannot be written, a temporary folder serves until the process ends.
     MiniUnavailable where it has to be made, and the package is missing or its files are not the ones we know;
     SaveError where it cannot be written anywhere.
     """
     from filelock import FileLock
 
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    folder = Path(cache).expanduser() / "agnews-helpers" / NAME
-    if not damaged_files(folder):
+    if not damaged_files(folder := mini_place()):
         return folder
     write = functools.partial(_convert, *map(checked_file, SHA256))
     try:

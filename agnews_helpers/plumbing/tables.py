@@ -258,9 +258,8 @@ def _parquet_records(path: Path) -> Iterator:
             told = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", "{}"))
             kinds = told.get("info", {}).get("features", {})  # where `datasets` notes names of classes
             names = [kinds.get(column, {}).get("names") for column in columns]
-            rows = chain.from_iterable(
-                zip(*(column.to_pylist() for column in batch.columns)) for batch in file.iter_batches(4096)
-            )
+            lists = ([c.to_pylist() for c in batch.columns] for batch in file.iter_batches(4096))
+            rows = chain.from_iterable(zip(*columns) for columns in lists)
             for line, row in enumerate(rows, 1):
                 yield line, [n[v] if n and v in range(len(n)) else v for n, v in zip(names, row)]
     except Exception as error:  # pyarrow has many ways to say it

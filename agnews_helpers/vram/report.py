@@ -86,10 +86,8 @@ def as_text(figures: dict) -> str:
     as_it_is, *others = figures["levers"]
     changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
     flags = [""] if fits else [row["flag"] for row in changes if row["verdict"] == "fits" and row["flag"]]
-    follow = (
-        " or: ".join(f"{command} {flag}".strip() for flag in flags[:2])
-        or "a smaller --batch-size or --max-length, or --model mini"
-    )
+    smaller = "a smaller --batch-size or --max-length, or --model mini"
+    follow = " or: ".join(f"{command} {flag}".strip() for flag in flags[:2]) or smaller
     takes = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
     source = "free on it now" if figures["here"] else takes.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB)
     time = "unknown: this card's speed is not in the list" if hours is None else HOURS.format(**figures)
