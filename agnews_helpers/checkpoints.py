@@ -324,7 +324,7 @@ class RunFolder:
         if not state.best_epoch:  # so that there is something to look at
             self._publish(model, state)
         folder = shlex.quote(str(self.path))
-        how = f"To continue, run the same again, or: agnews train --resume --output-dir {folder}"
+        how = f"To continue, call train() again, or run: agnews train --resume --output-dir {folder}"
         self.accelerator.print(f"Stopped after {state}; saved in {self.path}. {how}\n{state.pace()}")
         return self._run(model, state, finished=False)
 

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "say what this machine is and which profile it would run")
     add = command("budget", _budget, "say whether a training step fits a card", _recipe_flags(OF_BUDGET))
     add("--card", metavar="NAME", help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)")
-    add("--vram-gib", **number, help="memory of a card that is not in the list")
+    add("--vram-gib", **number, help="memory of a card that is not in the list, or instead of --card's own")
     here = "windows" if os.name == "nt" else "linux-desktop"
     add("--system", default=here, help="windows, linux-desktop; no screen: linux (default: %(default)s)")
     add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
@@ -141,7 +141,7 @@ def _doctor(options) -> tuple[int, dict]:
     checks, figures = list(doctor.cannot_load()), {}
     if not checks:
         recipe = doctor.recipe_here()
-        figures |= {"recipe": recipe.to_dict(), "reason": recipe.reason}
+        figures |= {"recipe": asdict(recipe), "reason": recipe.reason}
         print(f"{hardware.describe_machine()}\n{recipe.describe()}\n")
         checks = doctor.examine(recipe)
     print(*checks, sep="\n")
@@ -214,7 +214,7 @@ def _train(options) -> tuple[int, dict]:
     report.save(run.folder / "test_report.json")
     print(f"test: {report}")
     print(f"epoch {run.best_epoch} kept in {folder}, {run.seconds / 60:.1f} minutes of training")
-    figures = {"recipe": recipe.to_dict(), "history": run.history.reset_index().to_dict("records")}
+    figures = {"recipe": asdict(recipe), "history": run.history.reset_index().to_dict("records")}
     return 0, figures | {"best_epoch": run.best_epoch, "seconds": run.seconds, "test": report.to_dict()}
 
 
@@ -233,7 +233,7 @@ def _evaluate(options) -> tuple[int, dict]:
     test = batching.tokenize(rows, tokenizer, recipe)
     report = evaluation.evaluate(classifier.to(hardware.processes().device), test, recipe)
     print(f"test: {report}", report.per_class.round(3).to_string(), report.confusion.to_string(), sep="\n")
-    return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
+    return 0, {"recipe": asdict(recipe), "test": report.to_dict()}
 
 
 def _predict(options) -> tuple[int, dict]:

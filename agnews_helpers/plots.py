@@ -1,4 +1,4 @@
-"""Every figure of the notebooks. Each function takes results, draws, and returns the figure's axes.
+"""Every figure of the notebooks. Each function takes results, draws, and returns its axes or figure.
 
 The names of the classes come with the results. Colours are Okabe and Ito's, which colour-blind readers can
 tell apart; where there are more classes than colours, a hatching tells the rest.

@@ -1,4 +1,4 @@
-"""Every number of the recipe, and the three sizes in which it runs; nothing else asks where. Notebook 01."""
+"""Every number of the recipe, and the three sizes in which it runs. Notebook 01."""
 
 import os
 from collections.abc import Mapping
@@ -66,10 +66,10 @@ class Recipe:
     def for_this_machine(cls, **overrides) -> "Recipe":
         """The recipe in the size that fits this machine.
 
-        The profile is `overrides["profile"]`, else ``AGNEWS_PROFILE``, else decided here: CUDA and the
-        Hub give ``full``, the Hub alone ``laptop``, neither ``offline``. Then come ``AGNEWS_MODEL``,
-        ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``, ``AGNEWS_TRAIN_ROWS`` and
-        ``AGNEWS_TEST_ROWS``, then `overrides` (None is ignored).
+        The profile is `overrides["profile"]`, else ``AGNEWS_PROFILE``, else decided here: the Hub, or its
+        cache, gives ``full`` with CUDA and ``laptop`` without; else it is ``offline``. Then come
+        ``AGNEWS_MODEL``, ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``,
+        ``AGNEWS_TRAIN_ROWS`` and ``AGNEWS_TEST_ROWS``, then `overrides` (None is ignored).
 
         Raises
         ------
@@ -104,17 +104,13 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Recipe":
-        """What `to_dict` wrote, now or in version 1; what is no field today is left out, the rest checked."""
+        """From the fields' values, of now or of version 1; what is no field today is left out."""
         if not isinstance(values, Mapping):
             raise InvalidValue(f"A recipe is made of names and values, not of {values!r}.")
         return cls(**{name: values[name] for name in cls.__annotations__ if name in values})
 
-    def to_dict(self) -> dict:
-        """The fields as plain values, for a JSON file."""
-        return asdict(self)
-
     def from_anywhere(self) -> dict:
-        """`to_dict` with folders from the root on: for a run that is continued in another place."""
+        """The fields' values, folders from the root on: for a run that is continued in another place."""
         places = {name: Path(getattr(self, name)) for name in ("model", "data")}
         return asdict(self) | {name: str(path.resolve()) for name, path in places.items() if path.is_dir()}
 

@@ -13,20 +13,24 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def run_notebooks(source: Path, target: Path) -> dict:
     """Execute every notebook of `source` into `target`, a line for each, and print a summary.
 
-    A notebook that fails is kept as far as it came, named with its error, and the next one still runs.
+    A notebook that fails is kept as far as it came, named with its error, and the next one still runs. What
+    `target` has of these names from earlier is moved into a folder with the time.
     Returned are ``profile``, ``minutes``, ``notebooks`` (name, ok, seconds), and ``accuracy`` if notebook 04
-    got that far. FileNotFoundError where `source` holds no notebook.
+    got that far. FileNotFoundError where `source` holds no notebook, or is `target`.
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
-    if not notebooks:
-        advice = "Run this from the project's folder, or give --source."
-        raise FileNotFoundError(f"{source} holds no numbered notebook. {advice}")
+    if not notebooks or source.resolve() == target.resolve():
+        raise FileNotFoundError(f"{source} holds no numbered notebook, or is --target. Give --source.")
     recipe = Recipe.for_this_machine()
     print(recipe.describe(), f"from       {source}", sep="\n", flush=True)
     target.mkdir(parents=True, exist_ok=True)
-    runs, aside = target / "runs", target / f"runs-until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
-    if runs.exists():  # 04 trains anew, so that the summary is of this run; an earlier one is not lost
-        print(f"What is in {runs} from earlier is kept as {runs.rename(aside)}.", flush=True)
+    runs, aside = target / "runs", target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
+    pages = [target / (path.stem + kind) for path in notebooks for kind in (".ipynb", ".html")]
+    if earlier := [path for path in (runs, *pages) if path.exists()]:  # 04 trains anew: its figures are told
+        aside.mkdir()
+        for path in earlier:
+            path.rename(aside / path.name)
+        print(f"What is in {target} from earlier is kept in {aside}.", flush=True)
     figures, started = {"profile": recipe.profile, "notebooks": []}, time.perf_counter()
     for number, path in enumerate(notebooks, 1):
         print(f"[{number}/{len(notebooks)}] {path.stem:24}", end=" ", flush=True)

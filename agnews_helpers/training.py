@@ -32,7 +32,7 @@ def train(
 
     The best epoch is the one with the highest validation accuracy; among equals, the lowest loss. It is
     saved in `output_dir` as soon as it is known, with its tokenizer. Every `save_minutes`, after each best
-    epoch, and when it is stopped (Ctrl-C, the notebook's stop button, SIGTERM, a closed terminal), the run is
+    epoch, and when it is stopped (Ctrl-C, the notebook's stop button; on POSIX SIGTERM, SIGHUP), the run is
     saved in ``output_dir/checkpoints``; the same call continues it, step for step as if nothing had been.
 
     Parameters
@@ -126,7 +126,7 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
     Raises
     ------
     DoesNotFit
-        When not even one row fits.
+        When not even one row fits; where several processes run, when one of them runs out of memory.
     """
     limits = [] if limits is None else limits
     here, length = batch["input_ids"].shape
@@ -159,7 +159,7 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
         if size == 1:
             raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})")
         limits.append([length, size // 2])
-        parts = f"in parts of {size // 2}, and so for all batches this long. Nothing else changes."
+        parts = f"in parts of {size // 2}, and so for all batches this long. The gradient is the same."
         tqdm.write(f"Out of memory with {size} rows of {length} tokens: the same step again {parts}")
 
 
@@ -211,7 +211,7 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
             raise
         what = error if isinstance(error, DoesNotFit) else "Adam's two running means do not fit either"
         raise DoesNotFit(
-            f"Out of memory after {state}: {what}. What was saved is whole; the same call continues it. "
+            f"Out of memory after {state}: {what}. What was saved is whole, and can be continued. "
             "What helps: (1) close what else uses the memory: nvidia-smi lists it, another notebook keeps "
             "its share until its kernel is restarted. (2) Shorter rows: "
             f"Recipe(max_length={max(length // 4, 3)}), or gradient_checkpointing=True. (3) A smaller model: "

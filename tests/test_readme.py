@@ -107,6 +107,14 @@ def test_the_commands_of_a_block_run(block, reader, trained, monkeypatch, capsys
         assert told.out
 
 
+def test_no_training_finds_the_folder_of_another():
+    """A reader goes on in one folder, from the first command to the last."""
+    trainings = [command for _, command in COMMANDS if " train " in command and "--resume" not in command]
+    folders = [re.search(r"--output-dir (\S+)", command)[1] for command in trainings]
+    folders += re.findall(r'train\(.*output_dir="(.*?)"\)', TEXT)
+    assert len(folders) >= 6 and len({*folders}) == len(folders)
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 def test_make_knows_its_targets():
     for _, command in COMMANDS:

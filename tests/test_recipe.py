@@ -1,7 +1,7 @@
 import threading
 import time
 import urllib.request
-from dataclasses import fields
+from dataclasses import asdict, fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -128,8 +128,8 @@ def test_a_copy_is_checked_too():
 
 def test_a_recipe_comes_back_from_its_dict():
     recipe = Recipe(model="mini", train_rows=40, learning_rate=1e-3)
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
-    version_1 = {**recipe.to_dict(), "reason": "the default", "checkpoint_minutes": 10.0}
+    assert Recipe.from_dict(asdict(recipe)) == recipe
+    version_1 = {**asdict(recipe), "reason": "the default", "checkpoint_minutes": 10.0}
     assert Recipe.from_dict(version_1) == recipe
     assert Recipe.from_dict({"epochs": 2}) == Recipe(epochs=2)
     with pytest.raises(ValueError, match=r"Recipe\.epochs is '4'"):
@@ -142,8 +142,8 @@ def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeyp
     monkeypatch.setenv("AGNEWS_PROFILE", "offline")
     recipe = Recipe.for_this_machine()
     assert recipe.describe().startswith("profile    offline (asked for by AGNEWS_PROFILE)\nmodel      mini;")
-    assert recipe.but(epochs=2).reason == recipe.reason and "reason" not in recipe.to_dict()
-    given = Recipe.from_dict(recipe.to_dict())
+    assert recipe.but(epochs=2).reason == recipe.reason and "reason" not in asdict(recipe)
+    given = Recipe.from_dict(asdict(recipe))
     assert given == recipe and "profile    offline (as given)" in given.describe()
 
 
@@ -260,4 +260,4 @@ def test_any_values_are_a_recipe_or_a_value_error(values):
     except ValueError as error:
         assert any(f"Recipe.{name} is" in str(error) for name in values)
     else:
-        assert Recipe.from_dict(recipe.to_dict()) == recipe and recipe.describe()
+        assert Recipe.from_dict(asdict(recipe)) == recipe and recipe.describe()

@@ -19,11 +19,22 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(source, tmp_path
     earlier = tmp_path / "target" / "runs" / "agnews" / "test_report.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text('{"accuracy": 0.9}', encoding="utf-8")
+    for name in ("01_first.ipynb", "02_mine.ipynb"):
+        (tmp_path / "target" / name).write_text("with my notes", encoding="utf-8")
     figures = running.run_notebooks(source, tmp_path / "target")
-    [kept] = (tmp_path / "target").glob("runs-until-*")
-    assert (kept / "agnews" / "test_report.json").read_text(encoding="utf-8") == '{"accuracy": 0.9}'
+    [kept] = (tmp_path / "target").glob("until-*")
+    assert (kept / "runs" / "agnews" / "test_report.json").read_text(encoding="utf-8") == '{"accuracy": 0.9}'
+    assert (kept / "01_first.ipynb").read_text(encoding="utf-8") == "with my notes"
+    assert sorted(path.name for path in kept.iterdir()) == ["01_first.ipynb", "runs"]
+    assert (tmp_path / "target" / "02_mine.ipynb").exists()  # of no name that is written: it stays
     printed = capsys.readouterr().out
     assert "accuracy" not in figures and str(kept) in printed and "notebook 04 did not finish" in printed
+
+
+def test_a_folder_is_not_its_own_target(source):
+    with pytest.raises(FileNotFoundError, match="or is --target"):
+        running.run_notebooks(source, source.parent / "source")
+    assert [path.name for path in source.iterdir()] == ["01_first.ipynb"]
 
 
 def test_an_error_is_printed_below_its_notebook(source, tmp_path, monkeypatch, capsys):

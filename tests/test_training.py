@@ -336,7 +336,7 @@ def test_the_smaller_part_is_remembered_for_longer_batches_only(recipe, capsys):
     assert sizes[4:] == [4, 4, 8]
     step(100)  # 4 fail, 2 do not
     assert sizes[7:] == [4, 2, 2, 2, 2] and limits == [[60, 4], [100, 2]]
-    assert capsys.readouterr().out.count("Nothing else changes.") == 2
+    assert capsys.readouterr().out.count("The gradient is the same.") == 2
 
 
 def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):

@@ -4,7 +4,7 @@ import re
 
 
 class AgnewsError(Exception):
-    """All of ours: the message says what is wrong, where, and what to do."""
+    """All below: the message says what is wrong, where, and what to do."""
 
 
 class InvalidValue(AgnewsError, ValueError):
@@ -44,7 +44,7 @@ class NonFiniteError(AgnewsError, ArithmeticError):
 
 
 class DoesNotFit(AgnewsError, RuntimeError):
-    """Memory runs out and smaller parts cannot help."""
+    """Memory runs out and smaller parts cannot help, or cannot be taken: several processes run."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

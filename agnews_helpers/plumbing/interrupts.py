@@ -1,4 +1,4 @@
-"""Ctrl-C, the stop button, SIGTERM and a closed terminal: wishes, granted between two steps. Notebook 08."""
+"""Ctrl-C, the stop button, SIGTERM, SIGHUP: wishes to stop, granted between two steps. Notebook 08."""
 
 import os
 import signal

@@ -33,7 +33,7 @@ LARGEST = f"\nlargest batch, at worst and at best, by tokens per row (AG News ha
 def card_report(config, recipe: Recipe, card: Card, system: str, attention="sdpa", table=True) -> dict:
     """Everything that ``agnews budget`` says about a recipe on a card, as plain values. Memory in MiB.
 
-    config : as for `config_for`. table : whether to look for the largest batch of five lengths. Errors as for
+    config : as for `config_for`. table : whether to look for the largest batch of each length. Errors as for
     `step_budget`. A bar shows how far it is.
     """
     config, options, size = config_for(config), options_of(recipe, card, attention), recipe.batch_size

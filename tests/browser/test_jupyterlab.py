@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 05 and 06 use what 04 leaves
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 06 uses what 04 leaves
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
 # A kernel says so where other programs leave it no time; the notebook is not to blame.
