@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agnews_helpers import Recipe, classify, load_data, sorted_batches
+from agnews_helpers import Recipe, classify, sorted_batches
+from agnews_helpers.data import load_test
 from agnews_helpers.model import class_names, load_classifier
 
 HERE = Path(__file__)
@@ -113,8 +114,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     folder = options.classifier
-    texts = load_data(Recipe.for_this_machine(profile="offline"))["test"]["text"][: options.rows]
     model, tokenizer = load_classifier(folder)
+    rows = load_test(Recipe.for_this_machine(profile="offline"), class_names(model))
+    texts = rows["text"][: options.rows]
     model.eval()
     piped = pipeline("text-classification", model=str(folder), truncation=True)
     with tempfile.TemporaryDirectory() as work:

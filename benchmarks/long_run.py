@@ -113,6 +113,8 @@ class Terminal:
         command = [sys.executable, str(HERE.resolve()), "--work", str(work), "--run"]
         self.pid, self.terminal = pty.fork()
         if not self.pid:
+            for number in (signal.SIGHUP, signal.SIGINT):  # noqa: TID251 - else ignored for ever, as under nohup
+                signal.signal(number, signal.SIG_DFL)
             os.execv(sys.executable, command)
         self.status = None
 
