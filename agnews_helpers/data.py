@@ -246,8 +246,7 @@ def _split(train: dict, test: dict, names: list[str], recipe: Recipe):
 def _dataset(rows: dict, names: list[str]):
     from datasets import ClassLabel, Dataset, Features, Value
 
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
-    return Dataset.from_dict(rows, features=features)
+    return Dataset.from_dict(rows, Features({"text": Value("string"), "label": ClassLabel(names=[*names])}))
 
 
 def _deal(rows: dict, n: int, seed: int) -> tuple[dict, dict]:

@@ -255,17 +255,18 @@ def make_accelerator(recipe: Recipe):
 
 
 def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int = 400):
-    """The classifier of notebook 04 from `folder`, or a brief training when there is none.
+    """Model, tokenizer and folder of notebook 04's classifier; where there is none, of a brief training.
 
-    Says which of the two happened. The brief one takes at most `rows` training rows.
+    That one takes at most `rows` training rows and a folder of its own: it is not in notebook 04's way.
     """
     if (Path(folder) / "model.safetensors").is_file():
         profile = run_facts(folder).get("recipe", {}).get("profile", "unknown")
         print(f"Using the classifier of notebook 04 (profile {profile}).")
-        return load_classifier(folder)
-    print(f"No classifier of notebook 04 here: training one on at most {rows} rows.")
+        return *load_classifier(folder), Path(folder)
+    folder = Path(f"{folder}-brief")
+    print(f"No classifier of notebook 04 here: training one on at most {rows} rows, in {folder}.")
     brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows))
     news = load_data(brief)
     model = load_model(brief, news["train"].features["label"].names)
     train(model, tokenize(news, load_tokenizer(brief), brief), brief, folder)
-    return load_classifier(folder)
+    return *load_classifier(folder), folder

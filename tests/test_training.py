@@ -17,8 +17,10 @@ from agnews_helpers import (
     find_or_train,
     forward_backward,
     load_classifier,
+    load_data,
     load_model,
     make_loader,
+    tokenize,
     train,
     training,
 )
@@ -224,14 +226,16 @@ def test_bf16_after_fp32_in_one_process(recipe, tokens, tmp_path):
 
 
 def test_find_or_train(recipe, tmp_path, capsys):
-    find_or_train(recipe, tmp_path / "agnews", rows=40)
+    model, tokenizer, brief = find_or_train(recipe, tmp_path / "agnews", rows=40)
+    assert brief == tmp_path / "agnews-brief" and model.config.num_labels == 4
     assert "training one on at most 40 rows" in capsys.readouterr().out
+    short = recipe.but(epochs=1)  # notebook 04 comes later, with another recipe
+    tokens = tokenize(load_data(short), tokenizer, short)
+    assert train(load_model(short), tokens, short, tmp_path / "agnews").finished
     before = (tmp_path / "agnews" / "model.safetensors").stat().st_mtime_ns
-    model, tokenizer = find_or_train(recipe, tmp_path / "agnews")
+    *_, folder = find_or_train(recipe, tmp_path / "agnews")
     assert "Using the classifier of notebook 04 (profile offline)" in capsys.readouterr().out
-    assert (
-        tmp_path / "agnews" / "model.safetensors"
-    ).stat().st_mtime_ns == before and model.config.num_labels == 4
+    assert folder == tmp_path / "agnews" and (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
 # Memory that runs out, and numbers that are not finite
