@@ -100,8 +100,7 @@ def find_card(name: str) -> Card:
     if found := known.get(plain(name)):
         return CARDS[found]
     nearest = "".join(f" Is the {known[near]} meant?" for near in get_close_matches(plain(name), known, 1))
-    listed = ", ".join(CARDS)
-    raise InvalidValue(f"No card {name!r} in the list: {listed}.{nearest} Or give --vram-gib alone.")
+    raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib.")
 
 
 def this_card() -> Card | None:

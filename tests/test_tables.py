@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agnews_helpers import DataError
+from agnews_helpers.plumbing import tables
 from agnews_helpers.plumbing.tables import (
     MOST,
     find_table,
@@ -243,6 +244,17 @@ def test_a_field_of_three_million_characters(tmp_path, name):
         data = as_csv(rows)
     csv.field_size_limit(131_072)  # as Python sets it
     assert read(tmp_path, data, name) == [(label, text.strip()) for label, text in rows]
+    assert csv.field_size_limit() == 131_072
+
+
+def test_readers_at_the_same_time_leave_pythons_limit_as_it_was(tmp_path):
+    path = tmp_path / "any.csv"
+    path.write_text("3,one\n4,two\n", encoding="utf-8")
+    csv.field_size_limit(131_072)  # as Python sets it
+    first, second = (tables._csv_rows(path, ",", 0) for _ in range(2))
+    assert next(first) == next(second) == (1, ["3", "one"])
+    assert csv.field_size_limit() == 131_072  # while somebody else may read, too
+    first.close(), second.close()
     assert csv.field_size_limit() == 131_072
 
 

@@ -270,7 +270,7 @@ def test_the_commands_flags_are_those_that_differ():
     "arguments, message",
     [
         (["--card", "Voodoo"], "No card 'Voodoo'"),
-        (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant? Or give --vram-gib alone."),
+        (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant? Or give --vram-gib."),
         (["--card", "1650ti", "--precision", "fp16"], "has no tensor cores: fp16 is slow"),
         (["--max-length", "600"], "A batch of rows of 600 tokens"),
         (["--system", "dos"], "system is 'dos'"),

@@ -214,17 +214,18 @@ def _separator(path: Path, kind: str) -> tuple[str, int]:
 def _csv_rows(path: Path, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     lines = islice(read_lines(path), skipped, None)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    limit, line = csv.field_size_limit(MOST), skipped + 1  # `line`: where the row at hand begins
-    try:
-        for row in reader:
-            if any(field.strip() for field in row):  # else separators, as spreadsheets leave them at the end
-                yield line, row
-            line = skipped + reader.line_num + 1
-    except csv.Error as error:
-        problem = f"a quotation mark opens in this row, and the rest is not well-formed ({error})"
-        raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.") from None
-    finally:
-        csv.field_size_limit(limit)
+    row, line = [], skipped + 1  # where the row at hand begins
+    while row is not None:
+        if any(field.strip() for field in row):  # else separators, as spreadsheets leave them at the end
+            yield line, row
+        line, limit = skipped + reader.line_num + 1, csv.field_size_limit(MOST)  # one for all of Python
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            problem = f"a quotation mark opens in this row, and the rest is not well-formed ({error})"
+            raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.") from None
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _json_records(path: Path) -> Iterator:
