@@ -109,10 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", **path, help="a new CSV file for them")
     add("--text-columns", metavar="A,B", help="which of its columns are text")
     add = command("notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html")
-    ours = Path(__file__).parent  # in a wheel they lie in the package, in a checkout beside it
-    places = [Path("notebooks"), ours / "notebooks", ours.parent / "notebooks"]
-    source = next((place for place in places if any(place.glob("[0-9]*.ipynb"))), places[0])
-    add("--source", **place, default=source, help="where they are (default: %(default)s)")
+    add("--source", **place, help="where they are (default: notebooks, else those that came with this)")
     add("--target", **place, default=Path("build/notebooks"), help="where to put them (default: %(default)s)")
     return parser
 
@@ -296,5 +293,8 @@ def _label_file(options) -> dict:
 def _notebooks(options) -> tuple[int, dict]:
     from .running import run_notebooks
 
-    figures = run_notebooks(options.source, options.target)
+    ours = Path(__file__).parent  # in a wheel they lie in the package, in a checkout beside it
+    places = [Path("notebooks"), ours / "notebooks", ours.parent / "notebooks"]
+    found = next((place for place in places if any(place.glob("[0-9]*.ipynb"))), places[0])
+    figures = run_notebooks(options.source or found, options.target)
     return 0 if all(notebook["ok"] for notebook in figures["notebooks"]) else 1, figures

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from agnews_helpers import LABELS, __version__, cli, data, load_model, train
+from agnews_helpers import LABELS, __version__, cli, data, load_model, running, train
 from agnews_helpers.checkpoints import checkpoints_in
 from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
@@ -106,9 +106,13 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
 def test_the_notebooks_are_found_wherever_it_runs(tmp_path, monkeypatch):
     """Those of this folder; else those that came with the package: in a wheel inside it, else beside it."""
 
-    def source():
-        return cli._parser().parse_args(["notebooks"]).source.resolve()
+    def run_notebooks(source, target):
+        return {"notebooks": [], "source": source.resolve()}
 
+    def source():
+        return cli._notebooks(cli._parser().parse_args(["notebooks"]))[1]["source"]
+
+    monkeypatch.setattr(running, "run_notebooks", run_notebooks)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").mkdir()  # somebody's own, without a numbered one
     (tmp_path / "notebooks" / "mine.ipynb").touch()

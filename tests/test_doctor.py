@@ -62,7 +62,10 @@ def test_a_package_against_its_range(line, found, ok, monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"])
     monkeypatch.setattr(doctor, "version_of", lambda _: found)
     _, check = doctor._packages()  # the first is Python's
-    assert check.ok is ok and ("pip install -c constraints.txt" in str(check)) is not ok
+    assert (
+        check.ok is ok
+        and ("Run in the folder of the project: pip install -c constraints.txt" in str(check)) is not ok
+    )
 
 
 def test_a_clone_that_is_not_installed(monkeypatch):
@@ -72,7 +75,7 @@ def test_a_clone_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(doctor, "requires", requires)
     _, check = doctor._packages()
     assert str(check).startswith("[FAIL] agnews-helpers") and "is not installed" in str(check)
-    assert "pip install -c constraints.txt" in str(check)
+    assert "Run in the folder of the project: pip install -c constraints.txt" in str(check)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys
     output = capsys.readouterr().out
     assert (
         f"[FAIL] {name}" in output
-        and "pip install -c constraints.txt" in output
+        and "Run in the folder of the project: pip install -c constraints.txt" in output
         and f"Not ready: {name}." in output
     )
 
