@@ -144,7 +144,7 @@ class Terminal:
         if how == "closed terminal":
             self.close()
         elif self.status is None:
-            os.kill(self.pid, signal.SIGTERM if how == "SIGTERM" else SIGKILL)
+            os.kill(self.pid, SIGKILL if how == "kill -9" else signal.SIGTERM)
         if self.listen(600):
             raise TimeoutError(f"{how}: still running after ten minutes")
         self.close()
