@@ -6,6 +6,7 @@ output_dir/           the best epoch's classifier, agnews_run.json; when finishe
 """
 
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -132,10 +133,7 @@ class RunFolder:
     ----------
     finished : whether the run that was asked for is finished already; then `load_run` returns it.
 
-    Raises
-    ------
-    ResumeError, FolderInUse, SaveError, Damaged
-        When it is entered; as for `train`.
+    When it is entered it may raise ResumeError, FolderInUse, SaveError and Damaged; as for `train`.
     """
 
     def __init__(self, output_dir, model, tokens, recipe: Recipe, accelerator, resume="auto", minutes=10.0):
@@ -157,6 +155,8 @@ class RunFolder:
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
+        # Bytes of a checkpoint: weights, Adam's two means, a copy of the best weights.
+        self.needed = 4 * sum(weight.nbytes for weight in model.parameters())
         self.newest: Path | None = None  # the checkpoint to continue from; then the last that was written
         self.finished = self.protected = False
 
@@ -165,6 +165,10 @@ class RunFolder:
             if self.first:
                 self._open(held)
                 self._look()
+                disk = shutil.disk_usage(self.path)
+                if not self.finished and disk.free < min(self.needed, disk.total):  # some tell of no size
+                    sizes = f"{self.needed / 2**20:,.0f} MiB, and {disk.free / 2**20:,.0f} are free"
+                    raise SaveError(f"A checkpoint in {self.path} takes {sizes}. Make room. {ELSEWHERE}")
             self.finished, self.newest = broadcast_object_list([self.finished, self.newest])
             self.held = held.pop_all()
         self.saved_at = time.perf_counter()
@@ -175,7 +179,7 @@ class RunFolder:
 
     def _open(self, held: ExitStack) -> None:
         """Lock and try the folder: one that cannot be written fails now, not after an epoch."""
-        if self.source and Path(self.source).resolve() == self.path.resolve():
+        if self.source and os.path.realpath(self.source) == os.path.realpath(self.path):
             raise ResumeError(f"{self.path} holds the model to begin with. {ELSEWHERE}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -263,10 +267,7 @@ class RunFolder:
     def save(self, model, optimizer, state: State) -> None:
         """Write a checkpoint of this very moment, keep the newest two; publish the best epoch at its end.
 
-        Raises
-        ------
-        SaveError
-            When it cannot be written; the ones before it stay.
+        SaveError where it cannot be written; the ones before it stay.
         """
         states = gather_object([[g.get_rng_state() for g in _generators(model.device)]])  # of each process
         is_best = state.best_epoch and state.best_epoch == state.epoch - 1 and state.batch == 0
@@ -284,6 +285,10 @@ class RunFolder:
                 shutil.copytree(self.newest / "best", folder / "best")
 
         if self.first:
+            if not self.path.exists():
+                self.path.mkdir(parents=True)
+                self.held.enter_context(storage.folder_lock(self.path))
+                print(f"note: {self.path} was deleted or renamed; the run goes on in a new one.")
             # A name that nothing has: no checkpoint is ever rewritten in its place.
             name = storage.unused(self.checkpoints / f"step-{len(state.losses):08d}")
             self.newest = storage.write_folder(name, write)

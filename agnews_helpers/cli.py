@@ -34,8 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Windows' pipes and old consoles lack most letters
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if (stream := getattr(sys, name)) is None:  # whoever started us has closed it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end of the process
+        elif mode == "w" and hasattr(stream, "reconfigure"):  # Windows' pipes and consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
         for name in ("json", "picture", "output"):  # what is written at the end is tried now
@@ -264,8 +266,9 @@ def _label_file(options) -> dict:
     from .prediction import classify_lists
 
     target, partial = options.output, options.output.with_name(PARTIAL + options.output.name)
-    if target.exists() or target.suffix.lower() != ".csv":
-        raise SaveError(f"{target} exists, or is not called .csv, which it will be. Give another name.")
+    if os.path.lexists(target) or target.suffix.lower() != ".csv":  # also where it is a link to nothing
+        problem = "exists" if os.path.lexists(target) else "is not called .csv, which it will be"
+        raise SaveError(f"{target} {problem}. Give another name.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
     added = ["label", "confidence"]
     while taken := {*added} & {*read.columns}:

@@ -87,10 +87,7 @@ SYSTEMS_GIB = {"linux": (0.06, 0.19), "linux-desktop": (0.19, 0.69), "windows": 
 def find_card(name: str) -> Card:
     """A card of the list, as people call it ("1650ti") or as nvidia-smi does ("Tesla V100-SXM2-16GB").
 
-    Raises
-    ------
-    ValueError
-        For a card that is not in the list; the message has the list, and the nearest.
+    ValueError for a card that is not in the list; the message has the list, and the nearest.
     """
 
     def plain(text):

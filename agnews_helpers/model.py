@@ -140,10 +140,7 @@ def write_classifier(model, tokenizer, folder: Path) -> None:
 def load_classifier(folder: str | Path):
     """Model and tokenizer from a folder that `train` or ``save_pretrained`` wrote.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the folder holds no classifier, or a damaged one. OSError : when its files may not be read.
+    FileNotFoundError where it holds no classifier, or a damaged one; OSError where its files may not be read.
     """
     how = f"Run notebook 04, or: agnews train --output-dir {folder}"
     folder = Path(folder).expanduser()
@@ -175,10 +172,7 @@ def source_files(name: str) -> list[Path]:
 def run_facts(folder: str | Path) -> dict:
     """What `train` noted about the run, or an empty dict for a model from elsewhere.
 
-    Raises
-    ------
-    Damaged
-        When the file is there, and is empty, cut, or of something else.
+    Damaged where the file is there, and is empty, cut, or of something else.
     """
     path = Path(folder) / RUN_FILE
     try:

@@ -23,11 +23,7 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
 
     The model is put into evaluation mode, so that dropout is off, and left in the mode it was in. Where
     several processes run, all must call this: each computes its share, and all get all logits.
-
-    Raises
-    ------
-    NonFiniteError
-        When an answer is not a number: the model's weights are damaged.
+    NonFiniteError where an answer is not a number: the model's weights are damaged.
     """
     lengths = [recipe.pad_to or length for length in rows["length"][:]]
     state, was_training = processes(), model.training

@@ -301,6 +301,15 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
     assert "is none of the labels" in line or "knows the classes" in line
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("words", ["- <&- 2>&-", "Parcel >&-"])
+def test_closed_streams(shop, words):
+    """Of a service, say. Python has None for each."""
+    command = f'"{sys.executable}" -m agnews_helpers predict --output-dir "{shop}" {words}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
     source, target = tmp_path / "texts.csv", tmp_path / "new" / "labelled.csv"
     lines = [f'{i};"Where is my parcel; it is number {i}"' for i in range(1_203)]
@@ -322,9 +331,13 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
     )
     capsys.readouterr()
     assert main(command) == 2 and "labelled.csv exists" in capsys.readouterr().err
+    if os.name == "posix":
+        (tmp_path / "link.csv").symlink_to(tmp_path / "nothing.csv")  # of the reader: it is not replaced
+        command[command.index("--output") + 1] = str(tmp_path / "link.csv")
+        assert main(command) == 2 and "link.csv exists" in capsys.readouterr().err
     for name in ("labelled.jsonl", "labelled.csv.gz", "labelled.parquet"):  # what is written is CSV
         command[command.index("--output") + 1] = str(tmp_path / name)
-        assert main(command) == 2 and f"{name} exists, or is not called .csv" in capsys.readouterr().err
+        assert main(command) == 2 and f"{name} is not called .csv" in capsys.readouterr().err
         assert not (tmp_path / name).exists()
 
 

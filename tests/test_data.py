@@ -417,6 +417,17 @@ def test_a_missing_train_file(folder):
     fails(folder, "has no train.csv, but test.csv, training.xlsx", "(or .tsv, .jsonl, .parquet)")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no pipes among its files, and links need rights")
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dead link", "circle"])
+def test_a_train_file_that_is_none(folder, kind):
+    """A pipe would be waited for without end."""
+    path = folder / "train.csv"
+    path.unlink()
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: path.symlink_to("nowhere" if kind == "dead link" else path))()
+    fails(folder, "train.csv is not there, or no file")
+
+
 def test_two_train_files(folder):
     (folder / "train.parquet").touch()
     fails(folder, "train.csv and train.parquet", "keep one")

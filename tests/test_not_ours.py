@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.checkpoints import checkpoints_in
+from agnews_helpers.checkpoints import State, checkpoints_in
 from agnews_helpers.cli import main
 from agnews_helpers.model import run_facts, write_classifier
 from agnews_helpers.plumbing import cpu_kernels, storage
@@ -309,6 +310,44 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_at_once(
     monkeypatch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))
     with pytest.raises(SaveError, match="cannot be written.*Give another output folder"):
         train(load_model(two), tokens, two, tmp_path / where)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows links need rights")
+def test_an_output_folder_that_links_to_itself(two, tokens, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "run")
+    with pytest.raises(SaveError, match="run cannot be written.*Give another output folder"):
+        train(load_model(two), tokens, two, tmp_path / "run")
+
+
+def test_too_little_room_for_a_checkpoint_is_found_out_at_once(two, tokens, tmp_path, monkeypatch):
+    size = sum(weight.nbytes for weight in load_model(two).parameters())
+    room = SimpleNamespace(total=2**40, free=4 * size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))
+        with pytest.raises(SaveError, match=f"takes {4 * size / 2**20:,.0f} MiB, and .* are free. Make room"):
+            train(load_model(two), tokens, two, tmp_path)
+    assert not [*tmp_path.iterdir()]
+    room.total, room.free = 0, 0  # a file system that tells of no size
+    assert len(train(load_model(two), tokens, two, tmp_path, steps=1).steps) == 1
+
+
+def test_a_folder_that_is_deleted_while_it_trains(two, tokens, tmp_path, monkeypatch, capsys):
+    """The run goes on in a new one, which has a lock again."""
+    count = State.count
+
+    def counted(state, loss):
+        count(state, loss)
+        if len(state.losses) == 2:
+            shutil.rmtree(tmp_path / "run")
+        if len(state.losses) == 4:
+            with pytest.raises(FolderInUse), storage.folder_lock(tmp_path / "run"):
+                pass
+
+    monkeypatch.setattr(State, "count", counted)
+    run = train(load_model(two), tokens, two, tmp_path / "run", save_minutes=1e-9)
+    assert run.finished and "was deleted or renamed" in capsys.readouterr().out
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 def test_checkpoints_that_is_a_file_is_found_out_at_once(two, tokens, tmp_path):

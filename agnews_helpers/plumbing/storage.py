@@ -229,13 +229,14 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def _saving(path: Path) -> Iterator[None]:
-    """Say of what fails in here that `path` could not be saved, and how much room there is."""
+    """Say of what fails in here that `path` could not be saved; where the disk is full, how much is free."""
     try:
         yield
     except Exception as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
-        free = ""
-        with suppress(OSError):
-            free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there. "
-        failed = f"{path.name} could not be saved in {path.parent}: {error}. {free}"
-        advice = "What was saved before is untouched. Make room there, or give another folder."
-        raise SaveError(failed + advice) from error
+        advice = "Give another folder."
+        if not isinstance(error, OSError) or error.errno in NO_ROOM:
+            with suppress(OSError):
+                free = shutil.disk_usage(path.parent).free / 2**20
+                advice = f"{free:,.0f} MiB are free there: make room, or give another folder."
+        failed = f"{path.name} could not be saved in {path.parent}: {error}."
+        raise SaveError(f"{failed} What was saved before is untouched. {advice}") from error

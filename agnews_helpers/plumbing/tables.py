@@ -56,6 +56,8 @@ def open_table(path: Path) -> tuple[list[str] | None, Iterator[tuple[int, list]]
     not what its name says, or a row is malformed.
     """
     name = path.name.lower()
+    if not path.is_file():
+        raise DataError(f"{path} is not there, or no file: a folder, a pipe, a link to nothing. Mend that.")
     with path.open("rb") as file:
         start = file.read(4)
     for signature, ending in SIGNATURES.items():
