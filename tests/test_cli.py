@@ -306,7 +306,7 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
 def test_closed_streams(shop, words):
     """Of a service, say. Python has None for each."""
     command = f'"{sys.executable}" -m agnews_helpers predict --output-dir "{shop}" {words}'
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
 
 
