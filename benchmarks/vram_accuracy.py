@@ -424,14 +424,17 @@ class Accelerator:
 
 
 def real_peak(config, rows: int, length: int, options: StepOptions, steps: int = 2) -> float:
-    """MiB that the step really allocates on the CPU with CUDA's ops, weights included; by the profiler."""
+    """MiB that the step really allocates on the CPU with CUDA's ops, weights included; by the profiler.
+
+    Without oneDNN, which on CPUs with units for bf16 takes buffers of its own.
+    """
     model = new_model(config, options).train()
     own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
     optimizer, accelerator = make_optimizer(model, options), Accelerator(model)
     if options.keep_outputs:
         model.register_forward_hook(lambda module, _, outputs: setattr(accelerator, "outputs", outputs))
     profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-    with on_cuda.patched(model, options), profiler:
+    with on_cuda.patched(model, options), torch.backends.mkldnn.flags(enabled=False), profiler:
         for _ in range(steps):
             batch = {
                 "input_ids": torch.ones(rows, length, dtype=torch.long),

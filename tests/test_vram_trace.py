@@ -47,6 +47,7 @@ def peak_without_workspaces(found):
 # against real allocations
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said whenever oneDNN is switched off
 @pytest.mark.parametrize(
     "options",
     [
