@@ -43,6 +43,8 @@ def transformer(recipe: Recipe, news) -> list[dict]:
         tempfile.TemporaryDirectory() as folder
     ):  # what train() calls validation are the test rows: only looked at
         run = train(load_model(recipe), tokens, recipe, folder)
+    if not run.finished:
+        raise SystemExit("stopped: nothing of this run is kept")
     return [
         {
             "model": "mini",

@@ -44,6 +44,8 @@ def main() -> None:
             started = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
                 run = train(load_model(recipe), tokens, recipe, folder)
+            if not run.finished:
+                raise SystemExit("stopped: nothing of this run is kept")
             report = evaluate(run.model, tokens["test"], recipe)
             low, high = report.interval
             lines.append(

@@ -31,8 +31,10 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe)
     tokens = tokenize(load_data(recipe), tokenizer, recipe)
     with tempfile.TemporaryDirectory() as folder:
-        model = train(load_model(recipe), tokens, recipe, folder).model
-    test, found = tokens["test"], []
+        run = train(load_model(recipe), tokens, recipe, folder)
+    if not run.finished:
+        raise SystemExit("stopped: nothing of this run is kept")
+    model, test, found = run.model, tokens["test"], []
     for name, pattern in TELLTALES.items():
         rows = test.filter(lambda row, pattern=pattern: re.search(pattern, row["text"], re.S))
         texts = [re.sub(pattern, " ", text, flags=re.S) for text in rows["text"]]

@@ -129,6 +129,8 @@ def ours(rows: int, **changes) -> dict:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = train(model, tokens, recipe, folder, resume=False)
+    if not run.finished:
+        raise SystemExit("stopped: nothing of this run is kept")
     whole = time.perf_counter() - started
     figures = _figures(
         tokens,
