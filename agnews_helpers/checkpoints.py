@@ -286,6 +286,8 @@ class RunFolder:
 
         if self.first:
             if not self.path.exists():
+                if state.best_epoch and not is_best:
+                    raise SaveError(f"{self.path} is gone, and the best epoch with it. Train again.")
                 self.path.mkdir(parents=True)
                 self.held.enter_context(storage.folder_lock(self.path))
                 print(f"note: {self.path} was deleted or renamed; the run goes on in a new one.")

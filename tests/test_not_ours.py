@@ -350,6 +350,21 @@ def test_a_folder_that_is_deleted_while_it_trains(two, tokens, tmp_path, monkeyp
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
+def test_a_folder_that_is_deleted_with_the_best_epoch_in_it(two, tokens, tmp_path, monkeypatch, capsys):
+    """Nothing can bring that back: an error says so, and no note that the run goes on."""
+    count = State.count
+
+    def counted(state, loss):
+        count(state, loss)
+        if state.epoch == 2 and state.batch == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(State, "count", counted)
+    with pytest.raises(SaveError, match="is gone, and the best epoch with it. Train again"):
+        train(load_model(two), tokens, two, tmp_path / "run", save_minutes=1e-9)
+    assert "goes on" not in capsys.readouterr().out
+
+
 def test_checkpoints_that_is_a_file_is_found_out_at_once(two, tokens, tmp_path):
     (tmp_path / "checkpoints").write_text("a file", encoding="utf-8")
     with pytest.raises(SaveError, match="cannot be written"):
