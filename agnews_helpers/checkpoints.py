@@ -222,7 +222,7 @@ class RunFolder:
                     continue
                 if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
                     there = f"{self.path} holds an unfinished run of another kind: {other}."
-                    raise ResumeError(f"{there} Continue it as it was begun. {ELSEWHERE} {DISCARD}")
+                    raise ResumeError(f"{there} Continue it unchanged, or give another folder. {DISCARD}")
                 return path
             except OSError as error:
                 print(f"The checkpoint {path.name} cannot be read: {error}. It stays as it is.")

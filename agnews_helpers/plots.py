@@ -56,7 +56,7 @@ def masks(panels: dict[str, np.ndarray], unit="row"):
     return drawn
 
 
-def bars(values, unit: str, title="", fmt="{:,.2f}", reference: float | None = None):
+def bars(values, unit: str, title="", fmt="{:z,.2f}", reference: float | None = None):
     """Horizontal bars with their numbers, and a line at `reference`.
 
     `values` is a Series, or a DataFrame: then a group for each of its rows, and in it a bar for each column.

@@ -183,11 +183,11 @@ def mean_over(rows: list[int], accelerator) -> float:
 
 
 def check_finite(loss: torch.Tensor, model, accelerator) -> None:
-    """Raise NonFiniteError where the loss or a gradient is not finite. Costs a GPU about 1 ms a step."""
+    """Raise NonFiniteError where the loss or a gradient is not finite."""
     total = loss.float()
     if accelerator.scaler is None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        total = total + torch.nn.utils.get_total_norm(gradients)
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        total = total + sum(torch.dot(g, g) for g in gradients)  # as good as a norm, faster on a CPU
     elif accelerator.scaler.get_scale() < 1:  # fp16: the scaler itself leaves out a step that overflows
         total = total * math.nan
     if not torch.isfinite(total):
