@@ -102,7 +102,7 @@ def frozen(recipe: Recipe, news) -> dict:
     }
 
 
-def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
+def draw(table: pd.DataFrame, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -119,14 +119,14 @@ def draw(table: pd.DataFrame, test_rows: int, path: Path) -> None:
             "frozen": "mini frozen, linear head",
             "TF-IDF": "TF-IDF, logistic regression",
         }[model]
-        left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.25, linewidth=0)
-        left.plot(spread.index, spread["mean"], color=colour, marker=marker, label=name)
+        ends = spread["mean"] - spread["min"], spread["max"] - spread["mean"]
+        left.errorbar(spread.index, spread["mean"], ends, color=colour, marker=marker, capsize=3, label=name)
     sizes = sorted(table["rows"].unique())
     left.set(
         xscale="log",
         xlabel="training rows",
-        ylabel=f"% of {test_rows:,} test rows right",
-        title="Mean and range of three seeds (from 24,300 rows: one)",
+        ylabel="% of the test rows right",
+        title="Mean and range of the seeds",
     )
     left.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     left.minorticks_off()
@@ -184,7 +184,7 @@ def main() -> None:
         measure(path, options.test_rows)
     figures = json.loads(path.read_text(encoding="utf-8"))
     table = pd.DataFrame(figures["lines"] + long_run())
-    draw(table, figures["test_rows"], HERE.with_suffix(".png"))
+    draw(table, HERE.with_suffix(".png"))
     last = table[table["epoch"].isin((0, EPOCHS))].pivot_table("accuracy", "rows", "model", ["mean", "count"])
     print(last.round(3).to_string())
 
