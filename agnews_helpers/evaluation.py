@@ -37,7 +37,7 @@ class Report:
 
     @property
     def worst(self) -> pd.DataFrame:
-        """The wrong answers by loss, the surest mistake first."""
+        """The wrong answers by loss, the largest first."""
         wrong = self.answers["true"] != self.answers["predicted"]
         return self.answers[wrong].sort_values("loss", ascending=False, kind="stable")
 
