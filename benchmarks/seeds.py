@@ -6,12 +6,12 @@ About eight minutes. It prints a table and writes seeds.json.
 """
 
 import json
-import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
+from whole_run import whole_run
 
 from agnews_helpers import (
     Recipe,
@@ -21,7 +21,6 @@ from agnews_helpers import (
     load_model,
     load_tokenizer,
     tokenize,
-    train,
     training,
 )
 
@@ -42,10 +41,7 @@ def main() -> None:
             tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
             training.cpu_kernels = (lambda *_: nullcontext()) if choice["stock"] else cpu_kernels
             started = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                run = train(load_model(recipe), tokens, recipe, folder)
-            if not run.finished:
-                raise SystemExit("stopped: nothing of this run is kept")
+            run = whole_run(load_model(recipe), tokens, recipe)
             report = evaluate(run.model, tokens["test"], recipe)
             low, high = report.interval
             lines.append(

@@ -9,13 +9,13 @@ as they are and with that taken out. It prints a table and writes shortcuts.json
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset
+from whole_run import whole_run
 
-from agnews_helpers import Recipe, evaluate, load_data, load_model, load_tokenizer, tokenize, train
+from agnews_helpers import Recipe, evaluate, load_data, load_model, load_tokenizer, tokenize
 
 HERE = Path(__file__)
 # What is taken out: a source in brackets, with the "Reuters - " or "AP - " behind it, and a link to a quote.
@@ -30,10 +30,7 @@ def main() -> None:
     recipe = Recipe.for_this_machine(profile="offline", model="mini", train_rows=2000)
     tokenizer = load_tokenizer(recipe)
     tokens = tokenize(load_data(recipe), tokenizer, recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(load_model(recipe), tokens, recipe, folder)
-    if not run.finished:
-        raise SystemExit("stopped: nothing of this run is kept")
+    run = whole_run(load_model(recipe), tokens, recipe)
     model, test, found = run.model, tokens["test"], []
     for name, pattern in TELLTALES.items():
         rows = test.filter(lambda row, pattern=pattern: re.search(pattern, row["text"], re.S))
