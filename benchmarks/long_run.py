@@ -244,7 +244,7 @@ def draw(figures: dict, path: Path) -> None:
     panels[1].plot(smooth.index, smooth["rows_per_second"], color=GREEN)
     panels[1].set(title="Speed", ylabel="rows per second")
     panels[2].plot(smooth.index, smooth["rss_mb"], color=ORANGE)
-    panels[2].set(title="Memory of the process", ylabel="MB")
+    panels[2].set(title="Memory (after each line a new process)", ylabel="MB")
     for axes in panels:
         axes.set_xlabel("step")
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
