@@ -5,9 +5,9 @@
 It takes about three hours on two cores and writes learning_curve.json and .png; what the JSON has already is
 not measured again, so it can be stopped at any time.
 
-Three seeds each, but one with 24,300 rows (and so far also with 2,700 and 8,100); every seed draws its own
-rows. Nothing is chosen by the test rows: a classifier counts as it is after its fourth epoch. The last point
-is `long_run.py`'s, on all test rows.
+Three seeds each, but one with 24,300 rows; every seed draws its own rows. Nothing is chosen by the test
+rows: a classifier counts as it is after its fourth epoch. The last point is `long_run.py`'s, on all test
+rows.
 """
 
 import argparse
