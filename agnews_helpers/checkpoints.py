@@ -151,7 +151,8 @@ class RunFolder:
         parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
         parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
         self.identity["model"] = hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
-        self.identity["processes"] = accelerator.num_processes
+        names = ", ".join(model.config.id2label.values())
+        self.identity |= {"classes": names, "processes": accelerator.num_processes}
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
@@ -166,7 +167,7 @@ class RunFolder:
                 self._open(held)
                 self._look()
                 disk = shutil.disk_usage(self.path)
-                if not self.finished and disk.free < min(self.needed, disk.total):  # some tell of no size
+                if not self.finished and disk.total and disk.free < self.needed:  # some tell of no size
                     sizes = f"{self.needed / 2**20:,.0f} MiB, and {disk.free / 2**20:,.0f} are free"
                     raise SaveError(f"A checkpoint in {self.path} takes {sizes}. Make room. {ELSEWHERE}")
             self.finished, self.newest = broadcast_object_list([self.finished, self.newest])
@@ -182,12 +183,13 @@ class RunFolder:
         if self.source and os.path.realpath(self.source) == os.path.realpath(self.path):
             raise ResumeError(f"{self.path} holds the model to begin with. {ELSEWHERE}")
         try:
+            str(self.path).encode()  # a name that is not UTF-8: the weights could not be written
             self.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.folder_lock(self.path))
             self.checkpoints.mkdir(exist_ok=True)
             held.callback(storage.remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise SaveError(f"{self.path} cannot be written: {error}. {ELSEWHERE}") from error
         # What a process that died was writing or removing.
         for path in [*self.path.glob(f"{storage.PARTIAL}*"), *self.checkpoints.glob(f"{storage.PARTIAL}*")]:

@@ -20,6 +20,7 @@ CHUNK = 1_000  # texts that are in memory at a time
 OF_BUDGET = "model max_length padding group_by_length batch_size epochs precision".split()
 OF_BUDGET += ["micro_batch_size", "gradient_checkpointing"]
 OF_EVALUATE = "profile data label_column text_columns test_rows max_length padding seed".split()
+OF_RUN = "agnews_run config manifest progress tokenizer tokenizer_config".split()  # .json, in a run's folder
 OF_TRAIN = [item.name for item in fields(Recipe)]
 
 
@@ -42,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in ("json", "picture", "output"):  # what is written at the end is tried now
             if path := getattr(options, name, None):
+                if name == "json" and (path.suffix.lower() != ".json" or path.stem.lower() in OF_RUN):
+                    raise InvalidValue(f"--json is {path}; it must end in .json, and be no file of a run.")
                 try_file(path)
-                if name == "json" and path.suffix.lower() != ".json":  # what is there would be replaced
-                    raise InvalidValue(f"--json is {path}; it must end in .json.")
         code, figures = options.run(options)  # each command returns its exit status and its figures
         if options.json and figures:
             write_json(options.json, figures)

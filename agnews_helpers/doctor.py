@@ -19,8 +19,7 @@ from .plumbing.mini import MiniUnavailable, checked_file, mini_place
 from .plumbing.storage import damaged_files
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
 
-# What the checks themselves import.
-STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")
+STAND_ON = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")  # what the checks import
 DRIVERS = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built for such a CUDA
 INSTALL = 'Run in the folder of the project: pip install -c constraints.txt -e ".[offline]"'
 # GB on the disk: `full` needs the Hub's model and data, three checkpoints of 1.03 at a time, two classifiers.

@@ -107,12 +107,8 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, least sure first.
 
+    A line per group: ``rows``, mean ``confidence``, ``accuracy``, its Wilson interval ``low``, ``high``.
     ValueError for fewer answers than groups.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A line per group: ``rows``, mean ``confidence``, ``accuracy``, its Wilson interval ``low``, ``high``.
     """
     if not 1 <= bins <= len(answers):
         raise InvalidValue(f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers.")

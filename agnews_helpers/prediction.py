@@ -51,19 +51,13 @@ def predict_logits(model, rows, recipe: Recipe) -> torch.Tensor:
 def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = None) -> pd.DataFrame:
     """Label and class probabilities of each text, by the classifier saved in `folder`.
 
-    The texts are cut where the classifier's own run cut them; `recipe` says otherwise.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One line per text: ``text``, ``label``, and the probability of each class under its name.
+    One line per text: ``text``, ``label``, and the probability of each class under its name. The texts are
+    cut where the classifier's own run cut them; `recipe` says otherwise.
 
     Raises
     ------
-    FileNotFoundError
-        When the folder holds no classifier.
-    NonFiniteError
-        When its weights are damaged.
+    FileNotFoundError, NonFiniteError
+        When the folder holds no classifier; when the weights of the one there are damaged.
     ValueError
         When `texts` is one string instead of a list, is empty, or holds something without text; and when
         model and tokenizer do not belong together.

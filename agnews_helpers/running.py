@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .plumbing.storage import read_json
+from .plumbing.storage import read_json, write_text
 from .recipe import Recipe
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -38,7 +38,8 @@ def run_notebooks(source: Path, target: Path) -> dict:
         try:
             _execute(path, target)
         except Exception as failure:  # a cell, its kernel, or a file that is no notebook: the next one runs
-            error = str(failure) or type(failure).__name__
+            first = failure.__cause__ and failure.__cause__.__context__  # why it failed that cannot be saved
+            error = "\n".join(str(one) or type(one).__name__ for one in (first, failure) if one)
         seconds = round(time.perf_counter() - begun, 1)
         print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
         figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
@@ -65,9 +66,9 @@ def _execute(path: Path, target: Path) -> None:
     try:
         execute(notebook, cwd=str(target), timeout=None, kernel_name="python3", extra_arguments=quiet)
     finally:
-        nbformat.write(notebook, target / path.name)
+        write_text(target / path.name, nbformat.writes(notebook))
         for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
-        (target / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        write_text(target / f"{path.stem}.html", page)

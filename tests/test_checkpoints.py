@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import ClassLabel, DatasetDict
 
 from agnews_helpers import (
     FolderInUse,
@@ -24,7 +24,7 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
-from agnews_helpers.model import run_facts
+from agnews_helpers.model import class_names, run_facts
 from agnews_helpers.plumbing import storage
 from agnews_helpers.plumbing.interrupts import StopWish
 from agnews_helpers.plumbing.storage import damaged_files, fingerprint, folder_lock, write_folder
@@ -230,6 +230,22 @@ def test_other_data_are_named(three, tokens, tmp_path):
     other = DatasetDict(tokens, train=tokens["train"].select(reversed(range(40))))
     with pytest.raises(ResumeError, match=r"data \(train\) is another"):
         train(load_model(three), other, three, tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, None])
+def test_other_names_of_the_classes_are_named(steps, recipe, tokens, tmp_path):
+    """As after a classes.txt in the wrong order was mended: same texts, same numbers, another classifier."""
+    wrong, right = ["b", "a", "c", "d"], ["a", "b", "c", "d"]
+    called = [
+        DatasetDict({key: rows.cast_column("label", ClassLabel(names=names)) for key, rows in tokens.items()})
+        for names in (wrong, right)
+    ]
+    train(load_model(recipe, wrong), called[0], recipe, tmp_path, steps=steps)
+    with pytest.raises(ResumeError, match="classes is b, a, c, d there and a, b, c, d here"):
+        train(load_model(recipe, right), called[1], recipe, tmp_path)
+    assert class_names(load_classifier(tmp_path)[0]) == wrong
+    train(load_model(recipe, right), called[1], recipe, tmp_path, resume=False)
+    assert class_names(load_classifier(tmp_path)[0]) == right
 
 
 def test_another_number_of_processes_is_named(three, tokens, tmp_path):

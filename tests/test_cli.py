@@ -95,6 +95,8 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         (["evaluate", "--output-dir", "no/such/run"], "holds no trained classifier"),
         (["notebooks", "--source", "no/such/notebooks"], "holds no numbered notebook"),
         (["doctor", "--json", "figures.csv"], "--json is figures.csv; it must end in .json"),
+        (["doctor", "--json", "run/Config.json"], "and be no file of a run"),
+        (["predict", "text", "--json", "tokenizer.json"], "and be no file of a run"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):

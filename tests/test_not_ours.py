@@ -312,6 +312,14 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_at_once(
         train(load_model(two), tokens, two, tmp_path / where)
 
 
+def test_an_output_folder_whose_name_is_not_utf_8(two, tokens, tmp_path, monkeypatch):
+    """From an old archive, say: the weights could not be written into it."""
+    monkeypatch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(SaveError, match="cannot be written: 'utf-8' codec.*Give another output folder"):
+        train(load_model(two), tokens, two, tmp_path / "r\udcfcn")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="on Windows links need rights")
 def test_an_output_folder_that_links_to_itself(two, tokens, tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "run")
@@ -319,9 +327,10 @@ def test_an_output_folder_that_links_to_itself(two, tokens, tmp_path):
         train(load_model(two), tokens, two, tmp_path / "run")
 
 
-def test_too_little_room_for_a_checkpoint_is_found_out_at_once(two, tokens, tmp_path, monkeypatch):
+@pytest.mark.parametrize("total", [2**40, None])  # None: an empty disk that is too small
+def test_too_little_room_for_a_checkpoint_is_found_out_at_once(total, two, tokens, tmp_path, monkeypatch):
     size = sum(weight.nbytes for weight in load_model(two).parameters())
-    room = SimpleNamespace(total=2**40, free=4 * size - 1)
+    room = SimpleNamespace(total=total or 4 * size - 1, free=4 * size - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
     with monkeypatch.context() as patch:
         patch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))

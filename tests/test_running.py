@@ -1,5 +1,8 @@
 """What `run_notebooks` prints, and what it leaves in its target folder; whole runs are in test_cli.py."""
 
+import errno
+import os
+
 import nbformat
 import pytest
 
@@ -56,6 +59,21 @@ def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(source, tmp_p
     printed = capsys.readouterr().out
     assert "not JSON" in printed and "FAILED     01_first\n" in printed
     assert sorted(path.name for path in target.iterdir()) == ["02_second.html", "02_second.ipynb"]
+
+
+def test_a_full_disk_hides_no_error_and_leaves_no_half_file(source, tmp_path, monkeypatch, capsys):
+    cells = [nbformat.v4.new_code_cell("1 / 0")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not running.run_notebooks(source, tmp_path / "target")["notebooks"][0]["ok"]
+    printed = capsys.readouterr().out
+    assert "ZeroDivisionError" in printed
+    assert "01_first.ipynb could not be saved in" in printed and "make room" in printed
+    assert not [*(tmp_path / "target").iterdir()]
 
 
 def test_a_notebook_that_fails_is_kept_as_far_as_it_came(source, tmp_path, capsys):

@@ -107,10 +107,16 @@ def refuse_foreign(folder: Path, names: Iterable[str], record: dict) -> None:
 
 
 def write_json(path: Path, values) -> None:
-    """Write a small JSON file at once or not at all. Raises SaveError."""
+    """Write `values` as JSON, as `write_text` does."""
+    write_text(path, json.dumps(values, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file at once or not at all. Raises SaveError."""
     partial = path.with_name(PARTIAL + path.name)
-    with _saving(path):
-        partial.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    with _saving(path), ExitStack() as afterwards:
+        afterwards.callback(partial.unlink, missing_ok=True)
+        partial.write_text(text, encoding="utf-8")
         _flush(partial)
         patiently(os.replace, partial, path)
 

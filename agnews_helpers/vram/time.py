@@ -39,9 +39,8 @@ def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, 
     grid = max(1, recipe.max_length // 8), -(-recipe.max_length // 2), recipe.max_length
     work = [step_work(config, recipe.batch_size, length) for length in grid]
     seconds = [operations / flops + moved / bandwidth for operations, moved in work]
-    padded = [max(lengths[row] for row in batch) for batch in epoch_batches(lengths, recipe, 1)]
-    if recipe.padding == "max_length":
-        padded = [recipe.max_length] * len(padded)
+    batches = epoch_batches(lengths, recipe, 1)
+    padded = [recipe.pad_to or max(lengths[row] for row in batch) for batch in batches]
     return float(np.polyval(np.polyfit(grid, seconds, 2), padded).sum())
 
 
