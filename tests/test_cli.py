@@ -491,10 +491,11 @@ def test_a_file_that_cannot_be_written_is_found_out_first(flag, tmp_path, monkey
     for name in ("_doctor", "_budget"):
         monkeypatch.setattr(f"agnews_helpers.cli.{name}", lambda *_: pytest.fail("worked first"))
     command = "doctor" if flag == "--json" else "budget"
-    assert main([command, flag, str(tmp_path)]) == 2
-    assert f"{tmp_path} is a folder" in capsys.readouterr().err
+    (folder := tmp_path / "folder.json").mkdir()
+    assert main([command, flag, str(folder)]) == 2
+    assert f"{folder} is a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main([command, flag, str(tmp_path / "file" / "below")]) == 2
+    assert main([command, flag, str(tmp_path / "file" / "below.json")]) == 2
     assert "could not be saved" in capsys.readouterr().err
 
 
