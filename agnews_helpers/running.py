@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .plumbing.storage import read_json, write_text
+from .plumbing.storage import read_json, save_text
 from .recipe import Recipe
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -66,9 +66,9 @@ def _execute(path: Path, target: Path) -> None:
     try:
         execute(notebook, cwd=str(target), timeout=None, kernel_name="python3", extra_arguments=quiet)
     finally:
-        write_text(target / path.name, nbformat.writes(notebook))
+        save_text(target / path.name, nbformat.writes(notebook))
         for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
-        write_text(target / f"{path.stem}.html", page)
+        save_text(target / f"{path.stem}.html", page)

@@ -107,11 +107,11 @@ def refuse_foreign(folder: Path, names: Iterable[str], record: dict) -> None:
 
 
 def write_json(path: Path, values) -> None:
-    """Write `values` as JSON, as `write_text` does."""
-    write_text(path, json.dumps(values, indent=2))
+    """Write `values` as JSON, as `save_text` does."""
+    save_text(path, json.dumps(values, indent=2))
 
 
-def write_text(path: Path, text: str) -> None:
+def save_text(path: Path, text: str) -> None:
     """Write a small file at once or not at all. Raises SaveError."""
     partial = path.with_name(PARTIAL + path.name)
     with _saving(path), ExitStack() as afterwards:
