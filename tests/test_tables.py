@@ -353,7 +353,8 @@ def test_what_cannot_be_a_text(text, problem):
 
 def workbook():
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
-        file.writestr("xl/worksheets/sheet1.xml", "<worksheet/>")
+        # Of a fixed time: else the test is called otherwise in each of two processes, which pytest refuses.
+        file.writestr(zipfile.ZipInfo("xl/worksheets/sheet1.xml"), "<worksheet/>")
     return buffer.getvalue()
 
 
