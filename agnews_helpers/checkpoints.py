@@ -22,7 +22,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_model, save_model
 
-from .model import RUN_FILE, check_pair, load_tokenizer, run_facts, source_files, write_classifier
+from .model import check_pair, class_names, load_tokenizer, run_facts, source_files, write_classifier
 from .plumbing import storage
 from .plumbing.errors import Damaged, InvalidValue, ResumeError, SaveError
 from .recipe import Recipe
@@ -32,7 +32,6 @@ ELSEWHERE = "Give another output folder."
 DISCARD = "resume=False (agnews train --no-resume) begins anew."
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")  # the second number: where several have as many steps
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "rows_per_second")
-OUTPUTS = "config.json model.safetensors tokenizer.json tokenizer_config.json history.csv steps.csv".split()
 # What decides the course of a run, beside the model, the tokens and the number of processes.
 DECIDES = "max_length padding group_by_length batch_size class_weights learning_rate epochs precision seed"
 
@@ -151,8 +150,7 @@ class RunFolder:
         parts = [storage.sha256(path) for path in source_files(model.name_or_path)]
         parts = parts or [(name, list(weight.shape)) for name, weight in model.named_parameters()]
         self.identity["model"] = hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:16]
-        names = ", ".join(model.config.id2label.values())
-        self.identity |= {"classes": names, "processes": accelerator.num_processes}
+        self.identity |= {"classes": ", ".join(class_names(model)), "processes": accelerator.num_processes}
         self.source, self.first = model.name_or_path, accelerator.is_main_process
         self.tokenizer = load_tokenizer(recipe)  # now: an hour later the Hub may be out of reach
         check_pair(model, self.tokenizer, recipe.max_length)
@@ -198,7 +196,7 @@ class RunFolder:
     def _look(self) -> None:
         """What is here already: nothing, this run or a part of it, or something that must not be replaced."""
         facts = run_facts(self.path)
-        storage.refuse_foreign(self.path, OUTPUTS, facts)
+        storage.refuse_foreign(self.path, storage.OUTPUTS, facts)
         self.protected = facts.get("finished", False)  # then nothing replaces it but a finished one
         if not self.resume:
             return self.clear()
@@ -222,7 +220,8 @@ class RunFolder:
                 if damaged := storage.damaged_files(path):
                     storage.set_aside(path, f"{', '.join(damaged)} is damaged")
                     continue
-                if other := differences(storage.read_json(path / "progress.json")["identity"], self.identity):
+                theirs = storage.read_json(path / storage.PROGRESS)["identity"]
+                if other := differences(theirs, self.identity):
                     there = f"{self.path} holds an unfinished run of another kind: {other}."
                     raise ResumeError(f"{there} Continue it unchanged, or give another folder. {DISCARD}")
                 return path
@@ -236,7 +235,7 @@ class RunFolder:
         model = self.accelerator.unwrap_model(self.accelerator.prepare(model))
         load_model(model, self.path / "model.safetensors", device=str(model.device))
         read = partial(pd.read_csv, index_col=0, dtype=str)  # as numbers pandas 2 would lose the last digit
-        tables = (read(self.path / name).astype(float).rename(index=int) for name in OUTPUTS[-2:])
+        tables = (read(self.path / name).astype(float).rename(index=int) for name in storage.OUTPUTS[-2:])
         facts = run_facts(self.path)
         return Run(model, self.path, *tables, facts["epoch"], facts["seconds"])
 
@@ -254,7 +253,7 @@ class RunFolder:
         states = kept["generators"][self.accelerator.process_index]
         for generator, drawn in zip(_generators(model.device), states):
             generator.set_rng_state(drawn)
-        state = State(**storage.read_json(self.newest / "progress.json")["state"])
+        state = State(**storage.read_json(self.newest / storage.PROGRESS)["state"])
         state.limits += [limit for limit in limits if limit not in state.limits]
         self.accelerator.print(f"Continuing after {state}.")
         if state.best_epoch:  # what lies there may be of a later epoch, whose checkpoint was lost
@@ -280,7 +279,7 @@ class RunFolder:
             kept = {"optimizer": optimizer.state_dict(), "scaler": scaler, "generators": states}
             torch.save(kept, folder / "state.pt")
             told = {"identity": self.identity, "recipe": self.recipe.from_anywhere(), "state": asdict(state)}
-            storage.write_json(folder / "progress.json", told)
+            storage.write_json(folder / storage.PROGRESS, told)
             if is_best:
                 write_classifier(model, self.tokenizer, folder / "best")
             elif state.best_epoch:  # a copy, not a link: what damages one checkpoint spares the other
@@ -325,7 +324,7 @@ class RunFolder:
                 run.steps.to_csv(folder / "steps.csv")
 
         staged = storage.write_folder(self.checkpoints / f"{storage.PARTIAL}classifier", write)
-        storage.publish(staged, self.path, RUN_FILE, facts)
+        storage.publish(staged, self.path, storage.RUN_FILE, facts)
 
     def stopped(self, model, optimizer, state: State) -> Run:
         """Save, say how to continue and how long the whole run takes, return the run so far."""
@@ -364,7 +363,7 @@ class RunFolder:
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The checkpoints of the unfinished run in an output folder, the newest first."""
     found = [path for path in Path(folder).glob("checkpoints/step-*") if NAME.fullmatch(path.name)]
-    ours = [path for path in found if any((path / name).is_file() for name in ("progress.json", "state.pt"))]
+    ours = [path for path in found if any((path / name).is_file() for name in (storage.PROGRESS, "state.pt"))]
     return sorted(ours, key=lambda path: [int(n or 1) for n in NAME.fullmatch(path.name).groups()])[::-1]
 
 
@@ -372,7 +371,7 @@ def begun_with(folder: str | Path) -> Recipe:
     """The recipe of the unfinished run in an output folder, or else of the finished one; or ResumeError."""
     for path in checkpoints_in(folder):
         with suppress(Damaged, KeyError):
-            return Recipe.from_dict(storage.read_json(path / "progress.json")["recipe"])
+            return Recipe.from_dict(storage.read_json(path / storage.PROGRESS)["recipe"])
     facts = run_facts(folder)
     if not facts.get("finished"):
         raise ResumeError(f"{folder} holds no run: there is nothing to continue.")

@@ -11,7 +11,7 @@ from typing import get_args
 
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
-from .plumbing.storage import PARTIAL, patiently, try_file, write_json
+from .plumbing.storage import OF_RUN, PARTIAL, patiently, try_file, write_json
 from .recipe import ALLOWED, Recipe, from_environment
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -20,7 +20,6 @@ CHUNK = 1_000  # texts that are in memory at a time
 OF_BUDGET = "model max_length padding group_by_length batch_size epochs precision".split()
 OF_BUDGET += ["micro_batch_size", "gradient_checkpointing"]
 OF_EVALUATE = "profile data label_column text_columns test_rows max_length padding seed".split()
-OF_RUN = "agnews_run config manifest progress tokenizer tokenizer_config".split()  # .json, in a run's folder
 OF_TRAIN = [item.name for item in fields(Recipe)]
 
 
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in ("json", "picture", "output"):  # what is written at the end is tried now
             if path := getattr(options, name, None):
-                if name == "json" and (path.suffix.lower() != ".json" or path.stem.lower() in OF_RUN):
+                if name == "json" and (path.suffix.lower() != ".json" or path.name.lower() in OF_RUN):
                     raise InvalidValue(f"--json is {path}; it must end in .json, and be no file of a run.")
                 try_file(path)
         code, figures = options.run(options)  # each command returns its exit status and its figures

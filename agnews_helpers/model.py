@@ -15,7 +15,6 @@ from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
 
 FILES = ("config.json", "model.safetensors")  # what makes a folder a model's
-RUN_FILE = "agnews_run.json"
 
 
 def pretrained_name(recipe: Recipe) -> str:
@@ -98,8 +97,11 @@ def recomputed(model, wanted: bool = True, **options):
 
 
 def class_names(model) -> list[str]:
-    """What a model calls its classes, in the order of its logits."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+    """What a model calls its classes, in the order of its logits. InvalidValue where one has no name."""
+    names = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
+    if None in names:
+        raise InvalidValue(f"{model.name_or_path}: add a name for class {names.index(None)} in config.json.")
+    return names
 
 
 def class_order(model, rows) -> list[int]:
@@ -174,7 +176,7 @@ def run_facts(folder: str | Path) -> dict:
 
     Damaged where the file is there, and is empty, cut, or of something else.
     """
-    path = Path(folder) / RUN_FILE
+    path = Path(folder) / storage.RUN_FILE
     try:
         return storage.read_json(path) if path.is_file() else {}
     except Damaged as error:

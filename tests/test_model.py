@@ -15,6 +15,7 @@ from agnews_helpers import (
     HubUnreachable,
     InvalidValue,
     Recipe,
+    classify,
     load_classifier,
     load_model,
     load_tokenizer,
@@ -152,6 +153,16 @@ def test_other_classes_travel_in_the_configuration(tiny, tmp_path):
     assert class_names(model) == NAMES and model.classifier.out_features == 5
     write_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path)
     assert class_names(load_classifier(tmp_path)[0]) == NAMES
+
+
+def test_a_class_without_a_name_is_said(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {"0": "World", "1": "Sports", "3": "Business", "4": "Sci/Tech"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InvalidValue, match="model: add a name for class 2 in config.json"):
+        classify(["a text"], folder)
 
 
 def rows_of(names):

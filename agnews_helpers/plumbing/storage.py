@@ -17,7 +17,9 @@ from tempfile import TemporaryFile
 
 from .errors import Damaged, FolderInUse, SaveError
 
-MANIFEST = "manifest.json"
+MANIFEST, PROGRESS, RUN_FILE = "manifest.json", "progress.json", "agnews_run.json"
+OUTPUTS = "config.json model.safetensors tokenizer.json tokenizer_config.json history.csv steps.csv".split()
+OF_RUN = (MANIFEST, PROGRESS, RUN_FILE, *OUTPUTS)  # in a run's folder; nothing else may take these names
 PARTIAL = ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
 ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
