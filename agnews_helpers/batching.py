@@ -103,8 +103,6 @@ def process_rows(batch: list[int], process: int, processes: int) -> list[int]:
 def make_loader(rows, batches: list, recipe: Recipe, accelerator=None, pad_token_id: int = 0) -> DataLoader:
     """A `DataLoader` over tokenized rows, which makes the given batches in the given order.
 
-    Parameters
-    ----------
     rows : a split of what `tokenize` returns.
     batches : row numbers, from `epoch_batches` for training or `sorted_batches` for evaluation.
     accelerator : deals each batch out among the processes, where there are several; None for one.

@@ -201,6 +201,10 @@ def _train(options) -> tuple[int, dict]:
     here.print(recipe.describe())  # of several processes the first
     atexit.register(here.destroy_process_group)  # else its threads may still run when Python ends
     tokens = batching.tokenize(data.load_data(recipe), model.load_tokenizer(recipe), recipe)
+    if cut := sum(split["length"][:].count(recipe.max_length) for split in tokens.values()):
+        here.print(
+            f"note: {cut:,} texts have {recipe.max_length} tokens or more; what is beyond is not read."
+        )
     names, how = tokens["train"].features["label"].names, "auto" if resume is None else resume
     fresh = model.load_model(recipe, names)
     run = training.train(fresh, tokens, recipe, folder, how, options.steps, options.checkpoint_minutes)

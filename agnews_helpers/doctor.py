@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from .hardware import this_card, version_of
-from .plumbing.hub import NO_ID
+from .plumbing.hub import NO_ID, HubStatus, silence
 from .plumbing.mini import MiniUnavailable, checked_file, mini_place
 from .plumbing.storage import damaged_files
 from .recipe import HUB_DATA, HUB_MODEL, PROFILES, HubUnreachable, Recipe, from_environment, hub_status
@@ -155,8 +155,16 @@ def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
         there = (path := Path(name).expanduser()).is_dir() or elsewhere[what] and not path.is_file()
         found = name if there else f"there is no folder {name}"
         yield Check(what, there, found, f"AGNEWS_{what.upper()} must name a folder that is there.")
-    if {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
-        yield Check("Hugging Face Hub", hub.usable, hub.reason, "Go online, or set AGNEWS_PROFILE=offline.")
+    named = recipe.model not in ("mini", HUB_MODEL) and not Path(recipe.model).expanduser().exists()
+    if named and (silent := silence()):
+        from huggingface_hub import try_to_load_from_cache
+
+        hub = HubStatus(False, silent)
+        with suppress(ValueError):  # no id, and so no model
+            hub = HubStatus(isinstance(try_to_load_from_cache(recipe.model, "config.json"), str), silent)
+    if named or {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
+        remedy = "Go online, or set AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini."
+        yield Check("Hugging Face Hub", hub.usable, hub.reason, remedy)
     else:
         yield Check("Hugging Face Hub", None, f"not needed by the profile '{recipe.profile}' ({hub.reason})")
     ok, found = True, "is here, and its SHA-256 is right"

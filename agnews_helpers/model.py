@@ -35,12 +35,8 @@ def load_model(recipe: Recipe, names=LABELS):
 
     `names` are what the classes are called: AG News', or those of ``load_data(recipe)``'s label feature. The
     head, which a pretrained model lacks, is drawn from `recipe.seed`: the same recipe starts from the same
-    weights. The global random generators are left as they were.
-
-    Raises
-    ------
-    FileNotFoundError, HubUnreachable, MiniUnavailable
-        When the folder, the Hub or the offline package does not give what is needed; the message says why.
+    weights. The global random generators are left as they were. FileNotFoundError, HubUnreachable or
+    MiniUnavailable where folder, Hub or the offline package does not give what is needed; it says why.
     """
     known = dict(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
     with torch.random.fork_rng(devices=[]):
@@ -156,6 +152,10 @@ def load_classifier(folder: str | Path):
     if "steps" in facts and not facts.get("finished"):
         so_far = f"epoch {facts['epoch']}" if facts.get("epoch") else f"{facts['steps']:,} steps"
         print(f"note: the run in {folder} is not finished; this is its classifier after {so_far}.")
+    if changed := storage.damaged_files(folder, facts.get("files", {})):
+        print(
+            f"note: {', '.join(changed)} in {folder} is not as its run wrote it: damaged, or changed since."
+        )
     model, new = _load(folder)
     if new:
         raise FileNotFoundError(f"{folder} holds a model without a trained head ({new[0]}). {how}")

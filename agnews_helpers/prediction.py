@@ -54,13 +54,9 @@ def classify(texts: Sequence[str], folder: str | Path, recipe: Recipe | None = N
     One line per text: ``text``, ``label``, and the probability of each class under its name. The texts are
     cut where the classifier's own run cut them; `recipe` says otherwise.
 
-    Raises
-    ------
-    FileNotFoundError, NonFiniteError
-        When the folder holds no classifier; when the weights of the one there are damaged.
-    ValueError
-        When `texts` is one string instead of a list, is empty, or holds something without text; and when
-        model and tokenizer do not belong together.
+    FileNotFoundError where the folder holds no classifier, NonFiniteError where its weights are damaged.
+    ValueError where `texts` is one string instead of a list, is empty, or holds something without text; and
+    where model and tokenizer do not belong together.
     """
     if isinstance(texts, str):
         raise InvalidValue(f"classify() takes a list of texts; write classify([{texts[:30]!r}...], folder).")

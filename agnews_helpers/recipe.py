@@ -28,10 +28,7 @@ class Recipe:
 
     What each number means, and why it is this one, stands beside it: ``Recipe??`` shows it in a notebook.
 
-    Raises
-    ------
-    ValueError
-        When a value is out of range or of another type; the message names the field and what is allowed.
+    ValueError where a value is out of range or of another type, with the field and what is allowed.
     """
 
     profile: str = "full"  # the size: "offline", "laptop" or "full"
@@ -71,12 +68,8 @@ class Recipe:
         ``AGNEWS_MODEL``, ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``,
         ``AGNEWS_TRAIN_ROWS`` and ``AGNEWS_TEST_ROWS``, then `overrides` (None is ignored).
 
-        Raises
-        ------
-        HubUnreachable
-            When a profile that needs the Hub was asked for by name and the Hub does not answer.
-        ValueError
-            When a variable or an override is out of range.
+        HubUnreachable where a profile that needs the Hub was asked for by name and the Hub does not answer,
+        ValueError where a variable or an override is out of range.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         if unknown := ", ".join(sorted(set(given) - set(cls.__annotations__))):

@@ -44,13 +44,13 @@ def run_notebooks(source: Path, target: Path) -> dict:
         print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
         figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
     figures["minutes"] = round((time.perf_counter() - started) / 60, 2)
-    report, accuracy = runs / "agnews" / "test_report.json", "none: notebook 04 did not finish"
+    report, accuracy = runs / "agnews" / "test_report.json", "none: notebook 04 did not run to its end"
     if report.is_file():
         figures["accuracy"] = read_json(report)["accuracy"]
-        accuracy = f"{figures['accuracy']:.1%} on the test rows"
+        accuracy = f"{figures['accuracy']:.1%} on the test rows\nclassifier {report.parent}"
     failed = ", ".join(notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"])
     print(f"\naccuracy   {accuracy}\ntime       {figures['minutes']:.1f} minutes")
-    print(f"classifier {report.parent}\nnotebooks  {target}/*.ipynb, the same as pages in {target}/*.html")
+    print(f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html")
     print(f"FAILED     {failed}" if failed else "all notebooks ran to the end", flush=True)
     return figures
 

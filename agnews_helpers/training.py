@@ -118,15 +118,8 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
     rows : numbers of all rows that the loss is the mean of, where several processes share them.
     weights : what the loss of a row of each class is multiplied by, shape [classes]; None for 1.
 
-    Returns
-    -------
-    torch.Tensor
-        Mean cross-entropy over the rows, in nats: a number on the device, detached.
-
-    Raises
-    ------
-    DoesNotFit
-        When not even one row fits; where several processes run, when one of them runs out of memory.
+    Returned is the mean cross-entropy over the rows, in nats: a number on the device, detached. DoesNotFit
+    where not even one row fits; where several processes run, where one of them runs out of memory.
     """
     limits = [] if limits is None else limits
     here, length = batch["input_ids"].shape
@@ -212,8 +205,8 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
         what = error if isinstance(error, DoesNotFit) else "Adam's two running means do not fit either"
         raise DoesNotFit(
             f"Out of memory after {state}: {what}. What was saved is whole, and can be continued. "
-            "What helps: (1) close what else uses the memory: nvidia-smi lists it, another notebook keeps "
-            "its share until its kernel is restarted. (2) Shorter rows: "
+            "What helps: (1) close what else uses the memory: another notebook keeps its share until its "
+            "kernel is restarted; nvidia-smi lists what is on a card. (2) Shorter rows: "
             f"Recipe(max_length={max(length // 4, 3)}), or gradient_checkpointing=True. (3) A smaller model: "
             "AGNEWS_MODEL=mini. `agnews budget` predicts what a card needs."
         ) from None

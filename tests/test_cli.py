@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from agnews_helpers import LABELS, __version__, cli, data, load_model, running, train
+from agnews_helpers import LABELS, __version__, classify, cli, data, load_model, running, train
 from agnews_helpers.checkpoints import checkpoints_in
 from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
@@ -403,6 +404,40 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
     source.write_text("1,Where is it,I wait\n3,Paid twice,Give it back\n", encoding="utf-8")
     assert main(command) == 0 and len(pd.read_csv(target)) == 2
     assert "no header: the first column is no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", ["title,description", "id,Title,Description"])
+def test_columns_with_the_names_of_ag_news_are_known(header, shop, tmp_path):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    row = "Where is it,I wait" if header[0] == "t" else "7,Where is it,I wait"
+    source.write_text(f"{header}\n{row}\n", encoding="utf-8")
+    assert main(["predict", "--output-dir", str(shop), "--file", str(source), "--output", str(target)]) == 0
+    [label] = pd.read_csv(target)["label"]
+    assert label == classify(["Where is it I wait"], shop)["label"][0]
+
+
+@pytest.mark.parametrize("length, said", [("16", True), ("512", False)])
+def test_texts_that_are_cut_are_counted(length, said, small, tmp_path, capsys):
+    flags = ["--profile", "offline", "--max-length", length, "--steps", "1"]
+    assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
+    found = re.search(
+        r"note: (\d+) texts have 16 tokens or more; what is beyond is not read.", capsys.readouterr().out
+    )
+    assert bool(found) is said and (not said or 0 < int(found[1]) <= 64)
+
+
+def test_files_that_are_not_as_the_run_wrote_them_are_named(shop, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(shop, folder)
+    assert main(["predict", "--output-dir", str(folder), "Where is it?"]) == 0
+    assert "note" not in capsys.readouterr().out
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    for command in (["predict", "Where is it?"], ["evaluate"]):
+        assert main([*command, "--output-dir", str(folder)]) == 0
+        told = "note: model.safetensors in run is not as its run wrote it".replace(" run ", f" {folder} ", 1)
+        assert told in capsys.readouterr().out
 
 
 def test_the_classifier_of_an_unfinished_run_says_so(recipe, tokens, tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_rows_in_both_splits_are_counted(tmp_path, capsys):
     load(folder)
     assert f"{shared} texts stand in both train and test" in capsys.readouterr().out
     load(write(tmp_path / "other"))
-    assert capsys.readouterr().out == ""
+    assert "note" not in capsys.readouterr().out
 
 
 def test_texts_that_nearly_repeat_are_counted(tmp_path, capsys):
@@ -170,9 +170,10 @@ def test_texts_that_nearly_repeat_are_counted(tmp_path, capsys):
         with (folder / f"{name}.csv").open("a", encoding="utf-8") as file:
             file.write(f'"{label}","","{text}"\n')
     load(folder)
-    assert capsys.readouterr().out == (
-        "note: 1 test rows have a near twin in train, 1 of them with another label.\n"
-    )
+    assert capsys.readouterr().out.splitlines() == [
+        "train.csv · 4 classes: World 13, Sports 12, Business 12, Sci/Tech 12",
+        "note: 1 test rows have a near twin in train, 1 of them with another label.",
+    ]
 
 
 def test_texts_that_stand_in_train_several_times_are_counted(tmp_path, capsys):
@@ -233,11 +234,39 @@ def test_a_csv_from_kaggle(tmp_path, capsys):
     rows = [(i, text, label) for i, (label, text) in enumerate(mail(60))]
     news = load(own(tmp_path, rows, header=("", "message", "Category")))
     assert names_of(news) == ["Blame", "Praise", "Question"]
-    assert {name: len(split) for name, split in news.items()} == {"train": 50, "validation": 4, "test": 6}
-    assert Counter(news["test"]["label"]) == {0: 2, 1: 2, 2: 2}
+    assert {name: len(split) for name, split in news.items()} == {"train": 48, "validation": 4, "test": 8}
+    assert {*news["test"]["label"]} == {0, 1, 2}
     out = capsys.readouterr().out
     assert "train.csv · label column 'Category' · text 'message' · not used '' · 3 classes: Blame 20, " in out
-    assert "has no test file; 6 of its rows are held out as test" in out
+    assert "has no test file; 8 of its rows are held out as test" in out
+
+
+def test_held_out_rows_stay_held_out(tmp_path):
+    """Whatever is done to the file, and with any seed: a later test has no row that was trained on."""
+    rows = mail(300)
+    folder = own(tmp_path / "mine", rows)
+    before = load(folder)
+    learned = {*before["train"]["text"], *before["validation"]["text"]}
+    assert 20 <= len(before["test"]) <= 40 and min(Counter(before["test"]["label"]).values()) >= 4
+    assert len(learned) + len(before["test"]) == 300
+    later = mail(330)
+    changes = [(rows, 1), (rows[::-1], 42), (later, 42), (later[150:], 3), (rows[40:] + later[300:], 5)]
+    for changed, seed in changes:
+        own(folder, changed)
+        again = load_test(
+            Recipe(profile="offline", model="mini", data=str(folder), seed=seed), names_of(before)
+        )
+        assert len(again) >= 10 and learned.isdisjoint(again["text"])
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 200), (5, 6, 7)])
+def test_of_each_small_class_a_row_is_held_out(tmp_path, sizes):
+    for turn in range(20):
+        rows = [(f"Kind {i}", f"{turn} row {n} of {i}") for i, size in enumerate(sizes) for n in range(size)]
+        news = load(own(tmp_path / str(turn), rows), batch_size=1)
+        for i, size in enumerate(sizes):
+            held = news["test"]["label"][:].count(i)
+            assert 1 <= held <= size - 2 and held <= max(3, size // 5)
 
 
 @pytest.mark.parametrize("encoding, first", [("utf-16", ""), ("utf-8-sig", ""), ("utf-8-sig", "sep=;\r\n")])

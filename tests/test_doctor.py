@@ -192,6 +192,24 @@ def test_the_hub(recipe, usable, ok, monkeypatch):
     assert ("Go online" in str(check)) is (ok is False)
 
 
+@pytest.mark.parametrize(
+    "silent, cached, model, ok",
+    [
+        ("it is silent", None, "bert-base-cased", False),
+        ("it is silent", "config.json", "bert-base-cased", True),
+        ("", None, "bert-base-cased", True),
+        ("it is silent", None, "no id of a model", False),
+        ("it is silent", None, "mini", None),
+    ],
+)
+def test_another_model_of_the_hub(silent, cached, model, ok, monkeypatch):
+    if " " not in model:
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr(doctor, "silence", lambda: silent)
+    monkeypatch.setattr(doctor, "hub_status", lambda: HubStatus(True, "here"))
+    assert needed(replace(OFFLINE, model=model), "Hugging Face Hub").ok is ok
+
+
 @pytest.mark.parametrize("recipe, ok", [(OFFLINE, False), (Recipe(), None)])
 def test_no_offline_model(recipe, ok, tmp_path, monkeypatch):
     def missing(name):

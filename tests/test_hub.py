@@ -239,7 +239,7 @@ def test_a_hub_that_fails_is_survived_or_explained(outcomes, fault):
         assert re.search(words, message(done)), message(done)
         assert (HUB_MODEL in message(done)) != (
             HUB_DATA in message(done)
-        ) and "AGNEWS_PROFILE=offline needs no Hub." in message(done)
+        ) and "AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini need no Hub." in message(done)
 
 
 def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):

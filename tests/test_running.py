@@ -31,7 +31,12 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(source, tmp_path
     assert sorted(path.name for path in kept.iterdir()) == ["01_first.ipynb", "runs"]
     assert (tmp_path / "target" / "02_mine.ipynb").exists()  # of no name that is written: it stays
     printed = capsys.readouterr().out
-    assert "accuracy" not in figures and str(kept) in printed and "notebook 04 did not finish" in printed
+    assert (
+        "accuracy" not in figures
+        and str(kept) in printed
+        and "none: notebook 04 did not run to its end\n" in printed
+        and "\nclassifier" not in printed
+    )
 
 
 def test_a_folder_is_not_its_own_target(source):

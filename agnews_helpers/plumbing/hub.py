@@ -108,7 +108,9 @@ def from_hub(name: str, load, tried: str | None = None):
         if silent:
             reason = f"{silent}, so it was looked for in its cache; {reason}"
             remedy = "Go online and run the same again."
-        advice = "Files that arrived whole are kept. AGNEWS_PROFILE=offline needs no Hub."
+        advice = (
+            "Files that arrived whole are kept. AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini need no Hub."
+        )
         failed = f"{name} cannot be loaded from the Hugging Face Hub: {reason}."
         raise HubUnreachable(f"{failed} {remedy} {advice}") from error
 
@@ -133,9 +135,11 @@ def pretrained(auto_class, name: str | Path, **options):
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "ignore_mismatched_sizes" in reason:
-            reason = "its weights are not of the shapes that its config.json says"
+            reason = "its weights have other shapes or more classes than its config.json says"
         there = f"The folder {str(name)!r} does not hold a model that can be read ({reason[:200]})."
-        raise FileNotFoundError(f"{there} Give another folder; AGNEWS_MODEL=mini needs none.") from error
+        raise FileNotFoundError(
+            f"{there} Make it anew, or give another; AGNEWS_MODEL=mini needs none."
+        ) from error
 
 
 class _Watch:

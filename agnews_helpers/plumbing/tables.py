@@ -89,7 +89,7 @@ def read_texts(path: Path, label_column=None, text_columns=None, labelled: bool 
     asked = [name.strip() for name in (text_columns or "").split(",") if name.strip()]
     cells = columns or first[1]
     kinds, width = [plain_label(cell).lower() for cell in cells], len(cells)
-    known = any(kind == "text" or LABEL.fullmatch(kind) for kind in kinds)
+    known = any(kind in ("text", "description") or LABEL.fullmatch(kind) for kind in kinds)
     # Beside a number, which is a label, "Target" is a title.
     if columns is None and (label_column or asked or known and not any(map(str.isdecimal, kinds))):
         columns, first = [name.strip() for name in cells], None
@@ -130,7 +130,7 @@ def _choose(path, columns, kinds, label_column, asked, labelled) -> tuple[int | 
         if len(kinds) == 1 and labelled:
             raise DataError(f"{path} has one column; a label and a text are needed, comma or tab between.")
         if len(kinds) > 1 and not labelled and not kinds[0].isdecimal():
-            advice = "Write the columns' names into it, and say so: --text-columns A,B."
+            advice = "If they are names, say which: --text-columns A,B. If not, write names above them."
             raise DataError(f"{path}: which of the {len(kinds)} columns of its first line are text? {advice}")
         return (0 if len(kinds) > 1 else None), [*range(len(kinds))][-max(1, len(kinds) - 1) :]
     listed = f"{path} has the columns {', '.join(map(repr, columns))}"

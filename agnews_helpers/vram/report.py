@@ -80,7 +80,7 @@ def as_text(figures: dict) -> str:
     """The figures of `card_report` as people read them: the verdict, what to do, why; then two tables."""
     system, command, hours = (figures[name] for name in ("system", "command", "hours"))
     fits = figures["verdict"] == "fits"
-    told = VERDICTS[figures["verdict"]] + "; agnews train takes it in parts" * (not fits)
+    told = VERDICTS[figures["verdict"]] + "; agnews train then tries parts of it" * (not fits)
     if figures["at_best"] != figures["verdict"]:
         told += f"; if {system} takes little of the card, it fits"
     as_it_is, *others = figures["levers"]

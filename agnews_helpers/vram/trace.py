@@ -96,15 +96,9 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     `TRACED_STEPS` shapes to see a steady step. Of equal shapes two steps are run, and the second stands for
     those that follow. The last traces are kept: asking again costs no time.
 
-    Parameters
-    ----------
-    config : as for `config_for`; weights are neither needed nor read.
-
-    Raises
-    ------
-    ValueError
-        For no shapes, a shape without rows, a length that the model has no positions for, or a model
-        that is no sequence classifier, has no padding token, or whose step cannot be traced.
+    config : as for `config_for`; weights are neither needed nor read. ValueError for no shapes, a shape
+    without rows, a length that the model has no positions for, or a model that is no sequence classifier,
+    has no padding token, or whose step cannot be traced.
     """
     config, shapes = config_for(config), tuple(map(tuple, shapes))
     if not shapes:
@@ -183,13 +177,10 @@ def scaled_trace(config, rows: int, length: int, options: StepOptions = StepOpti
 def config_for(model=HUB_MODEL):
     """The configuration of a sequence classifier, by default of the recipe's: DistilBERT with four classes.
 
-    Parameters
-    ----------
     model : a Hub id, a folder or ``"mini"``, as a `Recipe` names its model, or a transformers configuration,
-        which comes back as it is. The Hub is asked only for another id than the recipe's own.
-
-    ValueError where transformers has no sequence classifier for it, or it has no padding token;
-    FileNotFoundError and HubUnreachable where the folder or the Hub has no such model.
+    which comes back as it is. The Hub is asked only for another id than the recipe's own. ValueError where
+    transformers has no sequence classifier for it, or it has no padding token; FileNotFoundError and
+    HubUnreachable where the folder or the Hub has no such model.
     """
     if model == HUB_MODEL:
         return transformers.DistilBertConfig(num_labels=4)
