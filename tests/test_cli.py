@@ -436,7 +436,7 @@ def test_files_that_are_not_as_the_run_wrote_them_are_named(shop, tmp_path, caps
     (folder / "model.safetensors").write_bytes(weights)
     for command in (["predict", "Where is it?"], ["evaluate"]):
         assert main([*command, "--output-dir", str(folder)]) == 0
-        told = "note: model.safetensors in run is not as its run wrote it".replace(" run ", f" {folder} ", 1)
+        told = f"note: model.safetensors in {folder} is not as its run wrote it"
         assert told in capsys.readouterr().out
 
 
