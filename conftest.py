@@ -14,15 +14,21 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 for name in ("AGNEWS_DATA", "AGNEWS_MODEL", "AGNEWS_TRAIN_ROWS", "AGNEWS_TEST_ROWS"):
     os.environ.pop(name, None)
 os.environ["AGNEWS_PROFILE"] = "offline"
-os.environ["OMP_WAIT_POLICY"] = "passive"  # several processes share the cores: who waits must not spin
-os.environ["MPLBACKEND"] = "agg"  # for the unit tests; notebooks' kernels choose the inline one themselves
+os.environ["OMP_WAIT_POLICY"] = (
+    "passive"  # several processes share the cores: who waits must not spin
+)
+os.environ["MPLBACKEND"] = (
+    "agg"  # for the unit tests; notebooks' kernels choose the inline one themselves
+)
 
 # A cell's tag: what its outputs may differ by from the stored ones, as a share of each number
 TOLERANCE = re.compile(r"numbers-within-(\d*\.?\d+)")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 _setup, _compare = IPyNbFile.setup, IPyNbCell.compare_outputs
-_runs = tempfile.TemporaryDirectory(prefix="agnews-notebooks-", ignore_cleanup_errors=True)
+_runs = tempfile.TemporaryDirectory(
+    prefix="agnews-notebooks-", ignore_cleanup_errors=True
+)
 
 
 def _setup_like_jupyter(notebook):
@@ -32,7 +38,9 @@ def _setup_like_jupyter(notebook):
     makes ipykernel stop watching file descriptors.
     """
     saved = {
-        name: os.environ.pop(name) for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND") if name in os.environ
+        name: os.environ.pop(name)
+        for name in ("PYTEST_CURRENT_TEST", "MPLBACKEND")
+        if name in os.environ
     }
     elsewhere = functools.partial(_start, plugin.RunningKernel)
     try:
@@ -63,7 +71,9 @@ def _compare_numbers(cell, test, ref, skip_compare=None):
     """nbval's comparison; in a cell with such a tag numbers count as the stored ones where they are near."""
     tags = cell.cell.metadata.get("tags", [])
     if found := [float(match[1]) for match in map(TOLERANCE.fullmatch, tags) if match]:
-        test = [near(new, old, found[0]) for new, old in zip(test, ref)] + test[len(ref) :]
+        test = [near(new, old, found[0]) for new, old in zip(test, ref)] + test[
+            len(ref) :
+        ]
     return _compare(cell, test, ref, skip_compare)
 
 
@@ -73,15 +83,20 @@ def near(new, old, share: float):
     Both are texts, or outputs made of them. Words, spaces, and the digits behind a point must be the same.
     """
     if isinstance(new, dict) and isinstance(old, dict):
-        both = {key: near(value, old[key], share) if key in old else value for key, value in new.items()}
+        both = {
+            key: near(value, old[key], share) if key in old else value
+            for key, value in new.items()
+        }
         return type(new)(both)
-    if not (isinstance(new, str) and isinstance(old, str)) or NUMBER.split(new) != NUMBER.split(old):
+    if not (isinstance(new, str) and isinstance(old, str)) or NUMBER.split(
+        new
+    ) != NUMBER.split(old):
         return new
     for here, there in zip(NUMBER.findall(new), NUMBER.findall(old)):
         a, b = (float(number.replace(",", "")) for number in (here, there))
-        if len(here.partition(".")[2]) != len(there.partition(".")[2]) or not math.isclose(
-            a, b, rel_tol=share
-        ):
+        if len(here.partition(".")[2]) != len(
+            there.partition(".")[2]
+        ) or not math.isclose(a, b, rel_tol=share):
             return new
     return old
 

@@ -24,7 +24,7 @@ _NAMES = {
     "FolderInUse ResumeError NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",
     "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch levers timeline usable_mib",
+    "vram.budget": "step_budget budget_table largest_batch memory_savings timeline usable_mib",
     "vram.time": "full_run_hours",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}

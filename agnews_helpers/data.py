@@ -18,7 +18,9 @@ from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wr
 from .recipe import HUB_DATA, LABELS, PROFILES, Recipe
 
 SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
-SUPPORT = Path(__file__).parent / "support"  # 300 messages to a web shop: five classes of unequal size
+SUPPORT = (
+    Path(__file__).parent / "support"
+)  # 300 messages to a web shop: five classes of unequal size
 NEEDED = "train.csv and, if there is one, test.csv (or .tsv, .jsonl, .parquet)"
 FEWEST = 4  # training rows that make a class of a label; fewer look like a typo
 # What a file holds: label, text and line of each row, its columns, and its layout in words.
@@ -56,15 +58,23 @@ def load_test(recipe: Recipe, names: list[str]):
         names = listed or names
         coding = _coding(found, names)
         # Numbers mean the lines of classes.txt, or AG News' classes; of others the training file tells.
-        if coding and (listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)):
-            return _dataset(_draw("test", _decode(found, coding), recipe.test_rows, recipe), names)
+        if coding and (
+            listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)
+        ):
+            return _dataset(
+                _draw("test", _decode(found, coding), recipe.test_rows, recipe), names
+            )
     return load_data(recipe)["test"]
 
 
 def _folder(recipe: Recipe) -> Path:
     folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
     if not folder.is_dir():
-        what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
+        what = (
+            f"{folder} is a file."
+            if folder.exists()
+            else f"There is no folder {folder}."
+        )
         raise DataError(f"{what} --data (AGNEWS_DATA) must be a folder with {NEEDED}.")
     return folder
 
@@ -74,8 +84,13 @@ def _read_hub():
     from datasets import load_dataset
 
     def load(anew):
-        news = load_dataset(HUB_DATA, download_mode="force_redownload" if anew else None)
-        return [{key: news[split][key][:] for key in ("text", "label")} for split in ("train", "test")]
+        news = load_dataset(
+            HUB_DATA, download_mode="force_redownload" if anew else None
+        )
+        return [
+            {key: news[split][key][:] for key in ("text", "label")}
+            for split in ("train", "test")
+        ]
 
     return from_hub(HUB_DATA, load)
 
@@ -83,7 +98,9 @@ def _read_hub():
 def _read_folder(folder: Path, recipe: Recipe):
     """Names of the classes, train and test. The training file decides how labels are coded."""
     if not (path := find_table(folder, "train")):
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
+        there = (
+            ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
+        )
         needed = f"It must have {NEEDED}, each one whole file."
         raise DataError(f"{folder} has no train.csv, but {there}. {needed}")
     found = _read(path, recipe)
@@ -92,7 +109,10 @@ def _read_folder(folder: Path, recipe: Recipe):
         problem = f"has fewer labels than the {len(names)} classes: do they begin at 0 or at 1?"
         raise DataError(f"{path} {problem} Write names instead, or mend classes.txt.")
     train, layout = _decode(found, coding), found.layout
-    for other in filter(None, (find_table(folder, name) for name in ("validation", "valid", "val", "dev"))):
+    for other in filter(
+        None,
+        (find_table(folder, name) for name in ("validation", "valid", "val", "dev")),
+    ):
         print(f"note: {other.name} is not used; a share of {path.name} validates.")
     if recipe.data != "sample":
         counts = Counter(train["label"])
@@ -106,10 +126,14 @@ def _read_folder(folder: Path, recipe: Recipe):
         used = {*test["label"]}
         if used and len(used) < len(names):
             absent = ", ".join(name for i, name in enumerate(names) if i not in used)
-            print(f"note: {path.name} has no row of {absent}: missing, or coded in another way?")
+            print(
+                f"note: {path.name} has no row of {absent}: missing, or coded in another way?"
+            )
         return names, train, test
     train, test = _hold_out(train)
-    print(f"note: {folder.name} has no test file; {len(test['label']):,} of its rows are held out as test.")
+    print(
+        f"note: {folder.name} has no test file; {len(test['label']):,} of its rows are held out as test."
+    )
     return names, train, test
 
 
@@ -123,13 +147,21 @@ def _read(path: Path, recipe: Recipe) -> Labelled:
 
     def is_row(text):
         cells = text.split(read.separator) if read.separator else []
-        return len(cells) == len(read.columns) and not known.isdisjoint(map(plain_label, cells))
+        return len(cells) == len(read.columns) and not known.isdisjoint(
+            map(plain_label, cells)
+        )
 
     for line, text in zip(found.lines, found.texts):
         inner = text.splitlines()[1:] if "\n" in text else []
         if inner and all(map(is_row, inner)):
-            problem = f"a quotation mark opens here and swallows the row {inner[0][:40]!r}"
-            raise wrong(path, line, f"{problem}. Close it, or write each one inside a field twice.")
+            problem = (
+                f"a quotation mark opens here and swallows the row {inner[0][:40]!r}"
+            )
+            raise wrong(
+                path,
+                line,
+                f"{problem}. Close it, or write each one inside a field twice.",
+            )
     return found
 
 
@@ -142,30 +174,52 @@ def _classes(folder: Path, train: Labelled) -> Sequence[str]:
     if _folded(train.labels) in map(_folded, _codings(LABELS)):
         return LABELS
     rows = Counter(label.casefold() for label in train.labels)
-    names = {label.casefold(): label for label, _ in Counter(train.labels).most_common()[::-1]}
+    names = {
+        label.casefold(): label
+        for label, _ in Counter(train.labels).most_common()[::-1]
+    }
     if len(names) < 2:
-        raise DataError(f"{train.path} has one label, {train.labels[0][:40]!r}; it takes two or more.")
+        raise DataError(
+            f"{train.path} has one label, {train.labels[0][:40]!r}; it takes two or more."
+        )
     for line, label in zip(train.lines, train.labels):
         if (n := rows[label.casefold()]) < FEWEST:
             same = [other.casefold() == label.casefold() for other in train.labels]
             lines = ", ".join(map(str, compress(train.lines, same)))
             problem = f"the label {label[:40]!r} has {n} of {len(same)} rows; a class needs {FEWEST}"
-            advice = _advice(label, [name for key, name in names.items() if rows[key] >= FEWEST], line)
-            small = " Or list so small a class in classes.txt." * (n > 1)  # one row cannot learn and validate
+            advice = _advice(
+                label,
+                [name for key, name in names.items() if rows[key] >= FEWEST],
+                line,
+            )
+            small = " Or list so small a class in classes.txt." * (
+                n > 1
+            )  # one row cannot learn and validate
             raise wrong(train.path, lines, f"{problem}.{advice}{small}")
     if others := sorted({*train.labels} - {*names.values()})[:5]:
-        print(f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters.")
-    return sorted(names.values(), key=lambda n: (not n.isdecimal(), n.isdecimal() * len(n), n.casefold()))
+        print(
+            f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters."
+        )
+    return sorted(
+        names.values(),
+        key=lambda n: (not n.isdecimal(), n.isdecimal() * len(n), n.casefold()),
+    )
 
 
 def _listed(folder: Path) -> list[str] | None:
     """The lines of classes.txt; None where there is no such file."""
-    found = [path for path in folder.iterdir() if path.name.lower() == "classes.txt" and path.is_file()]
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.name.lower() == "classes.txt" and path.is_file()
+    ]
     if not found:
         return None
     names = [name for line in read_lines(found[0]) if (name := plain_label(line))]
     if len(_folded(names)) < max(2, len(names)):
-        raise DataError(f"{found[0]} must name two classes or more, one on each line, each once.")
+        raise DataError(
+            f"{found[0]} must name two classes or more, one on each line, each once."
+        )
     return names
 
 
@@ -195,7 +249,9 @@ def _decode(found: Labelled, coding: dict[str, int]) -> dict:
         if label.casefold() not in classes:
             problem = f"{label[:40]!r} is none of the labels {', '.join(coding)} of train or classes.txt"
             raise wrong(found.path, line, f"{problem}.{_advice(label, coding, line)}")
-    return dict(text=found.texts, label=[classes[label.casefold()] for label in found.labels])
+    return dict(
+        text=found.texts, label=[classes[label.casefold()] for label in found.labels]
+    )
 
 
 def _advice(label: str, known, line: int) -> str:
@@ -211,8 +267,12 @@ def _draw(split: str, rows: dict, n: int | None, recipe: Recipe) -> dict:
     """So many rows as the recipe asks for, the same share of each class."""
     if not (have := len(rows["label"])):
         raise DataError(f"{recipe.data} has no {split} rows.")
-    if n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]:  # that is a maximum
-        raise DataError(f"{split}_rows is {n:,}, but {recipe.data} has only {have:,} {split} rows.")
+    if (
+        n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]
+    ):  # that is a maximum
+        raise DataError(
+            f"{split}_rows is {n:,}, but {recipe.data} has only {have:,} {split} rows."
+        )
     return rows if n is None else _deal(rows, min(n, have), recipe.seed)[0]
 
 
@@ -227,13 +287,19 @@ def _split(train: dict, test: dict, names: list[str], recipe: Recipe):
     n_validation = max(4, len(names), round(recipe.validation_share * have))
     if have - n_validation < recipe.batch_size:
         left = f"{have} training rows, of which {n_validation} validate, leave fewer than one batch of"
-        raise DataError(f"{recipe.data}: {left} {recipe.batch_size}. Use more rows or a smaller batch_size.")
+        raise DataError(
+            f"{recipe.data}: {left} {recipe.batch_size}. Use more rows or a smaller batch_size."
+        )
     note_repeats(train, test)
     learn, validate = _deal(train, have - n_validation, recipe.seed)
     if shared := len({*learn["text"]} & {*validate["text"]}):
-        print(f"note: {shared:,} texts stand in both train and validation; they validate nothing.")
+        print(
+            f"note: {shared:,} texts stand in both train and validation; they validate nothing."
+        )
     if absent := [names[i] for i in sorted({*count} - {*validate["label"]})]:
-        print(f"note: no row of {', '.join(absent)} validates; a larger validation_share would have some.")
+        print(
+            f"note: no row of {', '.join(absent)} validates; a larger validation_share would have some."
+        )
     splits = {"train": learn, "validation": validate, "test": test}
     return DatasetDict({key: _dataset(rows, names) for key, rows in splits.items()})
 
@@ -241,7 +307,9 @@ def _split(train: dict, test: dict, names: list[str], recipe: Recipe):
 def _dataset(rows: dict, names: list[str]):
     from datasets import ClassLabel, Dataset, Features, Value
 
-    return Dataset.from_dict(rows, Features({"text": Value("string"), "label": ClassLabel(names=[*names])}))
+    return Dataset.from_dict(
+        rows, Features({"text": Value("string"), "label": ClassLabel(names=[*names])})
+    )
 
 
 def _hold_out(rows: dict) -> tuple[dict, dict]:
@@ -254,10 +322,15 @@ def _hold_out(rows: dict) -> tuple[dict, dict]:
     held = [False] * len(labels)
     for i in sorted(range(len(labels)), key=marks.__getitem__):
         tenth = marks[i] < "1a"  # as 26 of 256 first bytes are
-        held[i] = (tenth or not taken[labels[i]]) and taken[labels[i]] < size[labels[i]] - 2
+        held[i] = (tenth or not taken[labels[i]]) and taken[labels[i]] < size[
+            labels[i]
+        ] - 2
         taken[labels[i]] += held[i]
     sides = [not one for one in held], held
-    return tuple({key: [*compress(values, side)] for key, values in rows.items()} for side in sides)
+    return tuple(
+        {key: [*compress(values, side)] for key, values in rows.items()}
+        for side in sides
+    )
 
 
 def _deal(rows: dict, n: int, seed: int) -> tuple[dict, dict]:
@@ -275,4 +348,7 @@ def _deal(rows: dict, n: int, seed: int) -> tuple[dict, dict]:
     how = dict(stratify=labels if fair else None, random_state=seed)
     parts = train_test_split(range(len(labels)), train_size=n, **how)
     # Lists, because `Dataset.select` leaves row numbers that `add_column` resolves behind a progress bar.
-    return tuple({key: [values[i] for i in sorted(part)] for key, values in rows.items()} for part in parts)
+    return tuple(
+        {key: [values[i] for i in sorted(part)] for key, values in rows.items()}
+        for part in parts
+    )

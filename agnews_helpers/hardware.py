@@ -39,13 +39,18 @@ class Card:
 
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each known fact, for people."""
-        cores = self.cuda_cores and f"{self.cuda_cores:,} in {self.multiprocessors} multiprocessors"
+        cores = (
+            self.cuda_cores
+            and f"{self.cuda_cores:,} in {self.multiprocessors} multiprocessors"
+        )
         rows = {
             "memory": f"{self.vram_gib:.2f} GiB {self.memory or ''}".rstrip(),
             "bandwidth": self.bandwidth and f"{self.bandwidth:.0f} GB/s",
             "CUDA cores": cores,
             "fp32 speed": self.fp32_tflops and f"{self.fp32_tflops:.2f} TFLOP/s",
-            "tensor cores": {True: "yes", False: "none: stay with fp32"}.get(self.tensor_cores),
+            "tensor cores": {True: "yes", False: "none: stay with fp32"}.get(
+                self.tensor_cores
+            ),
             "compute capability": "{}.{}".format(*self.capability),
         }
         return [(name, value) for name, value in rows.items() if value]
@@ -57,18 +62,111 @@ _50_W = "published facts of the 50 W laptop version, not measured here"
 # The fields of `Card`, in its order. GTX 1650 Ti: 1024 cores x 2 operations x 1.485 GHz boost = 3.04 TFLOP/s,
 # 128 bit x 12 Gbit/s / 8 = 192 GB/s.
 _FACTS = {
-    "GeForce GTX 1650 Ti": (4.0, (7, 5), 16, 1024, "GDDR6, 128 bit", 192, 3.04, False, _50_W),
-    "GeForce GTX 1650": (4.0, (7, 5), 14, 896, "GDDR5, 128 bit", 128, 2.98, False, _SHEET),
-    "GeForce GTX 1050 Ti": (4.0, (6, 1), 6, 768, "GDDR5, 128 bit", 112, 2.14, False, _SHEET),
-    "GeForce RTX 3050": (8.0, (8, 6), 20, 2560, "GDDR6, 128 bit", 224, 9.1, True, _SHEET + ", 8 GB version"),
-    "GeForce RTX 3050 Laptop": (4.0, (8, 6), 16, 2048, "GDDR6, 128 bit", 192, None, True, _MOBILE),
-    "GeForce RTX 2060": (6.0, (7, 5), 30, 1920, "GDDR6, 192 bit", 336, 6.45, True, _SHEET),
+    "GeForce GTX 1650 Ti": (
+        4.0,
+        (7, 5),
+        16,
+        1024,
+        "GDDR6, 128 bit",
+        192,
+        3.04,
+        False,
+        _50_W,
+    ),
+    "GeForce GTX 1650": (
+        4.0,
+        (7, 5),
+        14,
+        896,
+        "GDDR5, 128 bit",
+        128,
+        2.98,
+        False,
+        _SHEET,
+    ),
+    "GeForce GTX 1050 Ti": (
+        4.0,
+        (6, 1),
+        6,
+        768,
+        "GDDR5, 128 bit",
+        112,
+        2.14,
+        False,
+        _SHEET,
+    ),
+    "GeForce RTX 3050": (
+        8.0,
+        (8, 6),
+        20,
+        2560,
+        "GDDR6, 128 bit",
+        224,
+        9.1,
+        True,
+        _SHEET + ", 8 GB version",
+    ),
+    "GeForce RTX 3050 Laptop": (
+        4.0,
+        (8, 6),
+        16,
+        2048,
+        "GDDR6, 128 bit",
+        192,
+        None,
+        True,
+        _MOBILE,
+    ),
+    "GeForce RTX 2060": (
+        6.0,
+        (7, 5),
+        30,
+        1920,
+        "GDDR6, 192 bit",
+        336,
+        6.45,
+        True,
+        _SHEET,
+    ),
     "T4": (16.0, (7, 5), 40, 2560, "GDDR6, 256 bit", 320, 8.1, True, _SHEET),
-    "V100": (16.0, (7, 0), 80, 5120, "HBM2, 4096 bit", 900, 15.7, True, _SHEET + ", 16 GB version"),
-    "GeForce RTX 3090": (24.0, (8, 6), 82, 10496, "GDDR6X, 384 bit", 936, 35.6, True, _SHEET),
-    "A100": (40.0, (8, 0), 108, 6912, "HBM2, 5120 bit", 1555, 19.5, True, _SHEET + ", 40 GB version"),
+    "V100": (
+        16.0,
+        (7, 0),
+        80,
+        5120,
+        "HBM2, 4096 bit",
+        900,
+        15.7,
+        True,
+        _SHEET + ", 16 GB version",
+    ),
+    "GeForce RTX 3090": (
+        24.0,
+        (8, 6),
+        82,
+        10496,
+        "GDDR6X, 384 bit",
+        936,
+        35.6,
+        True,
+        _SHEET,
+    ),
+    "A100": (
+        40.0,
+        (8, 0),
+        108,
+        6912,
+        "HBM2, 5120 bit",
+        1555,
+        19.5,
+        True,
+        _SHEET + ", 40 GB version",
+    ),
 }
-CARDS = {name.removeprefix("GeForce "): Card(f"NVIDIA {name}", *facts) for name, facts in _FACTS.items()}
+CARDS = {
+    name.removeprefix("GeForce "): Card(f"NVIDIA {name}", *facts)
+    for name, facts in _FACTS.items()
+}
 GTX_1650_TI = CARDS["GTX 1650 Ti"]
 
 # What the CUDA context takes beside PyTorch's own memory, in MiB: bare, 256 (InvokeAI#9413) to 426
@@ -81,7 +179,11 @@ CONTEXT_MIB = (256, 512)
 #   linux-desktop: 0.94 GiB outside PyTorch when memory ran out (PCT_Pytorch#27), less the smallest context
 #   windows: PyTorch had 2.99, 3.02, 3.10 (TFix#22), 3.35, 3.41 or 3.47 GiB of "4.00 GiB" when memory ran out:
 #   0.53 to 1.01 GiB outside, less the smallest context and the largest
-SYSTEMS_GIB = {"linux": (0.06, 0.19), "linux-desktop": (0.19, 0.69), "windows": (0.28, 0.51)}
+SYSTEMS_GIB = {
+    "linux": (0.06, 0.19),
+    "linux-desktop": (0.19, 0.69),
+    "windows": (0.28, 0.51),
+}
 
 
 def find_card(name: str) -> Card:
@@ -91,13 +193,20 @@ def find_card(name: str) -> Card:
     """
 
     def plain(text):
-        return re.sub("nvidia|geforce|tesla|gpu|[gr]tx|(sxm|pcie).*|[^a-z0-9]", "", text.lower())
+        return re.sub(
+            "nvidia|geforce|tesla|gpu|[gr]tx|(sxm|pcie).*|[^a-z0-9]", "", text.lower()
+        )
 
     known = {plain(name): name for name in CARDS}
     if found := known.get(plain(name)):
         return CARDS[found]
-    nearest = "".join(f" Is the {known[near]} meant?" for near in get_close_matches(plain(name), known, 1))
-    raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib.")
+    nearest = "".join(
+        f" Is the {known[near]} meant?"
+        for near in get_close_matches(plain(name), known, 1)
+    )
+    raise InvalidValue(
+        f"No card {name!r} in the list: {', '.join(CARDS)}.{nearest} Or give --vram-gib."
+    )
 
 
 def this_card() -> Card | None:
@@ -111,10 +220,12 @@ def this_card() -> Card | None:
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     gib, capability = found.total_memory / 2**30, (found.major, found.minor)
-    return Card(found.name, gib, capability, found.multi_processor_count, free_mib=free_mib())
+    return Card(
+        found.name, gib, capability, found.multi_processor_count, free_mib=free_mib()
+    )
 
 
-def processes():
+def process_state():
     """Accelerate's view of this process: its device, its number, and how many there are (`PartialState`).
 
     Where there is no GPU it must be told so, or it takes each of several processes for the only one.
@@ -122,8 +233,12 @@ def processes():
     import torch
     from accelerate import PartialState
 
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:  # torchrun and accelerate set both
-        raise InvalidValue("LOCAL_RANK is set, left over from another program. Unset it and run again.")
+    if (
+        "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ
+    ):  # torchrun and accelerate set both
+        raise InvalidValue(
+            "LOCAL_RANK is set, left over from another program. Unset it and run again."
+        )
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
@@ -147,7 +262,10 @@ def describe_machine() -> str:
         device = f"CPU, {torch.get_num_threads()} threads"
     names = "torch", "transformers", "datasets", "accelerate"
     versions = ", ".join(f"{name} {version_of(name)}" for name in names)
-    python, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    python, system = (
+        platform.python_version(),
+        f"{platform.system()} {platform.machine()}",
+    )
     return f"versions   python {python}, {versions}\nsystem     {system}\ndevice     {device}"
 
 
@@ -157,11 +275,13 @@ def check_precision(precision: str, device: str, card: Card | None = None) -> No
     What nobody knows of shows in the first step: the loop takes none whose loss or gradient is not finite.
     """
     card = card or (this_card() if device == "cuda" else None)
-    if precision != "fp32" and (reason := refusal(precision, device, card)):
-        raise InvalidValue(f"precision={precision!r} is refused: {reason} Use precision='fp32'.")
+    if precision != "fp32" and (reason := precision_problem(precision, device, card)):
+        raise InvalidValue(
+            f"precision={precision!r} is refused: {reason} Use precision='fp32'."
+        )
 
 
-def refusal(precision: str, device: str, card: Card | None) -> str | None:
+def precision_problem(precision: str, device: str, card: Card | None) -> str | None:
     """Why `precision` is known not to be worth trying on a device, in a sentence; None where it is.
 
     Reports: GTX 16xx cards have no tensor cores, fp16 products are slow on them (pytorch#121957, #195716) and
@@ -169,11 +289,17 @@ def refusal(precision: str, device: str, card: Card | None) -> str | None:
     runs at a fraction of fp32's speed.
     """
     if card is None:
-        return f"fp16 needs a CUDA card, and training would run on {device}." if precision == "fp16" else None
+        return (
+            f"fp16 needs a CUDA card, and training would run on {device}."
+            if precision == "fp16"
+            else None
+        )
     if "GTX 16" in card.name:
         return f"the {card.name} has no tensor cores: fp16 is slow, NaNs are reported, bf16 is only emulated."
     if precision == "bf16" and card.capability < (8, 0):
-        return f"the {card.name} only emulates bf16, which needs compute capability 8.0."
+        return (
+            f"the {card.name} only emulates bf16, which needs compute capability 8.0."
+        )
     if precision == "fp16" and card.capability < (7, 0):
         return f"fp16 on the {card.name} is slower than fp32: it needs compute capability 7.0."
     return None

@@ -38,13 +38,22 @@ def load_model(recipe: Recipe, names=LABELS):
     weights. The global random generators are left as they were. FileNotFoundError, HubUnreachable or
     MiniUnavailable where folder, Hub or the offline package does not give what is needed; it says why.
     """
-    known = dict(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+    known = dict(
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+    )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        anew = dict(num_labels=len(names), ignore_mismatched_sizes=True)  # where it is one for other classes
+        anew = dict(
+            num_labels=len(names), ignore_mismatched_sizes=True
+        )  # where it is one for other classes
         model, new = _load(pretrained_name(recipe), **anew, **known)
-    if lacking := [weight for weight in new if weight.startswith(model.base_model_prefix)]:
-        print(f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is.")
+    if lacking := [
+        weight for weight in new if weight.startswith(model.base_model_prefix)
+    ]:
+        print(
+            f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is."
+        )
     return model
 
 
@@ -52,28 +61,41 @@ def _load(name: str | Path, **options):
     """A classifier in fp32, whatever was stored, and the weights that it lacked, or had in other shapes."""
     auto = AutoModelForSequenceClassification
     with _quietly(name):
-        model, info = pretrained(auto, name, dtype=torch.float32, output_loading_info=True, **options)
+        model, info = pretrained(
+            auto, name, dtype=torch.float32, output_loading_info=True, **options
+        )
     # transformers maps the file, and Windows replaces no mapped file: the next notebook could not save there.
     for weight in model.parameters():
         weight.data = weight.data.clone()
-    return model, sorted({*info["missing_keys"], *(weight for weight, *_ in info["mismatched_keys"])})
+    return model, sorted(
+        {*info["missing_keys"], *(weight for weight, *_ in info["mismatched_keys"])}
+    )
 
 
-def check_pair(model, tokenizer, max_length: int) -> None:
+def check_model_and_tokenizer(model, tokenizer, max_length: int) -> None:
     """Raise InvalidValue where a model and a tokenizer do not belong together, or cannot take the recipe."""
     config = model.config
-    positions = min(getattr(config, "max_position_embeddings", max_length), tokenizer.model_max_length)
+    positions = min(
+        getattr(config, "max_position_embeddings", max_length),
+        tokenizer.model_max_length,
+    )
     if len(tokenizer) > config.vocab_size:
         sizes = f"The tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}"
-        raise InvalidValue(f"{sizes}: they do not belong together. Take the folder of one model.")
+        raise InvalidValue(
+            f"{sizes}: they do not belong together. Take the folder of one model."
+        )
     if tokenizer.pad_token_id is None or config.pad_token_id is None:
-        raise InvalidValue("The model has no padding token, which batches need; take one like DistilBERT.")
+        raise InvalidValue(
+            "The model has no padding token, which batches need; take one like DistilBERT."
+        )
     if positions < max_length:
-        raise InvalidValue(f"The model takes {positions} tokens; max_length is {max_length}. Make it less.")
+        raise InvalidValue(
+            f"The model takes {positions} tokens; max_length is {max_length}. Make it less."
+        )
 
 
 @contextmanager
-def recomputed(model, wanted: bool = True, **options):
+def gradient_checkpointing(model, wanted: bool = True, **options):
     """While this is entered, each layer's activations are not kept, but computed again in the backward pass.
 
     InvalidValue where the model cannot do that. `options` are those of ``torch.utils.checkpoint``.
@@ -84,7 +106,11 @@ def recomputed(model, wanted: bool = True, **options):
     if not model.supports_gradient_checkpointing:
         raise InvalidValue(f"{type(model).__name__} cannot compute its layers again.")
     # The newest transformers calls gradient checkpointing activation checkpointing.
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    kind = (
+        "activation"
+        if hasattr(model, "activation_checkpointing_enable")
+        else "gradient"
+    )
     getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, **options})
     try:
         yield
@@ -96,11 +122,13 @@ def class_names(model) -> list[str]:
     """What a model calls its classes, in the order of its logits. InvalidValue where one has no name."""
     names = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
     if None in names:
-        raise InvalidValue(f"{model.name_or_path}: add a name for class {names.index(None)} in config.json.")
+        raise InvalidValue(
+            f"{model.name_or_path}: add a name for class {names.index(None)} in config.json."
+        )
     return names
 
 
-def class_order(model, rows) -> list[int]:
+def label_mapping(model, rows) -> list[int]:
     """Which class of the model each class of the data is, by their names.
 
     Where one of them has no names (LABEL_0, LABEL_1, ... of transformers), by their numbers. InvalidValue
@@ -112,7 +140,9 @@ def class_order(model, rows) -> list[int]:
         return [*range(len(known))]
     if {name.casefold() for name in names} - {*known}:
         theirs, ours = ", ".join(class_names(model)), ", ".join(names)
-        raise InvalidValue(f"The model knows the classes {theirs}, and the data has {ours}. They must agree.")
+        raise InvalidValue(
+            f"The model knows the classes {theirs}, and the data has {ours}. They must agree."
+        )
     return [known.index(name.casefold()) for name in names]
 
 
@@ -144,21 +174,33 @@ def load_classifier(folder: str | Path):
     folder = Path(folder).expanduser()
     for path in (folder / name for name in (*FILES, "tokenizer.json")):
         if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no trained classifier (no {path.name}). {how}")
+            raise FileNotFoundError(
+                f"{folder} holds no trained classifier (no {path.name}). {how}"
+            )
         path.open("rb").close()
     facts = run_facts(folder)
     if facts.get("writing"):
-        raise FileNotFoundError(f"{folder} holds a part of a classifier, whose run was ended. {how}")
+        raise FileNotFoundError(
+            f"{folder} holds a part of a classifier, whose run was ended. {how}"
+        )
     if "steps" in facts and not facts.get("finished"):
-        so_far = f"epoch {facts['epoch']}" if facts.get("epoch") else f"{facts['steps']:,} steps"
-        print(f"note: the run in {folder} is not finished; this is its classifier after {so_far}.")
+        so_far = (
+            f"epoch {facts['epoch']}"
+            if facts.get("epoch")
+            else f"{facts['steps']:,} steps"
+        )
+        print(
+            f"note: the run in {folder} is not finished; this is its classifier after {so_far}."
+        )
     if changed := storage.damaged_files(folder, facts.get("files", {})):
         print(
             f"note: {', '.join(changed)} in {folder} is not as its run wrote it: damaged, or changed since."
         )
     model, new = _load(folder)
     if new:
-        raise FileNotFoundError(f"{folder} holds a model without a trained head ({new[0]}). {how}")
+        raise FileNotFoundError(
+            f"{folder} holds a model without a trained head ({new[0]}). {how}"
+        )
     return model, pretrained(AutoTokenizer, folder)
 
 
@@ -180,4 +222,6 @@ def run_facts(folder: str | Path) -> dict:
     try:
         return storage.read_json(path) if path.is_file() else {}
     except Damaged as error:
-        raise Damaged(f"{path} is damaged ({error}). It tells of a run: delete or rename it.") from error
+        raise Damaged(
+            f"{path} is damaged ({error}). It tells of a run: delete or rename it."
+        ) from error

@@ -20,13 +20,21 @@ def run_notebooks(source: Path, target: Path) -> dict:
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
     if not notebooks or source.resolve() == target.resolve():
-        raise FileNotFoundError(f"{source} holds no numbered notebook, or is --target. Give --source.")
+        raise FileNotFoundError(
+            f"{source} holds no numbered notebook, or is --target. Give --source."
+        )
     recipe = Recipe.for_this_machine()
     print(recipe.describe(), f"from       {source}", sep="\n", flush=True)
     target.mkdir(parents=True, exist_ok=True)
     runs, aside = target / "runs", target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
-    pages = [target / (path.stem + kind) for path in notebooks for kind in (".ipynb", ".html")]
-    if earlier := [path for path in (runs, *pages) if path.exists()]:  # 04 trains anew: its figures are told
+    pages = [
+        target / (path.stem + kind)
+        for path in notebooks
+        for kind in (".ipynb", ".html")
+    ]
+    if earlier := [
+        path for path in (runs, *pages) if path.exists()
+    ]:  # 04 trains anew: its figures are told
         aside.mkdir()
         for path in earlier:
             path.rename(aside / path.name)
@@ -38,20 +46,40 @@ def run_notebooks(source: Path, target: Path) -> dict:
         try:
             _execute(path, target)
         except Exception as failure:  # a cell, its kernel, or a file that is no notebook: the next one runs
-            first = failure.__cause__ and failure.__cause__.__context__  # why it failed that cannot be saved
-            error = "\n".join(str(one) or type(one).__name__ for one in (first, failure) if one)
+            first = (
+                failure.__cause__ and failure.__cause__.__context__
+            )  # why it failed that cannot be saved
+            error = "\n".join(
+                str(one) or type(one).__name__ for one in (first, failure) if one
+            )
         seconds = round(time.perf_counter() - begun, 1)
-        print(f"FAILED {seconds:5.0f} s\n{error}" if error else f"ok     {seconds:5.0f} s", flush=True)
-        figures["notebooks"].append({"name": path.stem, "ok": error is None, "seconds": seconds})
+        print(
+            f"FAILED {seconds:5.0f} s\n{error}"
+            if error
+            else f"ok     {seconds:5.0f} s",
+            flush=True,
+        )
+        figures["notebooks"].append(
+            {"name": path.stem, "ok": error is None, "seconds": seconds}
+        )
     figures["minutes"] = round((time.perf_counter() - started) / 60, 2)
-    report, accuracy = runs / "agnews" / "test_report.json", "none: notebook 04 did not run to its end"
+    report, accuracy = (
+        runs / "agnews" / "test_report.json",
+        "none: notebook 04 did not run to its end",
+    )
     if report.is_file():
         figures["accuracy"] = read_json(report)["accuracy"]
-        accuracy = f"{figures['accuracy']:.1%} on the test rows\nclassifier {report.parent}"
-    failed = ", ".join(notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"])
+        accuracy = (
+            f"{figures['accuracy']:.1%} on the test rows\nclassifier {report.parent}"
+        )
+    failed = ", ".join(
+        notebook["name"] for notebook in figures["notebooks"] if not notebook["ok"]
+    )
     print(f"\naccuracy   {accuracy}\ntime       {figures['minutes']:.1f} minutes")
     print(f"notebooks  {target}/*.ipynb, the same as pages in {target}/*.html")
-    print(f"FAILED     {failed}" if failed else "all notebooks ran to the end", flush=True)
+    print(
+        f"FAILED     {failed}" if failed else "all notebooks ran to the end", flush=True
+    )
     return figures
 
 
@@ -64,11 +92,25 @@ def _execute(path: Path, target: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     quiet = ["--log-level=ERROR"]  # else each kernel warns into our progress lines
     try:
-        execute(notebook, cwd=str(target), timeout=None, kernel_name="python3", extra_arguments=quiet)
+        execute(
+            notebook,
+            cwd=str(target),
+            timeout=None,
+            kernel_name="python3",
+            extra_arguments=quiet,
+        )
     finally:
         save_text(target / path.name, nbformat.writes(notebook))
-        for cell in notebook.cells:  # a progress widget needs a live kernel: it would be a hole in the page
+        for cell in (
+            notebook.cells
+        ):  # a progress widget needs a live kernel: it would be a hole in the page
             if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-        page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+                cell.outputs = [
+                    output
+                    for output in cell.outputs
+                    if WIDGET not in output.get("data", {})
+                ]
+        page, _ = HTMLExporter().from_notebook_node(
+            notebook, resources={"metadata": {"name": path.stem}}
+        )
         save_text(target / f"{path.stem}.html", page)

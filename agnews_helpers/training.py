@@ -14,11 +14,18 @@ from .batching import epoch_batches, make_loader, tokenize
 from .checkpoints import Run, RunFolder, State
 from .data import load_data
 from .evaluation import evaluate
-from .hardware import check_precision, processes
-from .model import class_order, load_classifier, load_model, load_tokenizer, recomputed, run_facts
+from .hardware import check_precision, process_state
+from .model import (
+    gradient_checkpointing,
+    label_mapping,
+    load_classifier,
+    load_model,
+    load_tokenizer,
+    run_facts,
+)
 from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import DoesNotFit, InvalidValue, NonFiniteError, is_out_of_memory
-from .plumbing.interrupts import StopWish
+from .plumbing.interrupts import StopSignal
 from .plumbing.vram_cap import VramCap
 from .recipe import Recipe
 
@@ -26,7 +33,13 @@ __all__ = ["Run", "find_or_train", "forward_backward", "train"]
 
 
 def train(
-    model, tokens, recipe: Recipe, output_dir="runs/agnews", resume="auto", steps=None, save_minutes=10.0
+    model,
+    tokens,
+    recipe: Recipe,
+    output_dir="runs/agnews",
+    resume="auto",
+    steps=None,
+    save_minutes=10.0,
 ) -> Run:
     """Fine-tune `model` on ``tokens["train"]``, validate after each epoch, keep the best one.
 
@@ -63,48 +76,86 @@ def train(
         When `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
-        raise InvalidValue(f"steps is {steps}; it must be at least 1; by default all are taken.")
-    if class_order(model, tokens["train"]) != [*range(model.config.num_labels)]:
-        raise InvalidValue("The model has other classes than the data: give load_model the data's names.")
+        raise InvalidValue(
+            f"steps is {steps}; it must be at least 1; by default all are taken."
+        )
+    if label_mapping(model, tokens["train"]) != [*range(model.config.num_labels)]:
+        raise InvalidValue(
+            "The model has other classes than the data: give load_model the data's names."
+        )
     accelerator = make_accelerator(recipe)
     check_precision(recipe.precision, accelerator.device.type)
-    folder = RunFolder(output_dir, model, tokens, recipe, accelerator, resume, save_minutes)
-    wishes = StopWish(alone=accelerator.num_processes == 1)
-    cap, leaner = VramCap(accelerator.device), recomputed(model, recipe.gradient_checkpointing)
-    with folder, wishes as wish, cpu_kernels(model, accelerator.device), leaner, cap as card:
+    folder = RunFolder(
+        output_dir, model, tokens, recipe, accelerator, resume, save_minutes
+    )
+    wishes = StopSignal(alone=accelerator.num_processes == 1)
+    cap, leaner = (
+        VramCap(accelerator.device),
+        gradient_checkpointing(model, recipe.gradient_checkpointing),
+    )
+    with (
+        folder,
+        wishes as wish,
+        cpu_kernels(model, accelerator.device),
+        leaner,
+        cap as card,
+    ):
         if folder.finished:
             return folder.load_run(model)
         torch.manual_seed(recipe.seed + accelerator.process_index)  # dropout
         # `fused`: the update of all weights in one kernel; the numbers are those of the plain Adam
-        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-        parallel, optimizer = accelerator.prepare(model, optimizer)  # on the device; one of several processes
-        state = folder.restore(model, optimizer)  # epoch 1, batch 0; or where the run was when it stopped
-        lengths, weights = tokens["train"]["length"][:], class_weights(tokens["train"], model, recipe)
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, fused=True
+        )
+        parallel, optimizer = accelerator.prepare(
+            model, optimizer
+        )  # on the device; one of several processes
+        state = folder.restore(
+            model, optimizer
+        )  # epoch 1, batch 0; or where the run was when it stopped
+        lengths, weights = (
+            tokens["train"]["length"][:],
+            class_weights(tokens["train"], model, recipe),
+        )
         for epoch in range(state.epoch, recipe.epochs + 1):
             # Seed and epoch alone decide the order, so the rest of a stopped epoch is a slice.
             batches = epoch_batches(lengths, recipe, epoch)[state.batch :]
-            loader = make_loader(tokens["train"], batches, recipe, accelerator, model.config.pad_token_id)
+            loader = make_loader(
+                tokens["train"], batches, recipe, accelerator, model.config.pad_token_id
+            )
             parallel.train()  # dropout on; `evaluate` switches it off and on again
             for rows, batch in progress(state, batches, loader, accelerator, card):
                 if agreed(accelerator, wish.made or len(state.sitting) == steps):
                     return folder.stopped(model, optimizer, state)
-                with explained(state, rows, batch, recipe):  # an error says where the run is, and what helps
-                    loss = forward_backward(parallel, batch, accelerator, state.limits, rows, weights)
+                with explained(
+                    state, rows, batch, recipe
+                ):  # an error says where the run is, and what helps
+                    loss = forward_backward(
+                        parallel, batch, accelerator, state.limits, rows, weights
+                    )
                     check_finite(loss, model, accelerator)  # before the weights move
                     optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)  # else the next gradients are added to these
+                    optimizer.zero_grad(
+                        set_to_none=True
+                    )  # else the next gradients are added to these
                 state.count(accelerator.reduce(loss, "mean").item())
                 if agreed(accelerator, folder.due):
                     folder.save(model, optimizer, state)
             report = wish.interruptible(evaluate, model, tokens["validation"], recipe)
-            if report is None:  # a stop in the middle: the validation is done again when the run continues
+            if (
+                report is None
+            ):  # a stop in the middle: the validation is done again when the run continues
                 return folder.stopped(model, optimizer, state)
-            if state.end_epoch(report):  # the best so far: saved, and published for all to use
+            if state.end_epoch(
+                report
+            ):  # the best so far: saved, and published for all to use
                 folder.save(model, optimizer, state)
         return folder.finish(model, state)
 
 
-def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, weights=None) -> torch.Tensor:
+def forward_backward(
+    model, batch: dict, accelerator, limits=None, rows=None, weights=None
+) -> torch.Tensor:
     """The loss of one batch, and its gradients in the model's parameters. No weight moves here.
 
     Where memory runs out, the same is done in halves, quarters, ... of the batch. Their gradients add up to
@@ -129,11 +180,20 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
         total = None
         try:
             for start in range(0, here, size):
-                part = {name: tensor[start : start + size] for name, tensor in batch.items()}
+                part = {
+                    name: tensor[start : start + size] for name, tensor in batch.items()
+                }
                 labels = part.pop("labels")
                 # Several processes add up their gradients once, with the last part.
-                with accelerator.no_sync(model) if start + size < here else nullcontext():
-                    loss = F.cross_entropy(model(**part).logits, labels, weights, reduction="sum") / count
+                with (
+                    accelerator.no_sync(model) if start + size < here else nullcontext()
+                ):
+                    loss = (
+                        F.cross_entropy(
+                            model(**part).logits, labels, weights, reduction="sum"
+                        )
+                        / count
+                    )
                     accelerator.backward(loss)
                 total = loss.detach() if total is None else total + loss.detach()
             return total
@@ -153,7 +213,9 @@ def forward_backward(model, batch: dict, accelerator, limits=None, rows=None, we
             raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})")
         limits.append([length, size // 2])
         parts = f"in parts of {size // 2}, and so for all batches this long. The gradient is the same."
-        tqdm.write(f"Out of memory with {size} rows of {length} tokens: the same step again {parts}")
+        tqdm.write(
+            f"Out of memory with {size} rows of {length} tokens: the same step again {parts}"
+        )
 
 
 def class_weights(rows, model, recipe: Recipe) -> torch.Tensor | None:
@@ -163,7 +225,9 @@ def class_weights(rows, model, recipe: Recipe) -> torch.Tensor | None:
     """
     if recipe.class_weights is None:
         return None
-    count = torch.bincount(torch.tensor(rows["label"][:]), minlength=model.config.num_labels)
+    count = torch.bincount(
+        torch.tensor(rows["label"][:]), minlength=model.config.num_labels
+    )
     return (len(rows) / (len(count) * count.clamp(min=1))).to(model.device)
 
 
@@ -172,7 +236,11 @@ def mean_over(rows: list[int], accelerator) -> float:
 
     Accelerate averages the gradients of several processes. One without a row of a short batch weighs nothing.
     """
-    return len(rows) / accelerator.num_processes if accelerator.process_index < len(rows) else math.inf
+    return (
+        len(rows) / accelerator.num_processes
+        if accelerator.process_index < len(rows)
+        else math.inf
+    )
 
 
 def check_finite(loss: torch.Tensor, model, accelerator) -> None:
@@ -180,8 +248,12 @@ def check_finite(loss: torch.Tensor, model, accelerator) -> None:
     total = loss.float()
     if accelerator.scaler is None:
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        total = total + sum(torch.dot(g, g) for g in gradients)  # as good as a norm, faster on a CPU
-    elif accelerator.scaler.get_scale() < 1:  # fp16: the scaler itself leaves out a step that overflows
+        total = total + sum(
+            torch.dot(g, g) for g in gradients
+        )  # as good as a norm, faster on a CPU
+    elif (
+        accelerator.scaler.get_scale() < 1
+    ):  # fp16: the scaler itself leaves out a step that overflows
         total = total * math.nan
     if not torch.isfinite(total):
         model.zero_grad(set_to_none=True)
@@ -198,11 +270,17 @@ def explained(state: State, rows: list[int], batch: dict, recipe: Recipe):
         what = f"The {error} of the step after {state} is not finite: no step was taken, none was saved."
         look = f"Look at its rows in the train split: {', '.join(map(str, rows))}, of {length} tokens."
         wish = f"precision='fp32' or a learning rate below {recipe.learning_rate:g}"
-        raise NonFiniteError(f"{what} {look} If nothing is wrong with them, use {wish}.") from None
+        raise NonFiniteError(
+            f"{what} {look} If nothing is wrong with them, use {wish}."
+        ) from None
     except RuntimeError as error:
         if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
             raise
-        what = error if isinstance(error, DoesNotFit) else "Adam's two running means do not fit either"
+        what = (
+            error
+            if isinstance(error, DoesNotFit)
+            else "Adam's two running means do not fit either"
+        )
         raise DoesNotFit(
             f"Out of memory after {state}: {what}. What was saved is whole, and can be continued. "
             "What helps: (1) close what else uses the memory: another notebook keeps its share until its "
@@ -221,16 +299,29 @@ def agreed(accelerator, wish: bool) -> bool:
     return accelerator.check_trigger()
 
 
-def progress(state: State, batches, loader, accelerator, card) -> Iterator[tuple[list[int], dict]]:
+def progress(
+    state: State, batches, loader, accelerator, card
+) -> Iterator[tuple[list[int], dict]]:
     """The row numbers and tensors of each batch, on the device; and a bar that shows the rows done.
 
     `card` (`VramCap`) looks at the time of each step.
     """
-    title, quiet = f"epoch {state.epoch}/{state.epochs}", not accelerator.is_main_process
+    title, quiet = (
+        f"epoch {state.epoch}/{state.epochs}",
+        not accelerator.is_main_process,
+    )
     done, device = state.rows - sum(map(len, batches)), accelerator.device
-    with tqdm(total=state.rows, initial=done, unit="row", desc=title, disable=quiet) as bar:
+    with tqdm(
+        total=state.rows, initial=done, unit="row", desc=title, disable=quiet
+    ) as bar:
         for rows, batch in zip(batches, loader):
-            yield rows, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            yield (
+                rows,
+                {
+                    name: tensor.to(device, non_blocking=True)
+                    for name, tensor in batch.items()
+                },
+            )
             card.watch(state.sitting[-1], batch["input_ids"].numel())
             bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
             bar.update(len(rows))
@@ -244,7 +335,9 @@ def make_accelerator(recipe: Recipe):
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()  # a notebook may train again in another precision
-    return Accelerator(mixed_precision=precision, cpu=processes().device.type == "cpu")
+    return Accelerator(
+        mixed_precision=precision, cpu=process_state().device.type == "cpu"
+    )
 
 
 def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int = 400):
@@ -257,8 +350,10 @@ def find_or_train(recipe: Recipe, folder: str | Path = "runs/agnews", rows: int 
         print(f"Using the classifier of notebook 04 (profile {profile}).")
         return *load_classifier(folder), Path(folder)
     folder = Path(f"{folder}-brief")
-    print(f"No classifier of notebook 04 here: training one on at most {rows} rows, in {folder}.")
-    brief = recipe.but(train_rows=min(recipe.train_rows or rows, rows))
+    print(
+        f"No classifier of notebook 04 here: training one on at most {rows} rows, in {folder}."
+    )
+    brief = recipe.replace(train_rows=min(recipe.train_rows or rows, rows))
     news = load_data(brief)
     model = load_model(brief, news["train"].features["label"].names)
     train(model, tokenize(news, load_tokenizer(brief), brief), brief, folder)

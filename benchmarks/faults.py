@@ -30,13 +30,24 @@ from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from agnews_helpers import Recipe, SaveError, load_data, load_model, load_tokenizer, tokenize, train, training
+from agnews_helpers import (
+    Recipe,
+    SaveError,
+    load_data,
+    load_model,
+    load_tokenizer,
+    tokenize,
+    train,
+    training,
+)
 from agnews_helpers.batching import epoch_batches
 from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
 from agnews_helpers.model import run_facts
 from agnews_helpers.plumbing import storage
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this is run as a script
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # where this is run as a script
 from tests.tiny import tiny_model_folder  # noqa: E402
 
 SWEEP = "killed at each file operation"
@@ -49,7 +60,11 @@ FAULTS = {
     "file cut off": 100,
     "out of memory": 100,
 }
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP")
+    if hasattr(signal, name)
+]
 SECONDS = 60  # a session that takes longer hangs, also on a machine that is at work
 
 
@@ -73,7 +88,13 @@ class SmallRun:
     """A real run, made small: 2 layers, 32 wide, dropout on, all rows of the sample, saved after every few
     steps."""
 
-    def __init__(self, home: Path, train_rows: int | None = None, epochs: int = 3, minutes: float = 0.001):
+    def __init__(
+        self,
+        home: Path,
+        train_rows: int | None = None,
+        epochs: int = 3,
+        minutes: float = 0.001,
+    ):
         self.home, self.minutes = home, minutes
         home.mkdir(parents=True, exist_ok=True)
         model = str(tiny_model_folder(home / "model"))
@@ -85,12 +106,20 @@ class SmallRun:
             epochs=epochs,
             learning_rate=1e-3,
         )
-        tokens = tokenize(load_data(self.recipe), load_tokenizer(self.recipe), self.recipe)
-        self.tokens = DatasetDict({name: tokens[name] for name in ("train", "validation")})
+        tokens = tokenize(
+            load_data(self.recipe), load_tokenizer(self.recipe), self.recipe
+        )
+        self.tokens = DatasetDict(
+            {name: tokens[name] for name in ("train", "validation")}
+        )
         self.tokens.save_to_disk(home / "tokens")
         started = time.perf_counter()
         self.reference = train(
-            load_model(self.recipe), self.tokens, self.recipe, home / "reference", save_minutes=minutes
+            load_model(self.recipe),
+            self.tokens,
+            self.recipe,
+            home / "reference",
+            save_minutes=minutes,
         )
         self.seconds = time.perf_counter() - started
         self.steps = len(self.reference.steps)
@@ -99,21 +128,32 @@ class SmallRun:
         """Compare a finished run with the undisturbed one, to the last bit, and look for what was left
         behind."""
         result.runs += 1
-        one, other = (load_file(place / "model.safetensors") for place in (folder, self.reference.folder))
-        same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        steps = [(place / "steps.csv").read_bytes() for place in (folder, self.reference.folder)]
+        one, other = (
+            load_file(place / "model.safetensors")
+            for place in (folder, self.reference.folder)
+        )
+        same = one.keys() == other.keys() and all(
+            torch.equal(one[name], other[name]) for name in one
+        )
+        steps = [
+            (place / "steps.csv").read_bytes()
+            for place in (folder, self.reference.folder)
+        ]
         result.weights_different += not (same and steps[0] == steps[1])
         result.rows_lost += self.rows_lost(folder / "rows.log")
         names = {path.name for path in self.reference.folder.iterdir()} | {"rows.log"}
         extra = [
             path
             for path in folder.rglob("*")
-            if path.parent == folder and path.name not in names or storage.PARTIAL in path.name
+            if path.parent == folder
+            and path.name not in names
+            or storage.PARTIAL in path.name
         ]
         extra = [
             path
             for path in extra
-            if path.name != "checkpoints" or not all(storage.ASIDE in kept.name for kept in path.iterdir())
+            if path.name != "checkpoints"
+            or not all(storage.ASIDE in kept.name for kept in path.iterdir())
         ]
         result.left_over += len(extra)
 
@@ -164,7 +204,9 @@ def logged(folder: Path):
             training.progress, State.count = progress, count
 
 
-def session(run, folder: Path, ready, room: int | None = None, operation: int | None = None) -> None:
+def session(
+    run, folder: Path, ready, room: int | None = None, operation: int | None = None
+) -> None:
     """In a process of its own: train until done or until the fault.
 
     room : flushes to the disk before it is full. operation : on a file, before which the process is killed; 0
@@ -180,7 +222,9 @@ def session(run, folder: Path, ready, room: int | None = None, operation: int | 
         RunFolder.due = property(lambda _: next(asked) in (3, 8))
     with quiet(), logged(folder):
         ready.set()
-        counted = [0] if operation is None else _kill_before(operation, folder.resolve())
+        counted = (
+            [0] if operation is None else _kill_before(operation, folder.resolve())
+        )
         try:
             train(model, tokens, recipe, folder, save_minutes=minutes)
         except SaveError:
@@ -212,8 +256,14 @@ def _kill_before(operation: int, folder: Path) -> list[int]:
 
     def watch(event, arguments):
         if event == "open":
-            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes and str(arguments[0]).startswith(place) and not str(arguments[0]).endswith("rows.log"):
+            writes = isinstance(arguments[2], int) and arguments[2] & (
+                os.O_WRONLY | os.O_RDWR | os.O_CREAT
+            )
+            if (
+                writes
+                and str(arguments[0]).startswith(place)
+                and not str(arguments[0]).endswith("rows.log")
+            ):
                 count()
         elif event in names:
             count()
@@ -256,16 +306,24 @@ def _intact_steps(folder: Path) -> int:
     """Steps of the newest checkpoint that is whole; all of them once the run is finished and whole."""
     facts = run_facts(folder) if folder.exists() else {}
     if facts.get("finished") and all(
-        storage.has(folder / name, wanted) for name, wanted in facts["files"].items()
+        storage.matches_sha256(folder / name, wanted) for name, wanted in facts["files"].items()
     ):
         return facts["steps"]
     whole = [path for path in checkpoints_in(folder) if not storage.damaged_files(path)]
-    return len(storage.read_json(whole[0] / "progress.json")["state"]["losses"]) if whole else 0
+    return (
+        len(storage.read_json(whole[0] / "progress.json")["state"]["losses"])
+        if whole
+        else 0
+    )
 
 
 def _processes():
     """Processes that start quickly: forked from one that has only imported, where the system can."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    method = (
+        "forkserver"
+        if "forkserver" in multiprocessing.get_all_start_methods()
+        else "spawn"
+    )
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         preload = [
@@ -282,7 +340,9 @@ def _session(context, run: SmallRun, folder: Path, strike=None, **fault) -> None
     """One process to its end; `strike` is called with it once it trains."""
     ready = context.Event()
     child = context.Process(
-        target=session, args=((run.recipe, run.home, run.minutes), folder, ready), kwargs=fault
+        target=session,
+        args=((run.recipe, run.home, run.minutes), folder, ready),
+        kwargs=fault,
     )
     child.start()
     assert ready.wait(60), "the session does not start"
@@ -309,7 +369,11 @@ def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> R
 
     def strike(child):
         child.join(chance.uniform(0, 0.6 * run.seconds))
-        number = getattr(signal, "SIGKILL", signal.SIGTERM) if kind == "killed" else chance.choice(SIGNALS)
+        number = (
+            getattr(signal, "SIGKILL", signal.SIGTERM)
+            if kind == "killed"
+            else chance.choice(SIGNALS)
+        )
         if child.is_alive():
             os.kill(child.pid, number)
 
@@ -351,10 +415,18 @@ def damaged(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Res
         folder = run.home / f"damaged-{number}"
         with quiet(), logged(folder):
             train(
-                load_model(run.recipe), run.tokens, run.recipe, folder, steps=chance.randrange(2, run.steps)
+                load_model(run.recipe),
+                run.tokens,
+                run.recipe,
+                folder,
+                steps=chance.randrange(2, run.steps),
             )
             path = chance.choice(
-                [path for path in sorted((folder / "checkpoints").rglob("*")) if path.is_file()]
+                [
+                    path
+                    for path in sorted((folder / "checkpoints").rglob("*"))
+                    if path.is_file()
+                ]
             )
             _damage(path, kind, chance)
             started = time.perf_counter()
@@ -394,16 +466,23 @@ def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
 
     result, number = Result("out of memory"), 0
     with quiet():
-        never = train(without_dropout(), run.tokens, run.recipe, run.home / "never").model.state_dict()
+        never = train(
+            without_dropout(), run.tokens, run.recipe, run.home / "never"
+        ).model.state_dict()
     while result.tried < wanted:
         model, folder = without_dropout(), run.home / f"memory-{number}"
         failed = _fails_at_random(model, chance)
         with quiet(), logged(folder):
             done = train(model, run.tokens, run.recipe, folder)
-        result.tried, number, result.runs = result.tried + len(failed), number + 1, result.runs + 1
+        result.tried, number, result.runs = (
+            result.tried + len(failed),
+            number + 1,
+            result.runs + 1,
+        )
         result.survived += len(failed) * done.finished
         result.weights_different += any(
-            (weight - never[name]).abs().max() > 1e-6 for name, weight in done.model.state_dict().items()
+            (weight - never[name]).abs().max() > 1e-6
+            for name, weight in done.model.state_dict().items()
         )
         result.rows_lost += run.rows_lost(folder / "rows.log")
         shutil.rmtree(folder)
@@ -451,15 +530,23 @@ def cost_of_saving(home: Path) -> dict:
     }
 
 
-def campaign(share: float, home: Path, seed: int = 0, only: str | None = None) -> list[Result]:
+def campaign(
+    share: float, home: Path, seed: int = 0, only: str | None = None
+) -> list[Result]:
     """All kinds of faults, or one, `share` of the numbers in `FAULTS`."""
     with quiet():
-        long, short = SmallRun(home / "long"), SmallRun(home / "short", train_rows=44, epochs=2)
+        long, short = (
+            SmallRun(home / "long"),
+            SmallRun(home / "short", train_rows=44, epochs=2),
+        )
     results = []
     for kind, count in FAULTS.items():
         if only not in (None, kind):
             continue
-        chance, wanted = random.Random(f"{seed} {kind}"), max(1, round(share * (count or 0)))
+        chance, wanted = (
+            random.Random(f"{seed} {kind}"),
+            max(1, round(share * (count or 0))),
+        )
         if kind == SWEEP:
             results.append(sweep(short, every=max(1, round(1 / share))))
         elif kind in ("byte flipped", "file cut off"):
@@ -482,7 +569,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=FAULTS, help="this kind alone; its line in faults.json is replaced")
+    parser.add_argument(
+        "--only",
+        choices=FAULTS,
+        help="this kind alone; its line in faults.json is replaced",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         found = table(campaign(options.share, Path(home), options.seed, options.only))
@@ -493,13 +584,19 @@ def main() -> None:
         f"{cost['share_of_interval']:.2%} of the default interval."
     )
     if options.share == 1:
-        path, lines = Path(__file__).with_suffix(".json"), found.reset_index().to_dict("records")
+        path, lines = (
+            Path(__file__).with_suffix(".json"),
+            found.reset_index().to_dict("records"),
+        )
         if options.only:
             lines = [
                 lines[0] if line["fault"] == options.only else line
                 for line in json.loads(path.read_text(encoding="utf-8"))["faults"]
             ]
-        path.write_text(json.dumps({"faults": lines, "cost_of_saving": cost}, indent=2), encoding="utf-8")
+        path.write_text(
+            json.dumps({"faults": lines, "cost_of_saving": cost}, indent=2),
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ from agnews_helpers import (
 )
 
 HERE, CPU = Path(__file__), torch.device("cpu")
-CURVES = Path(agnews_helpers.__file__).with_name("gallery.csv")  # with the package: a notebook runs anywhere
+CURVES = Path(agnews_helpers.__file__).with_name(
+    "gallery.csv"
+)  # with the package: a notebook runs anywhere
 SEEDS = (1, 2, 3)
 # What each row changes of the recipe; the first is the recipe itself.
 CHANGES = {
@@ -45,26 +47,42 @@ CHANGES = {
 }
 
 
-def fine_tune(recipe, tokens, shuffled=False, zero_grad=True, schedule=False, weight_decay=None):
+def fine_tune(
+    recipe, tokens, shuffled=False, zero_grad=True, schedule=False, weight_decay=None
+):
     """The plain loop of notebook 04 with one change: the trained model and the loss of every step."""
     rows = tokens["train"]
     if shuffled:
         labels = np.random.default_rng(recipe.seed).permutation(rows["label"][:])
         rows = rows.remove_columns("label").add_column("label", labels)
-    batches = [epoch_batches(rows["length"][:], recipe, epoch) for epoch in range(1, recipe.epochs + 1)]
+    batches = [
+        epoch_batches(rows["length"][:], recipe, epoch)
+        for epoch in range(1, recipe.epochs + 1)
+    ]
     model, losses = load_model(recipe).train(), []
     how = dict(lr=recipe.learning_rate, fused=True)
     if weight_decay is None:
         optimizer = torch.optim.Adam(model.parameters(), **how)
     else:
-        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, **how)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), weight_decay=weight_decay, **how
+        )
     steps = sum(map(len, batches))
     # Made only where it is wanted: it sets the learning rate to 0 at once, which is where the warm-up begins.
-    scheduler = get_linear_schedule_with_warmup(optimizer, steps // 10, steps) if schedule else None
+    scheduler = (
+        get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+        if schedule
+        else None
+    )
     torch.manual_seed(recipe.seed)
     with cpu_kernels(model, CPU):
-        for batch in (batch for epoch in batches for batch in make_loader(rows, epoch, recipe)):
-            loss = F.cross_entropy(model(batch["input_ids"], batch["attention_mask"]).logits, batch["labels"])
+        for batch in (
+            batch for epoch in batches for batch in make_loader(rows, epoch, recipe)
+        ):
+            loss = F.cross_entropy(
+                model(batch["input_ids"], batch["attention_mask"]).logits,
+                batch["labels"],
+            )
             loss.backward()
             optimizer.step()
             if schedule:
@@ -80,20 +98,37 @@ def main() -> None:
     data = os.environ.get("AGNEWS_DATA", "sample")
     amounts = {} if data == "sample" else dict(train_rows=400, test_rows=1000)
     for seed in SEEDS:
-        recipe = Recipe(profile="offline", model="mini", data=data, seed=seed, **amounts)
+        recipe = Recipe(
+            profile="offline", model="mini", data=data, seed=seed, **amounts
+        )
         tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
         for name, change in CHANGES.items():
-            fields = {field: change[field] for field in ("learning_rate", "batch_size") if field in change}
-            other = {field: value for field, value in change.items() if field not in fields}
-            model, losses = fine_tune(recipe.but(**fields), tokens, **other)
+            fields = {
+                field: change[field]
+                for field in ("learning_rate", "batch_size")
+                if field in change
+            }
+            other = {
+                field: value for field, value in change.items() if field not in fields
+            }
+            model, losses = fine_tune(recipe.replace(**fields), tokens, **other)
             report = evaluate(model, tokens["test"], recipe)
-            found.append({"change": name, "seed": seed, "accuracy": report.accuracy, "loss": report.loss})
+            found.append(
+                {
+                    "change": name,
+                    "seed": seed,
+                    "accuracy": report.accuracy,
+                    "loss": report.loss,
+                }
+            )
             curves += [(name, seed, step, loss) for step, loss in enumerate(losses, 1)]
             print(f"seed {seed}  {name:26} {report}", flush=True)
     by_change = pd.DataFrame(found).groupby("change", sort=False)[["accuracy", "loss"]]
     print("\n", by_change.agg(["mean", "min", "max"]).round(3).to_string(), sep="")
     table = pd.DataFrame(curves, columns=["change", "seed", "step", "loss"])
-    table = table.pivot_table(index=["change", "step"], columns="seed", values="loss", sort=False)
+    table = table.pivot_table(
+        index=["change", "step"], columns="seed", values="loss", sort=False
+    )
     table.round(3).to_csv(CURVES)
     facts = {
         "data": "the sample" if data == "sample" else "AG News rows",

@@ -33,11 +33,18 @@ BATCH = 32
 
 def export(model, tokenizer, path: Path) -> None:
     """The classifier as an ONNX file, for any number of rows of any length."""
-    batch = tokenizer(["Stocks fall", "Oil climbs as winter comes"], padding=True, return_tensors="pt")
+    batch = tokenizer(
+        ["Stocks fall", "Oil climbs as winter comes"], padding=True, return_tensors="pt"
+    )
     names = ["input_ids", "attention_mask"]
     sizes = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens", max=512)}
     example = tuple(batch[name] for name in names)
-    how = dict(input_names=names, output_names=["logits"], dynamic_shapes=(sizes, sizes), dynamo=True)
+    how = dict(
+        input_names=names,
+        output_names=["logits"],
+        dynamic_shapes=(sizes, sizes),
+        dynamo=True,
+    )
     torch.onnx.export(model.eval(), example, path, **how)
 
 
@@ -54,7 +61,9 @@ class OnnxClassifier:
         ids = self.tokenizer(texts, truncation=True, max_length=512)["input_ids"]
         found = np.empty(len(texts), int)
         for rows in sorted_batches([len(row) for row in ids]):
-            batch = self.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="np")
+            batch = self.tokenizer.pad(
+                {"input_ids": [ids[row] for row in rows]}, return_tensors="np"
+            )
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             found[rows] = self.session.run(["logits"], inputs)[0].argmax(-1)
         return self.names[found].tolist()
@@ -63,7 +72,9 @@ class OnnxClassifier:
 def one_by_model(model, tokenizer, text: str) -> str:
     """As in notebook 06: tokens, logits, label."""
     with torch.inference_mode():
-        logits = model(**tokenizer(text, truncation=True, max_length=512, return_tensors="pt")).logits
+        logits = model(
+            **tokenizer(text, truncation=True, max_length=512, return_tensors="pt")
+        ).logits
     return model.config.id2label[int(logits.argmax())]
 
 
@@ -72,9 +83,19 @@ def command(texts: list[str], folder: Path, work: Path) -> list[str]:
     source, target = work / "texts.csv", work / "labelled.csv"
     pd.DataFrame({"text": texts}).to_csv(source, index=False)
     target.unlink(missing_ok=True)
-    words = ["predict", "--file", source, "--output", target, "--output-dir", folder.resolve()]
+    words = [
+        "predict",
+        "--file",
+        source,
+        "--output",
+        target,
+        "--output-dir",
+        folder.resolve(),
+    ]
     subprocess.run(
-        [sys.executable, "-m", "agnews_helpers", *map(str, words)], check=True, capture_output=True
+        [sys.executable, "-m", "agnews_helpers", *map(str, words)],
+        check=True,
+        capture_output=True,
     )
     return pd.read_csv(target)["label"].tolist()
 
@@ -101,7 +122,11 @@ def in_turn(contenders: dict, rounds: int, progress: bool) -> tuple[pd.DataFrame
 def table_of(seconds: pd.DataFrame, first: str) -> pd.DataFrame:
     """Median seconds, and how many times as long as `first`: median, least and most of the rounds."""
     times = seconds.div(seconds[first], axis=0)
-    spread = {"times_as_long": times.median(), "least": times.min(), "most": times.max()}
+    spread = {
+        "times_as_long": times.median(),
+        "least": times.min(),
+        "most": times.max(),
+    }
     return pd.DataFrame({"seconds": seconds.median(), **spread})
 
 
@@ -109,7 +134,9 @@ def main() -> None:
     from transformers import pipeline
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classifier", type=Path, required=True, help="a folder that train() wrote")
+    parser.add_argument(
+        "--classifier", type=Path, required=True, help="a folder that train() wrote"
+    )
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
@@ -127,7 +154,9 @@ def main() -> None:
             "classify()": lambda: classify(texts, folder)["label"].tolist(),
             "agnews predict --file": partial(command, texts, folder, work),
             "pipeline": lambda: labels_of(piped(texts)),
-            f"pipeline, batch_size={BATCH}": lambda: labels_of(piped(texts, batch_size=BATCH)),
+            f"pipeline, batch_size={BATCH}": lambda: labels_of(
+                piped(texts, batch_size=BATCH)
+            ),
             "ONNX Runtime": partial(by_onnx, texts),
         }
         seconds, answers = in_turn(many, options.rounds, progress=True)
@@ -143,17 +172,28 @@ def main() -> None:
     rows = table_of(seconds, "classify()")
     rows["rows_per_second"] = len(texts) / rows["seconds"]
     same = {
-        name: sum(a == b for a, b in zip(found, answers["classify()"])) for name, found in answers.items()
+        name: sum(a == b for a, b in zip(found, answers["classify()"]))
+        for name, found in answers.items()
     }
     rows["same_answers"] = pd.Series(same)
     alone = table_of(single, "the model")
     alone["milliseconds"] = 1000 * alone.pop("seconds")
-    print(f"\n{len(texts):,} texts, {options.rounds} rounds\n{rows.round(2).to_string()}")
-    print(f"\none headline of {len(tokenizer(headline)['input_ids'])} tokens, {TRIES} times")
+    print(
+        f"\n{len(texts):,} texts, {options.rounds} rounds\n{rows.round(2).to_string()}"
+    )
+    print(
+        f"\none headline of {len(tokenizer(headline)['input_ids'])} tokens, {TRIES} times"
+    )
     print(alone.round(2).to_string())
-    figures = {"rows": len(texts), "rounds": options.rounds, "many": rows.round(3).to_dict("index")}
+    figures = {
+        "rows": len(texts),
+        "rounds": options.rounds,
+        "many": rows.round(3).to_dict("index"),
+    }
     figures["one"] = alone.round(3).to_dict("index")
-    HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    HERE.with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

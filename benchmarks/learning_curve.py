@@ -23,7 +23,9 @@ from agnews_helpers import Recipe, load_data, load_model, load_tokenizer, tokeni
 
 HERE = Path(__file__)
 SEEDS, EPOCHS = (1, 2, 3), 4
-SIZES = {size: SEEDS for size in (100, 300, 900, 2700, 8100)} | {24300: SEEDS[:1]}  # of `mini`, trained
+SIZES = {size: SEEDS for size in (100, 300, 900, 2700, 8100)} | {
+    24300: SEEDS[:1]
+}  # of `mini`, trained
 FROZEN_SIZES = (100, 300, 900, 2700, 8100)
 
 
@@ -31,9 +33,10 @@ def rows_of(recipe: Recipe, size: int):
     """`size` rows to train on, none of them held out, and the test rows."""
     from datasets import DatasetDict, concatenate_datasets
 
-    news = load_data(recipe.but(train_rows=size))
+    news = load_data(recipe.replace(train_rows=size))
     return DatasetDict(
-        train=concatenate_datasets([news["train"], news["validation"]]), validation=news["test"]
+        train=concatenate_datasets([news["train"], news["validation"]]),
+        validation=news["test"],
     )
 
 
@@ -72,7 +75,9 @@ def linear(recipe: Recipe, news) -> dict:
         "rows": len(news["train"]),
         "seed": recipe.seed,
         "epoch": 0,
-        "accuracy": model.score(news["validation"]["text"][:], news["validation"]["label"][:]),
+        "accuracy": model.score(
+            news["validation"]["text"][:], news["validation"]["label"][:]
+        ),
     }
 
 
@@ -80,7 +85,9 @@ def cls_vectors(model, rows) -> torch.Tensor:
     """What the head reads of each row, its vector at [CLS]: shape [rows, hidden size]."""
     with torch.inference_mode():
         ids = [torch.tensor([row]) for row in rows["input_ids"][:]]
-        return torch.cat([model.eval().base_model(one).last_hidden_state[:, 0] for one in ids])
+        return torch.cat(
+            [model.eval().base_model(one).last_hidden_state[:, 0] for one in ids]
+        )
 
 
 def frozen(recipe: Recipe, news) -> dict:
@@ -88,8 +95,12 @@ def frozen(recipe: Recipe, news) -> dict:
     from sklearn.linear_model import LogisticRegression
 
     tokens, model = tokenize(news, load_tokenizer(recipe), recipe), load_model(recipe)
-    train_vectors, test_vectors = (cls_vectors(model, tokens[split]) for split in ("train", "validation"))
-    head = LogisticRegression(max_iter=2000).fit(train_vectors, news["train"]["label"][:])
+    train_vectors, test_vectors = (
+        cls_vectors(model, tokens[split]) for split in ("train", "validation")
+    )
+    head = LogisticRegression(max_iter=2000).fit(
+        train_vectors, news["train"]["label"][:]
+    )
     return {
         "model": "frozen",
         "rows": len(news["train"]),
@@ -107,8 +118,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
     from agnews_helpers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(1.3, 1))
-    for model, colour, marker in (("TF-IDF", ORANGE, "s"), ("frozen", PURPLE, "^"), ("mini", BLUE, "o")):
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(1.3, 1)
+    )
+    for model, colour, marker in (
+        ("TF-IDF", ORANGE, "s"),
+        ("frozen", PURPLE, "^"),
+        ("mini", BLUE, "o"),
+    ):
         last = table[(table["model"] == model) & table["epoch"].isin((0, EPOCHS))]
         spread = 100 * last.groupby("rows")["accuracy"].agg(["mean", "min", "max"])
         name = {
@@ -117,7 +134,15 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             "TF-IDF": "TF-IDF, logistic regression",
         }[model]
         ends = spread["mean"] - spread["min"], spread["max"] - spread["mean"]
-        left.errorbar(spread.index, spread["mean"], ends, color=colour, marker=marker, capsize=3, label=name)
+        left.errorbar(
+            spread.index,
+            spread["mean"],
+            ends,
+            color=colour,
+            marker=marker,
+            capsize=3,
+            label=name,
+        )
     sizes = sorted(table["rows"].unique())
     left.set(
         xscale="log",
@@ -129,14 +154,22 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     left.minorticks_off()
     left.legend(frameon=False, loc="lower right")
     epochs = (
-        table[table["model"] == "mini"].groupby(["rows", "epoch"])["accuracy"].mean().mul(100).unstack("rows")
+        table[table["model"] == "mini"]
+        .groupby(["rows", "epoch"])["accuracy"]
+        .mean()
+        .mul(100)
+        .unstack("rows")
     )
     for (size, values), colour, marker in zip(
         epochs.items(), (SKY, PURPLE, GREEN, ORANGE, RED, BLUE, GREY), "os^vD*P"
     ):
-        right.plot(values.index, values, color=colour, marker=marker, label=f"{size:,} rows")
+        right.plot(
+            values.index, values, color=colour, marker=marker, label=f"{size:,} rows"
+        )
     right.legend(frameon=False, loc="lower right")
-    right.set(xlabel="epoch", xticks=epochs.index, title="After each epoch, mean of the seeds")
+    right.set(
+        xlabel="epoch", xticks=epochs.index, title="After each epoch, mean of the seeds"
+    )
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
@@ -149,32 +182,55 @@ def long_run() -> list[dict]:
         return []
     run = json.loads(path.read_text(encoding="utf-8"))
     same = {"rows": run["train_rows"], "seed": 42}
-    mini = [same | {"model": "mini", "epoch": e["epoch"], "accuracy": e["accuracy"]} for e in run["tested"]]
-    return [*mini, same | {"model": "TF-IDF", "epoch": 0, "accuracy": run["tfidf_accuracy"]}]
+    mini = [
+        same | {"model": "mini", "epoch": e["epoch"], "accuracy": e["accuracy"]}
+        for e in run["tested"]
+    ]
+    return [
+        *mini,
+        same | {"model": "TF-IDF", "epoch": 0, "accuracy": run["tfidf_accuracy"]},
+    ]
 
 
 def measure(path: Path, test_rows: int) -> None:
     """Train what is not in the JSON yet, the first seed of all sizes first."""
-    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"lines": []}
+    figures = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"lines": []}
+    )
     done = {(line["model"], line["rows"], line["seed"]) for line in figures["lines"]}
     for seed, size in product(SEEDS, SIZES):
-        wanted = {"TF-IDF": linear} | ({"frozen": frozen} if size in FROZEN_SIZES else {})
+        wanted = {"TF-IDF": linear} | (
+            {"frozen": frozen} if size in FROZEN_SIZES else {}
+        )
         wanted |= {"mini": transformer} if seed in SIZES[size] else {}
-        wanted = {name: method for name, method in wanted.items() if (name, size, seed) not in done}
-        recipe = Recipe.for_this_machine(profile="offline", seed=seed, test_rows=test_rows)
+        wanted = {
+            name: method
+            for name, method in wanted.items()
+            if (name, size, seed) not in done
+        }
+        recipe = Recipe.for_this_machine(
+            profile="offline", seed=seed, test_rows=test_rows
+        )
         news = rows_of(recipe, size) if wanted else None
         for name, method in wanted.items():
             found = method(recipe, news)
             figures["lines"] += found if isinstance(found, list) else [found]
             figures["test_rows"] = test_rows
             path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-            print(f"{size:6,} rows, seed {seed}: {name} {figures['lines'][-1]['accuracy']:.3f}", flush=True)
+            print(
+                f"{size:6,} rows, seed {seed}: {name} {figures['lines'][-1]['accuracy']:.3f}",
+                flush=True,
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--test-rows", type=int, default=1_000)
-    parser.add_argument("--redraw", action="store_true", help="only draw the figure again, from the JSON")
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="only draw the figure again, from the JSON",
+    )
     options = parser.parse_args()
     path = HERE.with_suffix(".json")
     if not options.redraw:
@@ -182,7 +238,9 @@ def main() -> None:
     figures = json.loads(path.read_text(encoding="utf-8"))
     table = pd.DataFrame(figures["lines"] + long_run())
     draw(table, HERE.with_suffix(".png"))
-    last = table[table["epoch"].isin((0, EPOCHS))].pivot_table("accuracy", "rows", "model", ["mean", "count"])
+    last = table[table["epoch"].isin((0, EPOCHS))].pivot_table(
+        "accuracy", "rows", "model", ["mean", "count"]
+    )
     print(last.round(3).to_string())
 
 

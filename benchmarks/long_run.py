@@ -37,12 +37,16 @@ def log(work: Path, event: str, **values) -> None:
 def read_log(work: Path) -> list[dict]:
     path = work / "log.jsonl"
     return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
     )
 
 
 def folder_mb(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    return (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    )
 
 
 # ---- the run itself, in a process of its own
@@ -52,12 +56,22 @@ def test(model, rows, recipe) -> dict:
     from agnews_helpers import calibration, calibration_error, evaluate
 
     report = evaluate(model, rows, recipe)
-    return report.to_dict() | {"calibration_error": calibration_error(calibration(report.answers))}
+    return report.to_dict() | {
+        "calibration_error": calibration_error(calibration(report.answers))
+    }
 
 
 def run(work: Path) -> None:
     """Begin the run or go on with it, and log its steps and tests."""
-    from agnews_helpers import Recipe, load_data, load_model, load_tokenizer, tokenize, train, training
+    from agnews_helpers import (
+        Recipe,
+        load_data,
+        load_model,
+        load_tokenizer,
+        tokenize,
+        train,
+        training,
+    )
     from agnews_helpers.checkpoints import State
 
     recipe = Recipe.for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
@@ -71,8 +85,18 @@ def run(work: Path) -> None:
         if len(state.sitting) == 1 or done % EVERY == 0 or done == state.all_steps:
             newest = state.losses[-EVERY:]
             size = {"rows": state.rows, "batch_size": state.batch_size}
-            figures = size | {"rss_mb": here.memory_info().rss / 1e6, "loss": sum(newest) / len(newest)}
-            log(work, "step", step=done, of=state.all_steps, epoch=state.epoch, **figures)
+            figures = size | {
+                "rss_mb": here.memory_info().rss / 1e6,
+                "loss": sum(newest) / len(newest),
+            }
+            log(
+                work,
+                "step",
+                step=done,
+                of=state.all_steps,
+                epoch=state.epoch,
+                **figures,
+            )
 
     def evaluated(model, rows, recipe):
         report = evaluate(model, rows, recipe)
@@ -87,7 +111,11 @@ def run(work: Path) -> None:
     done = train(load_model(recipe), tokens, recipe, work / "run")
     if done.finished:
         log(work, "finished", **test(done.model, tokens["test"], recipe))
-        best = {"best_epoch": done.best_epoch, "seconds": done.seconds, "disk_mb": folder_mb(done.folder)}
+        best = {
+            "best_epoch": done.best_epoch,
+            "seconds": done.seconds,
+            "disk_mb": folder_mb(done.folder),
+        }
         log(work, "best", **best, history=done.history.reset_index().to_dict("records"))
 
 
@@ -99,7 +127,11 @@ def baseline(work: Path) -> None:
 
     recipe = Recipe.for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     news = load_data(recipe)
-    log(work, "baseline", **linear(recipe, {"train": news["train"], "validation": news["test"]}))
+    log(
+        work,
+        "baseline",
+        **linear(recipe, {"train": news["train"], "validation": news["test"]}),
+    )
 
 
 # ---- who drives it
@@ -122,7 +154,10 @@ class Terminal:
         """Take what it writes for so long. False when it has ended."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self.status is None:
-            if self.terminal is not None and select.select([self.terminal], [], [], min(left, 0.5))[0]:
+            if (
+                self.terminal is not None
+                and select.select([self.terminal], [], [], min(left, 0.5))[0]
+            ):
                 try:
                     with self.output.open("ab") as file:
                         file.write(os.read(self.terminal, 65536))
@@ -177,20 +212,40 @@ def drive(work: Path) -> None:
         run = Terminal(work)
         try:
             while run.listen(2):
-                steps = [line for line in read_log(work)[len(lines) :] if line["event"] == "step"]
-                if not waiting or not steps or steps[-1]["step"] < FAULTS[waiting[0]] * steps[-1]["of"]:
+                steps = [
+                    line
+                    for line in read_log(work)[len(lines) :]
+                    if line["event"] == "step"
+                ]
+                if (
+                    not waiting
+                    or not steps
+                    or steps[-1]["step"] < FAULTS[waiting[0]] * steps[-1]["of"]
+                ):
                     continue
                 name, disk = waiting[0], folder_mb(work / "run")
                 status = run.end(name)
                 checkpoint = flip_a_bit(work / "run") if name == "bit flipped" else None
-                log(work, "fault", name=name, exit=status, disk_mb=disk, checkpoint=checkpoint)
-                print(f"{name} at step {steps[-1]['step']:,}: exit status {status}", flush=True)
+                log(
+                    work,
+                    "fault",
+                    name=name,
+                    exit=status,
+                    disk_mb=disk,
+                    checkpoint=checkpoint,
+                )
+                print(
+                    f"{name} at step {steps[-1]['step']:,}: exit status {status}",
+                    flush=True,
+                )
                 break
             else:
                 if run.status:
                     sys.exit(f"the run ended with {run.status}: see {run.output}")
         finally:
-            run.end("SIGTERM")  # where this program itself is ended: the run saves, and goes on next time
+            run.end(
+                "SIGTERM"
+            )  # where this program itself is ended: the run saves, and goes on next time
 
 
 def figures_of(lines: list[dict]) -> dict:
@@ -204,12 +259,24 @@ def figures_of(lines: list[dict]) -> dict:
             if new_sitting:  # after a fault, or after this program itself was ended
                 if interruptions:
                     interruptions[-1].setdefault("continued_after", line["step"] - 1)
-            elif line["epoch"] == before["epoch"]:  # else a validation and a test lie between
-                speed = line["batch_size"] * (line["step"] - before["step"]) / (line["time"] - before["time"])
-                told = {"step": line["step"], "rows_per_second": round(speed, 2), "rss_mb": line["rss_mb"]}
+            elif (
+                line["epoch"] == before["epoch"]
+            ):  # else a validation and a test lie between
+                speed = (
+                    line["batch_size"]
+                    * (line["step"] - before["step"])
+                    / (line["time"] - before["time"])
+                )
+                told = {
+                    "step": line["step"],
+                    "rows_per_second": round(speed, 2),
+                    "rss_mb": line["rss_mb"],
+                }
                 pace.append(told | {"loss": round(line["loss"], 4)})
             before = line
-        new_sitting = line["event"] == "start" or new_sitting and line["event"] != "step"
+        new_sitting = (
+            line["event"] == "start" or new_sitting and line["event"] != "step"
+        )
     tests = {line["epoch"]: line for line in lines if line["event"] == "tested"}
     names = ("rows", "accuracy", "interval", "macro_f1", "loss", "calibration_error")
     best = next(line for line in lines if line["event"] == "best")
@@ -221,7 +288,10 @@ def figures_of(lines: list[dict]) -> dict:
         "best_epoch": best["best_epoch"],
         "disk_mb_finished": round(best["disk_mb"], 1),
         "history": best["history"],
-        "tested": [{"epoch": epoch} | {name: line[name] for name in names} for epoch, line in tests.items()],
+        "tested": [
+            {"epoch": epoch} | {name: line[name] for name in names}
+            for epoch, line in tests.items()
+        ],
         "interruptions": interruptions,
         "tfidf_accuracy": linear.get("accuracy"),
         "pace": pace,
@@ -253,30 +323,49 @@ def draw(figures: dict, path: Path) -> None:
             axes.axvline(fault["step"], color="grey", linewidth=0.8, linestyle=":")
     for fault in figures["interruptions"]:
         place = fault["step"], panels[1].get_ylim()[1] * 0.04
-        panels[1].annotate(fault["name"], place, rotation=90, ha="right", fontsize=8, color="dimgrey")
+        panels[1].annotate(
+            fault["name"], place, rotation=90, ha="right", fontsize=8, color="dimgrey"
+        )
     figure.savefig(path, dpi=110)
 
 
 def tell(figures: dict) -> None:
-    print(f"\n{figures['train_rows']:,} rows, {figures['steps']:,} steps, {figures['minutes']} minutes")
+    print(
+        f"\n{figures['train_rows']:,} rows, {figures['steps']:,} steps, {figures['minutes']} minutes"
+    )
     tests = pd.DataFrame(figures["tested"]).set_index("epoch")
     print(tests.to_string(float_format="{:.4f}".format))
-    print(f"kept: epoch {figures['best_epoch']}; TF-IDF on the same rows: {figures['tfidf_accuracy']:.4f}")
+    print(
+        f"kept: epoch {figures['best_epoch']}; TF-IDF on the same rows: {figures['tfidf_accuracy']:.4f}"
+    )
     interruptions = pd.DataFrame(figures["interruptions"])
-    interruptions["steps_twice"] = (interruptions["step"] - interruptions["continued_after"]).clip(lower=0)
+    interruptions["steps_twice"] = (
+        interruptions["step"] - interruptions["continued_after"]
+    ).clip(lower=0)
     print(interruptions.to_string(index=False))
     pace = pd.DataFrame(figures["pace"])
-    tenths = pace.groupby(10 * pace["step"] // (figures["steps"] + 1))[["rows_per_second", "rss_mb"]].median()
+    tenths = pace.groupby(10 * pace["step"] // (figures["steps"] + 1))[
+        ["rows_per_second", "rss_mb"]
+    ].median()
     print(tenths.rename_axis("tenth of the run").round(1).to_string())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the run and its log")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="a folder for the run and its log"
+    )
     parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--try", dest="trial", action="store_true", help="write no figures beside this file")
+    parser.add_argument(
+        "--try",
+        dest="trial",
+        action="store_true",
+        help="write no figures beside this file",
+    )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not the run's, which has its own
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # not the run's, which has its own
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
     if options.run:
@@ -286,7 +375,9 @@ def main() -> None:
         baseline(work)
     figures = figures_of(read_log(work))
     target = (work if options.trial else HERE.parent) / HERE.name
-    target.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    target.with_suffix(".json").write_text(
+        json.dumps(figures, indent=1) + "\n", encoding="utf-8"
+    )
     draw(figures, target.with_suffix(".png"))
     tell(figures)
 

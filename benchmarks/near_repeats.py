@@ -17,11 +17,16 @@ HERE = Path(__file__)
 
 def main() -> None:
     news = load_data(Recipe.for_this_machine(profile="offline", validation_share=0.01))
-    train = {key: news["train"][key][:] + news["validation"][key][:] for key in ("text", "label")}
+    train = {
+        key: news["train"][key][:] + news["validation"][key][:]
+        for key in ("text", "label")
+    }
     test = {key: news["test"][key][:] for key in ("text", "label")}
     looked, pairs = near_repeats(train["text"], test["text"], seconds=600)
     labels = [(test["label"][here], train["label"][there]) for here, there in pairs]
-    other = Counter(" and ".join(sorted((LABELS[a], LABELS[b]))) for a, b in labels if a != b)
+    other = Counter(
+        " and ".join(sorted((LABELS[a], LABELS[b]))) for a, b in labels if a != b
+    )
     figures = {
         "train_rows": looked,
         "test_rows": len(test["text"]),
@@ -33,7 +38,9 @@ def main() -> None:
     print(
         f"of twins {other.total() / len(pairs):.1%} differ; if both err alike, half of that are wrong labels"
     )
-    HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    HERE.with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ file if your card is a GTX 1650 Ti, or another one that has none here. Without a
 exits with 2.
 
 1. Memory: peaks of three training steps, allocated and reserved, for eight shapes, with memory-efficient and
-   eager attention, fused and foreach Adam, and two levers; against the prediction. The CUDA context.
+   eager attention, fused and foreach Adam, and two memory_savings; against the prediction. The CUDA context.
 2. The largest batch under ``AGNEWS_VRAM_GIB=4``, by trying, against the predicted one.
 3. A step that runs out of memory, taken in parts: its gradients against those of the whole step.
 4. A run that is stopped and continued, against one that is not: the losses of its steps.
@@ -51,7 +51,7 @@ from agnews_helpers import (
     train,
 )
 from agnews_helpers.hardware import version_of
-from agnews_helpers.model import recomputed
+from agnews_helpers.model import gradient_checkpointing
 from agnews_helpers.plumbing.vram_cap import VramCap
 from agnews_helpers.training import make_accelerator
 from agnews_helpers.vram.recorder import Allocation, make_optimizer
@@ -61,7 +61,10 @@ from agnews_helpers.vram.trace import new_model
 MIB = 2**20
 CONFIG = DistilBertConfig(num_labels=4)
 SHAPES = ((8, 32), (8, 64), (8, 128), (8, 256), (8, 358), (8, 512), (4, 256), (2, 512))
-KERNELS = {"sdpa": SDPBackend.EFFICIENT_ATTENTION, "eager": SDPBackend.MATH}  # a new card would choose flash
+KERNELS = {
+    "sdpa": SDPBackend.EFFICIENT_ATTENTION,
+    "eager": SDPBackend.MATH,
+}  # a new card would choose flash
 LEVERS = (StepOptions(micro_batch_size=4), StepOptions(checkpointing=True))
 SEARCHED = (128, 358, 512)  # tokens for which the largest batch is looked for
 MOST_ROWS = 512
@@ -72,7 +75,11 @@ def batch_of(rows: int, length: int, device="cuda") -> dict:
     ids = torch.randint(1000, 20000, (rows, length), device=device)
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows, device=device) % 4}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": torch.arange(rows, device=device) % 4,
+    }
 
 
 @contextmanager
@@ -87,13 +94,17 @@ def trainable(options: StepOptions, device="cuda"):
     def step(rows, length, limits=None):
         if options.micro_batch_size:
             limits = [[1, options.micro_batch_size]]
-        loss = forward_backward(model, batch_of(rows, length, device), accelerator, limits)
+        loss = forward_backward(
+            model, batch_of(rows, length, device), accelerator, limits
+        )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()  # waits for the card
 
-    kernel = sdpa_kernel(KERNELS[options.attention]) if device == "cuda" else nullcontext()
-    with recomputed(model, options.checkpointing), kernel:
+    kernel = (
+        sdpa_kernel(KERNELS[options.attention]) if device == "cuda" else nullcontext()
+    )
+    with gradient_checkpointing(model, options.checkpointing), kernel:
         yield step
 
 
@@ -109,7 +120,10 @@ def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
     with trainable(options) as step:
         for _ in range(3):
             step(*shape)
-    return torch.cuda.max_memory_allocated() / MIB, torch.cuda.max_memory_reserved() / MIB
+    return (
+        torch.cuda.max_memory_allocated() / MIB,
+        torch.cuda.max_memory_reserved() / MIB,
+    )
 
 
 def compared(measure, card) -> pd.DataFrame:
@@ -120,13 +134,25 @@ def compared(measure, card) -> pd.DataFrame:
     ]
     rows = []
     for shape, options in cases:
-        predicted = step_budget(CONFIG, *shape, replace(options, capability=card.capability), card, "linux")
+        predicted = step_budget(
+            CONFIG, *shape, replace(options, capability=card.capability), card, "linux"
+        )
         allocated, reserved = measure(shape, options)
         what = f"{shape[0]} x {shape[1]}, {options.attention}, {options.implementation}"
-        what += f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
+        what += (
+            f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
+        )
         what += ", checkpointing" if options.checkpointing else ""
-        rows.append((what, predicted.allocated, allocated, predicted.reserved, reserved))
-    names = ["step", "predicted_allocated", "allocated", "predicted_reserved", "reserved"]
+        rows.append(
+            (what, predicted.allocated, allocated, predicted.reserved, reserved)
+        )
+    names = [
+        "step",
+        "predicted_allocated",
+        "allocated",
+        "predicted_reserved",
+        "reserved",
+    ]
     table = pd.DataFrame(rows, columns=names)
     for name in ("allocated", "reserved"):
         table[f"{name}_error"] = table[f"predicted_{name}"] / table[name] - 1
@@ -177,7 +203,13 @@ def largest() -> pd.DataFrame:
                 CONFIG, length, StepOptions(capability=card.capability), card, "linux"
             )
             with VramCap(torch.device("cuda")):
-                rows.append((length, predicted, largest_that_runs(partial(at_once, length=length))))
+                rows.append(
+                    (
+                        length,
+                        predicted,
+                        largest_that_runs(partial(at_once, length=length)),
+                    )
+                )
     finally:
         del os.environ["AGNEWS_VRAM_GIB"]
     return pd.DataFrame(rows, columns=["tokens", "predicted", "found"])
@@ -190,20 +222,27 @@ def in_parts(device="cuda") -> dict:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # else both steps draw other masks
     model.config.attention_dropout = 0.0
-    batch, limits, accelerator = batch_of(16, 256, device), [], make_accelerator(Recipe())
+    batch, limits, accelerator = (
+        batch_of(16, 256, device),
+        [],
+        make_accelerator(Recipe()),
+    )
     forward_backward(model, batch, accelerator)
     whole = [p.grad.clone() for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     forget()
     total = torch.cuda.mem_get_info()[1]
-    room = torch.cuda.memory_reserved() + 600 * MIB  # 256 for the gradients; the rest for four rows or so
+    room = (
+        torch.cuda.memory_reserved() + 600 * MIB
+    )  # 256 for the gradients; the rest for four rows or so
     torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
     try:
         forward_backward(model, batch, accelerator, limits)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     pairs = [
-        (p.grad - w).abs().max() / w.abs().max().clamp(min=1e-12) for p, w in zip(model.parameters(), whole)
+        (p.grad - w).abs().max() / w.abs().max().clamp(min=1e-12)
+        for p, w in zip(model.parameters(), whole)
     ]
     return {"limits": limits, "largest_relative_difference": max(pairs).item()}
 
@@ -234,7 +273,11 @@ def seconds(card) -> pd.DataFrame:
             begun = time.perf_counter()
             for _ in range(5):
                 step(8, length)
-            estimate = sum(w / s for w, s in zip(step_work(CONFIG, 8, length), speeds)) if speeds else None
+            estimate = (
+                sum(w / s for w, s in zip(step_work(CONFIG, 8, length), speeds))
+                if speeds
+                else None
+            )
             rows.append((length, (time.perf_counter() - begun) / 5, estimate))
     return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
 
@@ -244,7 +287,9 @@ def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
     live, events = {}, []
     for entry in entries:
         if entry["action"] == "alloc":
-            live[entry["addr"]] = Allocation(entry["size"], "snapshot", "", "forward", 1)
+            live[entry["addr"]] = Allocation(
+                entry["size"], "snapshot", "", "forward", 1
+            )
             events.append((live[entry["addr"]], True))
         elif entry["action"] == "free_completed" and entry["addr"] in live:
             events.append((live.pop(entry["addr"]), False))
@@ -254,21 +299,31 @@ def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
 def replayed() -> dict:
     """Reserved MiB of two steps: PyTorch's own, and ours for the same requests."""
     forget()
-    torch.cuda.memory._record_memory_history(max_entries=10**6, stacks="python", context=None)
+    torch.cuda.memory._record_memory_history(
+        max_entries=10**6, stacks="python", context=None
+    )
     try:
         with trainable(StepOptions()) as step:
             step(8, 256)
             step(8, 256)
-        entries = torch.cuda.memory._snapshot()["device_traces"][torch.cuda.current_device()]
+        entries = torch.cuda.memory._snapshot()["device_traces"][
+            torch.cuda.current_device()
+        ]
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
     ours = replay(requests(entries), CachingAllocator()).max_reserved / MIB
-    return {"reserved": torch.cuda.max_memory_reserved() / MIB, "replayed": ours, "requests": len(entries)}
+    return {
+        "reserved": torch.cuda.max_memory_reserved() / MIB,
+        "replayed": ours,
+        "requests": len(entries),
+    }
 
 
 def file_for(card_name: str) -> Path:
     """Where the figures of a card are written."""
-    plain = re.sub(r"[^a-z0-9]+", "-", card_name.lower().removeprefix("nvidia ")).strip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", card_name.lower().removeprefix("nvidia ")).strip(
+        "-"
+    )
     return Path(__file__).with_name(f"on_cuda-{plain}.json")
 
 
@@ -285,7 +340,12 @@ def main() -> int:
     table = compared(peaks, card)
     figures["context_mib"] = {"bare": bare, "after_steps": context()}
     print(table.round(3).to_string(), f"\n{figures['context_mib']}", flush=True)
-    sections = {"largest": largest, "in_parts": in_parts, "continued": continued, "replayed": replayed}
+    sections = {
+        "largest": largest,
+        "in_parts": in_parts,
+        "continued": continued,
+        "replayed": replayed,
+    }
     sections["seconds"] = lambda: seconds(card)
     if card.vram_gib < 4:
         del sections["largest"]
@@ -299,7 +359,11 @@ def main() -> int:
         told = found.to_dict("records") if isinstance(found, pd.DataFrame) else found
         figures[name] = told
         print(f"\n{name}\n{found}", flush=True)
-    figures |= {"card": card.name, "capability": card.capability, "torch": torch.__version__}
+    figures |= {
+        "card": card.name,
+        "capability": card.capability,
+        "torch": torch.__version__,
+    }
     figures |= {
         "transformers": version_of("transformers"),
         "cuda": torch.version.cuda,

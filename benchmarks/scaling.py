@@ -25,7 +25,9 @@ DISTILBERT = 66_956_548  # parameters, with 4 labels
 def mini_parameters() -> int:
     return sum(
         parameter.numel()
-        for parameter in load_model(Recipe(profile="offline", model="mini", data="sample")).parameters()
+        for parameter in load_model(
+            Recipe(profile="offline", model="mini", data="sample")
+        ).parameters()
     )
 
 
@@ -130,7 +132,9 @@ def main() -> None:
         "measured_here": here.round(2).to_dict("records"),
         "by_arithmetic": there.round(3).to_dict("records"),
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -36,10 +36,16 @@ def main() -> None:
     for seed in (1, 2, 3):
         for way, choice in WAYS.items():
             recipe = Recipe(
-                profile="offline", model="mini", data="sample", seed=seed, precision=choice["precision"]
+                profile="offline",
+                model="mini",
+                data="sample",
+                seed=seed,
+                precision=choice["precision"],
             )
             tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
-            training.cpu_kernels = (lambda *_: nullcontext()) if choice["stock"] else cpu_kernels
+            training.cpu_kernels = (
+                (lambda *_: nullcontext()) if choice["stock"] else cpu_kernels
+            )
             started = time.perf_counter()
             run = whole_run(load_model(recipe), tokens, recipe)
             report = evaluate(run.model, tokens["test"], recipe)

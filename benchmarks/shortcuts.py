@@ -15,7 +15,14 @@ import pandas as pd
 from datasets import Dataset
 from whole_run import whole_run
 
-from agnews_helpers import Recipe, evaluate, load_data, load_model, load_tokenizer, tokenize
+from agnews_helpers import (
+    Recipe,
+    evaluate,
+    load_data,
+    load_model,
+    load_tokenizer,
+    tokenize,
+)
 
 HERE = Path(__file__)
 # What is taken out: a source in brackets, with the "Reuters - " or "AP - " behind it, and a link to a quote.
@@ -33,11 +40,16 @@ def main() -> None:
     run = whole_run(load_model(recipe), tokens, recipe)
     model, test, found = run.model, tokens["test"], []
     for name, pattern in TELLTALES.items():
-        rows = test.filter(lambda row, pattern=pattern: re.search(pattern, row["text"], re.S))
+        rows = test.filter(
+            lambda row, pattern=pattern: re.search(pattern, row["text"], re.S)
+        )
         texts = [re.sub(pattern, " ", text, flags=re.S) for text in rows["text"]]
         without = Dataset.from_dict({"text": texts, "label": rows["label"][:]})
         without = without.cast_column("label", rows.features["label"])
-        before, after = (evaluate(model, r, recipe) for r in (rows, tokenize(without, tokenizer, recipe)))
+        before, after = (
+            evaluate(model, r, recipe)
+            for r in (rows, tokenize(without, tokenizer, recipe))
+        )
         said = [report.answers["predicted"] for report in (before, after)]
         found.append(
             {
@@ -55,7 +67,11 @@ def main() -> None:
     everything = evaluate(model, test, recipe)
     print(pd.DataFrame(found).round(3).to_string(index=False))
     print(f"all test rows: {everything}")
-    facts = {"train_rows": len(tokens["train"]), "test": everything.to_dict(), "telltales": found}
+    facts = {
+        "train_rows": len(tokens["train"]),
+        "test": everything.to_dict(),
+        "telltales": found,
+    }
     HERE.with_suffix(".json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 

@@ -33,7 +33,9 @@ def encoder_weights(model) -> list[torch.Tensor]:
 def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
     """FLOP/s of matrix products, in the shapes of the model's linear layers: forward and both of backward."""
     weights = encoder_weights(model)
-    inputs = {size: torch.randn(tokens, size) for weight in weights for size in weight.shape}
+    inputs = {
+        size: torch.randn(tokens, size) for weight in weights for size in weight.shape
+    }
 
     def once():
         for weight in weights:
@@ -45,7 +47,13 @@ def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
     while time.perf_counter() - started < seconds:
         once()
         rounds += 1
-    return 6 * tokens * sum(weight.numel() for weight in weights) * rounds / (time.perf_counter() - started)
+    return (
+        6
+        * tokens
+        * sum(weight.numel() for weight in weights)
+        * rounds
+        / (time.perf_counter() - started)
+    )
 
 
 def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
@@ -101,11 +109,17 @@ def main() -> None:
     table["error"] = table["predicted_ms"] / table["measured_ms"] - 1
     median = table["error"].abs().median()
     print(
-        table.to_string(index=False, float_format="{:.1f}".format, formatters={"error": "{:+.1%}".format}),
+        table.to_string(
+            index=False,
+            float_format="{:.1f}".format,
+            formatters={"error": "{:+.1%}".format},
+        ),
         f"\n\nmedian error {median:.1%}",
     )
     figures = {"shapes": table.round(4).to_dict("records"), "median_error": median}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ def newsletter(rows: int):
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
     train = tokens["train"]
     train = concatenate_datasets([train] * -(-rows // len(train))).select(range(rows))
-    tokens["train"], tokens["validation"] = train, tokens["validation"].select(range(16))
+    tokens["train"], tokens["validation"] = (
+        train,
+        tokens["validation"].select(range(16)),
+    )
     return recipe, tokens, load_model(recipe)
 
 
@@ -48,7 +51,10 @@ def _recipe():
     from agnews_helpers import Recipe
 
     return Recipe.for_this_machine(
-        model="mini", data=os.environ.get("AGNEWS_DATA", "sample"), profile="offline", epochs=1
+        model="mini",
+        data=os.environ.get("AGNEWS_DATA", "sample"),
+        profile="offline",
+        epochs=1,
     )
 
 
@@ -61,7 +67,10 @@ def letter(rows: int) -> dict:
 
     recipe, tokens, model = newsletter(min(rows, LETTER_ROWS))
     loader = DataLoader(
-        tokens["train"], batch_size=8, shuffle=True, collate_fn=Collator(0, recipe.max_length)
+        tokens["train"],
+        batch_size=8,
+        shuffle=True,
+        collate_fn=Collator(0, recipe.max_length),
     )
     optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate)
     started = time.perf_counter()
@@ -71,7 +80,9 @@ def letter(rows: int) -> dict:
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-    return _figures(tokens, time.perf_counter() - started, recipe.max_length * len(tokens["train"]))
+    return _figures(
+        tokens, time.perf_counter() - started, recipe.max_length * len(tokens["train"])
+    )
 
 
 def trainer(rows: int, **settings) -> dict:
@@ -106,7 +117,10 @@ def trainer(rows: int, **settings) -> dict:
         columns = ["input_ids", "label"] + (["length"] if settings else [])
         rows = tokens["train"].select_columns(columns)
         contender = Trainer(
-            model, arguments, train_dataset=rows, data_collator=Counting(load_tokenizer(recipe))
+            model,
+            arguments,
+            train_dataset=rows,
+            data_collator=Counting(load_tokenizer(recipe)),
         )
         seconds = contender.train().metrics["train_runtime"]
     return _figures(tokens, seconds, sum(padded))
@@ -123,7 +137,7 @@ def ours(rows: int, **changes) -> dict:
     from agnews_helpers import epoch_batches, padded_tokens
 
     recipe, tokens, model = newsletter(rows)
-    recipe = recipe.but(**changes)
+    recipe = recipe.replace(**changes)
     lengths = tokens["train"]["length"][:]
     tokens_a_batch = round(8 * statistics.fmean(lengths))
     before = product_speed(model, tokens_a_batch, 3.0)
@@ -143,7 +157,10 @@ def ours(rows: int, **changes) -> dict:
     flop_s = (
         before + product_speed(model, tokens_a_batch, 3.0)
     ) / 2  # around the run, because the machine's speed drifts
-    return figures | {"with_validation_and_saving": whole, "limit": {"flops": flop_s, **shape}}
+    return figures | {
+        "with_validation_and_saving": whole,
+        "limit": {"flops": flop_s, **shape},
+    }
 
 
 def ours_bf16(rows: int) -> dict:
@@ -186,7 +203,9 @@ def flops_left_out(figures: dict, shape: dict) -> float:
     keys and values."""
     others = figures["tokens"] - figures["rows"]
     weights = shape["weights"] / shape["layers"] - 2 * shape["width"] ** 2
-    return 6 * weights * others + 12 * shape["width"] * (figures["attention"] - figures["tokens"])
+    return 6 * weights * others + 12 * shape["width"] * (
+        figures["attention"] - figures["tokens"]
+    )
 
 
 def measure(name: str, rows: int, **environment: str) -> dict:
@@ -214,11 +233,15 @@ def rounds(repeat: int, rows: int) -> pd.DataFrame:
                 "round": number,
                 "contender": name,
                 "rows_per_second": figures["rows"] / figures["seconds"],
-                "share_of_limit": flops(figures, shape) / figures["seconds"] / shape["flops"],
+                "share_of_limit": flops(figures, shape)
+                / figures["seconds"]
+                / shape["flops"],
                 "limit_gflops": shape["flops"] / 1e9,
             }
             if name == "ours":
-                figures["left_out"] = flops_left_out(figures, shape) / flops(figures, shape)
+                figures["left_out"] = flops_left_out(figures, shape) / flops(
+                    figures, shape
+                )
             lines.append(figures)
             print(
                 f"round {number}  {name:8} {figures['rows_per_second']:8.2f} rows/s  "
@@ -233,9 +256,9 @@ def ratios(lines: pd.DataFrame) -> pd.DataFrame:
     """How many times as fast as each other contender ours is: median, least and most over the rounds."""
     speeds = lines.pivot(index="round", columns="contender", values="rows_per_second")
     others = speeds.rdiv(speeds["ours"], axis=0).drop(columns="ours")
-    return pd.DataFrame({"median": others.median(), "least": others.min(), "most": others.max()}).loc[
-        [n for n in CONTENDERS if n != "ours"]
-    ]
+    return pd.DataFrame(
+        {"median": others.median(), "least": others.min(), "most": others.max()}
+    ).loc[[n for n in CONTENDERS if n != "ours"]]
 
 
 def pass_over(rows: int) -> dict:
@@ -252,12 +275,18 @@ def pass_over(rows: int) -> dict:
     )
     before, started = _peak_gib(), time.perf_counter()
     whole_run(model, tokens, recipe)
-    return {"seconds": time.perf_counter() - started, "gib_before": before, "gib_after": _peak_gib()}
+    return {
+        "seconds": time.perf_counter() - started,
+        "gib_before": before,
+        "gib_after": _peak_gib(),
+    }
 
 
 def growth(sizes=(1_000, 10_000, 40_000)) -> pd.DataFrame:
     """Do time and memory of a pass grow as the rows do?"""
-    return pd.DataFrame([{"rows": size, **measure("pass_over", size)} for size in sizes])
+    return pd.DataFrame(
+        [{"rows": size, **measure("pass_over", size)} for size in sizes]
+    )
 
 
 PARTS = {
@@ -293,7 +322,9 @@ def parts(rows: int, steps: int = 30) -> dict:
     from agnews_helpers.training import check_finite, make_accelerator
 
     recipe, tokens, model = newsletter(rows)
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=recipe.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(
+        model.train().parameters(), lr=recipe.learning_rate, fused=True
+    )
     accelerator = make_accelerator(recipe)
 
     def step(batch):
@@ -319,8 +350,14 @@ def parts(rows: int, steps: int = 30) -> dict:
         event.key: event.self_cpu_time_total / 1e6 / len(batches[5 : 5 + steps])
         for event in profiler.key_averages()
     }
-    shares = {name: sum(spent.get(op, 0.0) for op in ops) / seconds for name, ops in PARTS.items()}
-    return shares | {"everything else": 1 - sum(shares.values()), "data, beside the step": data / seconds}
+    shares = {
+        name: sum(spent.get(op, 0.0) for op in ops) / seconds
+        for name, ops in PARTS.items()
+    }
+    return shares | {
+        "everything else": 1 - sum(shares.values()),
+        "data, beside the step": data / seconds,
+    }
 
 
 def start_up(rows: int = 40_000) -> dict:
@@ -335,7 +372,9 @@ def seconds_to_start(rows: int) -> dict:
 
     recipe = _recipe()
     news, tokenizer = load_data(recipe), load_tokenizer(recipe)
-    texts = concatenate_datasets([news["train"]] * -(-rows // len(news["train"]))).select(range(rows))
+    texts = concatenate_datasets(
+        [news["train"]] * -(-rows // len(news["train"]))
+    ).select(range(rows))
     started = time.perf_counter()
     tokenize(texts, tokenizer, recipe)
     tokenizing, moment = time.perf_counter() - started, []
@@ -370,7 +409,10 @@ def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     speeds = lines.groupby("contender")["rows_per_second"]
     middle = speeds.median().loc[list(names)]
-    spread = [middle - speeds.min().loc[list(names)], speeds.max().loc[list(names)] - middle]
+    spread = [
+        middle - speeds.min().loc[list(names)],
+        speeds.max().loc[list(names)] - middle,
+    ]
     bars = left.barh(
         list(names.values()),
         middle,
@@ -379,12 +421,18 @@ def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
         error_kw={"ecolor": "#333333"},
     )
     for bar, value, most in zip(bars, middle, speeds.max().loc[list(names)]):
-        left.text(most + 0.6, bar.get_y() + bar.get_height() / 2, f"{value:.1f}", va="center")
+        left.text(
+            most + 0.6, bar.get_y() + bar.get_height() / 2, f"{value:.1f}", va="center"
+        )
     left.set_xlim(0, 1.12 * speeds.max().max())
     left.set(xlabel="rows per second", title="Training, median and range of the rounds")
     left.invert_yaxis()
-    inside = {name: share for name, share in shares.items() if name != "data, beside the step"}
-    right.barh(list(inside), [100 * share for share in inside.values()], color="#009E73")
+    inside = {
+        name: share for name, share in shares.items() if name != "data, beside the step"
+    }
+    right.barh(
+        list(inside), [100 * share for share in inside.values()], color="#009E73"
+    )
     right.set(xlabel="% of a step's time", title="Where a step's time goes")
     right.invert_yaxis()
     for axes in (left, right):
@@ -431,7 +479,9 @@ def main() -> None:
         "growth": grown.round(3).to_dict("records"),
         "start_up": start,
     }
-    HERE.with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    HERE.with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
     draw(lines, shares, HERE.with_suffix(".png"))
 
 

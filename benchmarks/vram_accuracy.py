@@ -48,10 +48,15 @@ from agnews_helpers.vram.trace import StepOptions, Trace, new_model, trace_steps
 
 DOCS = "transformers docs, "
 BERT_LARGE = BertConfig(
-    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
 )
 MRPC = BertConfig(vocab_size=28996, num_labels=2)  # bert-base-cased
-ROBERTA = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)  # roberta-base
+ROBERTA = dict(
+    vocab_size=50265, max_position_embeddings=514, type_vocab_size=1
+)  # roberta-base
 
 
 # What needed other memory when the published figures were measured, in 2019 to 2021
@@ -64,7 +69,9 @@ class OptionsOf2019(StepOptions):
     attention: Literal["eager_2019"] = "eager_2019"
 
 
-def attention_of_2019(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+def attention_of_2019(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_
+):
     """Its probabilities end with the call. Today's hands them back to the layer, which holds them a while."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores = scores / (query.shape[-1] ** 0.5)
@@ -77,7 +84,11 @@ def attention_of_2019(module, query, key, value, attention_mask, scaling=None, d
 
 def mask_of_2019(attention_mask=None, dtype=torch.float32, **_):
     """The additive mask as it was: [rows, 1, 1, tokens], not yet spread over the queries."""
-    return None if attention_mask is None else (1.0 - attention_mask[:, None, None, :].to(dtype)) * -10000.0
+    return (
+        None
+        if attention_mask is None
+        else (1.0 - attention_mask[:, None, None, :].to(dtype)) * -10000.0
+    )
 
 
 AttentionInterface.register("eager_2019", attention_of_2019)
@@ -97,7 +108,9 @@ class SoftmaxKeepsInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         input, output = ctx.saved_tensors
-        return torch.ops.aten._softmax_backward_data(gradient, output, ctx.dim, input.dtype), None
+        return torch.ops.aten._softmax_backward_data(
+            gradient, output, ctx.dim, input.dtype
+        ), None
 
     @classmethod
     def call(cls, input, dim=-1, _stacklevel=3, dtype=None):
@@ -125,7 +138,9 @@ def without_gradients(self, shapes):
 
 ZERO_GRAD = torch.optim.Optimizer.zero_grad
 KEEP_GRADIENTS = mock.patch.object(  # PyTorch's default before 2.0
-    torch.optim.Optimizer, "zero_grad", lambda self, set_to_none: ZERO_GRAD(self, set_to_none=False)
+    torch.optim.Optimizer,
+    "zero_grad",
+    lambda self, set_to_none: ZERO_GRAD(self, set_to_none=False),
 )
 INFERENCE = mock.patch.object(Recorder, "_run", without_gradients)
 OWN_LOSS = mock.patch.object(recorder, "forward_backward", own_loss)
@@ -174,11 +189,20 @@ def inference(config, length: int) -> float:
 
 def distributed(rows: int, precision: str) -> float:
     """run_glue on MRPC under DistributedDataParallel, whose buckets hold the gradients once more."""
-    shapes = [(rows, 128)] * 4 + [(3668 % rows or rows, 128), (rows, 128)]  # MRPC's last batch is smaller
-    options = OptionsOf2019(optimizer="adamw", implementation="single", precision=precision)
+    shapes = [(rows, 128)] * 4 + [
+        (3668 % rows or rows, 128),
+        (rows, 128),
+    ]  # MRPC's last batch is smaller
+    options = OptionsOf2019(
+        optimizer="adamw", implementation="single", precision=precision
+    )
     with changed(*OF_2019, KEEP_GRADIENTS):
         events = trace_steps(MRPC, shapes, options).events
-    weights = [allocation.size for allocation, made in events if made and allocation.phase == "load"]
+    weights = [
+        allocation.size
+        for allocation, made in events
+        if made and allocation.phase == "load"
+    ]
     loaded = len(weights)
     made = [(bucket, True) for bucket in buckets(weights)]
     return reserved_mib(Trace(events[:loaded] + made + events[loaded:]))
@@ -192,7 +216,11 @@ def buckets(weights: list[int]) -> list[Allocation]:
         if size >= limit:
             found.append(size)
             size, limit = 0, 25 * MIB
-    return [Allocation(size, "bucket", "", "load", 0, "gradients") for size in [*found, size] if size]
+    return [
+        Allocation(size, "bucket", "", "load", 0, "gradients")
+        for size in [*found, size]
+        if size
+    ]
 
 
 def published() -> pd.DataFrame:
@@ -208,8 +236,16 @@ def published() -> pd.DataFrame:
     ]
     for name, config, figures in (
         ("BERT-base", BertConfig(), {8: 1277, 32: 1281, 128: 1307, 512: 1539}),
-        ("BERT, 6 layers", BertConfig(num_hidden_layers=6), {8: 1097, 32: 1101, 128: 1127, 512: 1359}),
-        ("BERT, 384 wide", BertConfig(hidden_size=384), {8: 1005, 32: 1027, 128: 1035, 512: 1255}),
+        (
+            "BERT, 6 layers",
+            BertConfig(num_hidden_layers=6),
+            {8: 1097, 32: 1101, 128: 1127, 512: 1359},
+        ),
+        (
+            "BERT, 384 wide",
+            BertConfig(hidden_size=384),
+            {8: 1005, 32: 1027, 128: 1035, 512: 1255},
+        ),
     ):
         for length, figure in figures.items():
             rows.append(
@@ -221,7 +257,10 @@ def published() -> pd.DataFrame:
                     inference(config, length),
                 )
             )
-    for precision, figures in (("fp32", (4247, 4971, 6827, 10037)), ("fp16", (4163, 4793, 6207, 8061))):
+    for precision, figures in (
+        ("fp32", (4247, 4971, 6827, 10037)),
+        ("fp16", (4163, 4793, 6207, 8061)),
+    ):
         for batch, figure in zip((8, 16, 32, 64), figures):
             rows.append(
                 (
@@ -232,17 +271,26 @@ def published() -> pd.DataFrame:
                     distributed(batch, precision),
                 )
             )
-    table = pd.DataFrame(rows, columns=["what", "machine", "source", "published", "traced"])
+    table = pd.DataFrame(
+        rows, columns=["what", "machine", "source", "published", "traced"]
+    )
     machines = table.groupby("machine")
-    constants = {machine: 0.0 if "difference" in machine else fitted(group) for machine, group in machines}
+    constants = {
+        machine: 0.0 if "difference" in machine else fitted(group)
+        for machine, group in machines
+    }
     medians = {
-        machine: 0.0 if "difference" in machine else statistics.median(group["published"] - group["traced"])
+        machine: 0.0
+        if "difference" in machine
+        else statistics.median(group["published"] - group["traced"])
         for machine, group in machines
     }
     table["constant"] = table["machine"].map(constants)
     table["predicted"] = table["traced"] + table["constant"]
     table["error"] = table["predicted"] / table["published"] - 1
-    table["error_by_median"] = (table["traced"] + table["machine"].map(medians)) / table["published"] - 1
+    table["error_by_median"] = (
+        table["traced"] + table["machine"].map(medians)
+    ) / table["published"] - 1
     return table
 
 
@@ -251,11 +299,18 @@ def fitted(rows: pd.DataFrame) -> float:
 
     There two rows are off by as much, one above and one below: the constant of some pair is the best.
     """
-    inverse, wanted = 1 / rows["published"].to_numpy(), (1 - rows["traced"] / rows["published"]).to_numpy()
+    inverse, wanted = (
+        1 / rows["published"].to_numpy(),
+        (1 - rows["traced"] / rows["published"]).to_numpy(),
+    )
     candidates = [
-        (wanted[i] + wanted[j]) / (inverse[i] + inverse[j]) for i in range(len(rows)) for j in range(i + 1)
+        (wanted[i] + wanted[j]) / (inverse[i] + inverse[j])
+        for i in range(len(rows))
+        for j in range(i + 1)
     ]
-    return float(min(candidates, key=lambda constant: abs(constant * inverse - wanted).max()))
+    return float(
+        min(candidates, key=lambda constant: abs(constant * inverse - wanted).max())
+    )
 
 
 def fits() -> pd.DataFrame:
@@ -264,7 +319,9 @@ def fits() -> pd.DataFrame:
     for batch, ran in ((1, True), (12, False)):
         options = OptionsOf2019(implementation="single")
         with changed(*OF_2019, KEEP_GRADIENTS):
-            budget = step_budget(MRPC, batch, 384, options, find_card("GTX 1050 Ti"), "linux")
+            budget = step_budget(
+                MRPC, batch, 384, options, find_card("GTX 1050 Ti"), "linux"
+            )
         rows.append(
             (
                 f"BERT-base {batch} x 384 on a GTX 1050 Ti",
@@ -288,14 +345,24 @@ class LanguageModel(Recorder):
 
 def language_model() -> pd.DataFrame:
     """A plot of PyTorch's profiler, read by its author as "8 GiB": GPT-2, 8 x 512, the Trainer's defaults."""
-    options, mode = StepOptions(optimizer="adamw", mask=False), FakeTensorMode(allow_non_fake_inputs=True)
+    options, mode = (
+        StepOptions(optimizer="adamw", mask=False),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    )
     with mode, no_init_weights():
         model = AutoModelForCausalLM.from_config(GPT2Config(), dtype=torch.float32)
     watched = LanguageModel(model, options)
-    with mode, on_cuda.patched(model, options), OWN_LOSS:
+    with mode, on_cuda.cuda_kernels_on_cpu(model, options), OWN_LOSS:
         peak, _ = Trace(watched.record([(8, 512)] * 3)).peak()
     return pd.DataFrame(
-        [("GPT-2 as a language model, 8 x 512, fp32", "forum of Hugging Face, 172332", 8, peak / MIB / 1024)],
+        [
+            (
+                "GPT-2 as a language model, 8 x 512, fp32",
+                "forum of Hugging Face, 172332",
+                8,
+                peak / MIB / 1024,
+            )
+        ],
         columns=["what", "source", "reported_gib", "traced_gib"],
     )
 
@@ -320,13 +387,17 @@ class LoopOfTheDocs(Recorder):
         return list(self.events)
 
 
-def loop_of_the_docs(kind, config, shape: tuple[int, int], attention: str, capability) -> float:
+def loop_of_the_docs(
+    kind, config, shape: tuple[int, int], attention: str, capability
+) -> float:
     """Peak of allocated memory in MB (10**6 bytes) of fp16 weights in that loop."""
     options = StepOptions(attention=attention, mask=False, capability=capability)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with no_init_weights():
-            model = kind._from_config(config, dtype=torch.float16, attn_implementation=attention)
-        with on_cuda.patched(model, options):
+            model = kind._from_config(
+                config, dtype=torch.float16, attn_implementation=attention
+            )
+        with on_cuda.cuda_kernels_on_cpu(model, options):
             events = LoopOfTheDocs(model, options).record([shape] * 3)
     return replay(events, CachingAllocator()).max_allocated / 1e6
 
@@ -369,7 +440,12 @@ TODAY = (
         "RTX 2060 (7.5), torch 2.3",
         "transformers PR #32092",
         AlbertForSequenceClassification,
-        AlbertConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
+        AlbertConfig(
+            hidden_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            intermediate_size=3072,
+        ),
         (7, 5),
         {
             (2, 256): (358.411, 321.088),
@@ -387,7 +463,15 @@ def today() -> pd.DataFrame:
         for shape, figures in cells.items():
             for attention, figure in zip(("eager", "sdpa"), figures):
                 found = loop_of_the_docs(kind, config, shape, attention, capability)
-                rows.append((f"{what}, {shape[0]} x {shape[1]}, {attention}", machine, source, figure, found))
+                rows.append(
+                    (
+                        f"{what}, {shape[0]} x {shape[1]}, {attention}",
+                        machine,
+                        source,
+                        figure,
+                        found,
+                    )
+                )
     options = StepOptions(optimizer="adamw", implementation="foreach")
     with changed(NO_WORKSPACE):  # AMD's libraries took theirs outside of the allocator
         events = trace_steps(RobertaConfig(**ROBERTA), [(2, 16)] * 3, options).events
@@ -398,7 +482,9 @@ def today() -> pd.DataFrame:
     ):
         what = f"RoBERTa, training 2 x 16, fp32, AdamW, {name}"
         rows.append((what, "ROCm", "optimum-benchmark", figure, size / 1e6))
-    table = pd.DataFrame(rows, columns=["what", "machine", "source", "published", "predicted"])
+    table = pd.DataFrame(
+        rows, columns=["what", "machine", "source", "published", "predicted"]
+    )
     return table.assign(error=table["predicted"] / table["published"] - 1)
 
 
@@ -423,18 +509,29 @@ class Accelerator:
         return nullcontext()
 
 
-def real_peak(config, rows: int, length: int, options: StepOptions, steps: int = 2) -> float:
+def real_peak(
+    config, rows: int, length: int, options: StepOptions, steps: int = 2
+) -> float:
     """MiB that the step really allocates on the CPU with CUDA's ops, weights included; by the profiler.
 
     Without oneDNN, which on CPUs with units for bf16 takes buffers of its own.
     """
     model = new_model(config, options).train()
-    own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
+    own = sum(
+        tensor.untyped_storage().nbytes()
+        for tensor in [*model.parameters(), *model.buffers()]
+    )
     optimizer, accelerator = make_optimizer(model, options), Accelerator(model)
     if options.keep_outputs:
-        model.register_forward_hook(lambda module, _, outputs: setattr(accelerator, "outputs", outputs))
+        model.register_forward_hook(
+            lambda module, _, outputs: setattr(accelerator, "outputs", outputs)
+        )
     profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-    with on_cuda.patched(model, options), torch.backends.mkldnn.flags(enabled=False), profiler:
+    with (
+        on_cuda.cuda_kernels_on_cpu(model, options),
+        torch.backends.mkldnn.flags(enabled=False),
+        profiler,
+    ):
         for _ in range(steps):
             batch = {
                 "input_ids": torch.ones(rows, length, dtype=torch.long),
@@ -450,7 +547,11 @@ def real_peak(config, rows: int, length: int, options: StepOptions, steps: int =
                 optimizer.zero_grad(set_to_none=True)
     live = peak = 0
     for event in sorted(
-        (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"),
+        (
+            e
+            for e in profiler.profiler.kineto_results.events()
+            if e.name() == "[memory]"
+        ),
         key=lambda e: e.start_ns(),
     ):
         live += event.nbytes()
@@ -470,10 +571,19 @@ def exact() -> pd.DataFrame:
             options = StepOptions(attention="eager", implementation=implementation)
             found = trace_steps(config, [shape] * 2, options)
             peak, at = found.peak()
-            workspaces = sum(a.size for a, made in found.events[: at + 1] if a.category == "workspaces")
+            workspaces = sum(
+                a.size
+                for a, made in found.events[: at + 1]
+                if a.category == "workspaces"
+            )
             traced, real = (peak - workspaces) / MIB, real_peak(config, *shape, options)
             rows.append(
-                (f"{name} {shape[0]} x {shape[1]}, {implementation} Adam", traced, real, traced / real - 1)
+                (
+                    f"{name} {shape[0]} x {shape[1]}, {implementation} Adam",
+                    traced,
+                    real,
+                    traced / real - 1,
+                )
             )
     return pd.DataFrame(rows, columns=["step", "traced", "real", "error"])
 
@@ -487,16 +597,29 @@ def evidence(others: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
         "loading a model, nothing fitted": others[difference],
         "inference, after one fitted constant": others[fitted & inference],
         "training, after one fitted constant": others[fitted & ~inference],
-        "forward and backward, allocated, nothing fitted": new[~new["what"].str.contains("training")],
+        "forward and backward, allocated, nothing fitted": new[
+            ~new["what"].str.contains("training")
+        ],
         "training, nothing fitted": new[new["what"].str.contains("training")],
     }
     found = {kind: rows["error"].abs() for kind, rows in kinds.items()}
-    figures = {kind: (len(e), round(e.median(), 4), round(e.max(), 4)) for kind, e in found.items()}
-    return pd.DataFrame.from_dict(figures, "index", columns=["rows", "median", "largest"]).rename_axis("kind")
+    figures = {
+        kind: (len(e), round(e.median(), 4), round(e.max(), 4))
+        for kind, e in found.items()
+    }
+    return pd.DataFrame.from_dict(
+        figures, "index", columns=["rows", "median", "largest"]
+    ).rename_axis("kind")
 
 
 def main() -> None:
-    others, new, cards, language, own = published(), today(), fits(), language_model(), exact()
+    others, new, cards, language, own = (
+        published(),
+        today(),
+        fits(),
+        language_model(),
+        exact(),
+    )
     percent = dict.fromkeys(("error", "error_by_median"), "{:+.2%}".format)
     print(
         others.drop(columns="source").to_string(
@@ -509,12 +632,20 @@ def main() -> None:
         f"with the median as the constant, largest {others['error_by_median'].abs().max():.2%}\n"
     )
     print(
-        new.drop(columns="source").to_string(index=False, float_format="{:,.1f}".format, formatters=percent)
+        new.drop(columns="source").to_string(
+            index=False, float_format="{:,.1f}".format, formatters=percent
+        )
     )
     print(f"\n{(told := evidence(others, new)).to_string()}\n")
     print(cards.to_string(index=False, float_format="{:,.0f}".format), "\n")
     print(language.to_string(index=False, float_format="{:,.2f}".format), "\n")
-    print(own.to_string(index=False, float_format="{:,.2f}".format, formatters={"error": "{:+.4%}".format}))
+    print(
+        own.to_string(
+            index=False,
+            float_format="{:,.2f}".format,
+            formatters={"error": "{:+.4%}".format},
+        )
+    )
     figures = {
         "published": others.round(4).to_dict("records"),
         "median_error": errors.median(),
@@ -525,7 +656,9 @@ def main() -> None:
         "language_model": language.round(3).to_dict("records"),
         "exact": own.round(6).to_dict("records"),
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(figures, indent=2), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_POST(self):
-        self.form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        self.form = parse_qs(
+            self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        )
         self.answer()
 
     def answer(self):
@@ -112,11 +114,19 @@ class Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             return self.send(b"out of order", fault.status, dict(fault.headers))
         if found := FILE.fullmatch(path):
-            return self.file(found["kind"] or "models/", found["repository"], found["path"], fault)
+            return self.file(
+                found["kind"] or "models/", found["repository"], found["path"], fault
+            )
         if found := re.fullmatch("/large/(.+)", path):
             return self.stream(self.hub.folder / found[1], {}, fault)
         if found := ABOUT.fullmatch(path):
-            return self.about(found["kind"], found["repository"], found["what"], found["path"] or "", fault)
+            return self.about(
+                found["kind"],
+                found["repository"],
+                found["what"],
+                found["path"] or "",
+                fault,
+            )
         self.send(b"", 404)
 
     def file(self, kind, repository, path, fault):
@@ -124,7 +134,9 @@ class Handler(BaseHTTPRequestHandler):
         if not (self.hub.folder / kind / repository).is_dir():
             return self.send(b"", 404, {"X-Error-Code": "RepoNotFound"})
         if not file.is_file():
-            return self.send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return self.send(
+                b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
+            )
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha256(file)}"'}
         if file.suffix in LARGE:
             token = f"{self.hub.address}/api/{kind}{repository}/xet-read-token/{COMMIT}"
@@ -144,7 +156,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(b"", 404, {"X-Error-Code": "RepoNotFound"})
         entries = [_entry(folder, item) for item in sorted(folder.rglob("*"))]
         if what == "tree":
-            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in (
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[
+                0
+            ].lower() in (
                 "true",
                 "1",
             )
@@ -167,9 +181,16 @@ class Handler(BaseHTTPRequestHandler):
                 "tags": [],
                 "downloads": 1,
                 "likes": 1,
-                "siblings": [{"rfilename": e["path"]} for e in entries if e["type"] == "file"],
+                "siblings": [
+                    {"rfilename": e["path"]} for e in entries if e["type"] == "file"
+                ],
             }
-        self.send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"}, fault)
+        self.send(
+            json.dumps(answer).encode(),
+            200,
+            {"Content-Type": "application/json"},
+            fault,
+        )
 
     def stream(self, file, headers, fault):
         if not file.is_file():
@@ -193,7 +214,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        stop = min(n for n in (fault.cut_after, fault.silent_after, size) if n is not None)
+        stop = min(
+            n for n in (fault.cut_after, fault.silent_after, size) if n is not None
+        )
         sent = 0
         while sent < stop:
             part = (
@@ -239,7 +262,11 @@ def _entry(folder: Path, item: Path) -> dict:
         entry["size"] = item.stat().st_size
         if item.suffix in LARGE:
             entry |= {
-                "lfs": {"oid": _sha256(item), "size": entry["size"], "pointerSize": 134},
+                "lfs": {
+                    "oid": _sha256(item),
+                    "size": entry["size"],
+                    "pointerSize": 134,
+                },
                 "xetHash": _sha256(item),
             }
     return entry
@@ -254,7 +281,8 @@ def serve(folder: Path, seconds: float = 500, requests: int = 400):
     """
     hub = Hub(folder, requests)
     server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub, "timeout": seconds})
+        ("127.0.0.1", 0),
+        type("HubHandler", (Handler,), {"hub": hub, "timeout": seconds}),
     )
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
@@ -289,7 +317,9 @@ def _make_model(folder: Path, config: dict) -> None:
     (folder / "tokenizer_config.json").write_text(
         '{"do_lower_case": true, "model_max_length": 512}', encoding="utf-8"
     )
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# DistilBERT\n", encoding="utf-8")
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\n---\n# DistilBERT\n", encoding="utf-8"
+    )
 
 
 def _make_data(folder: Path, rows: dict) -> None:
@@ -297,7 +327,9 @@ def _make_data(folder: Path, rows: dict) -> None:
     import yaml
     from datasets import ClassLabel, Dataset, Features, Value
 
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=list(LABELS))}
+    )
     (folder / "data").mkdir(parents=True)
     splits, size = [], 0
     for name, columns in rows.items():
@@ -305,7 +337,9 @@ def _make_data(folder: Path, rows: dict) -> None:
         file = folder / "data" / f"{name}-00000-of-00001.parquet"
         split.to_parquet(file)
         size += file.stat().st_size
-        splits.append({"name": name, "num_bytes": split.data.nbytes, "num_examples": len(split)})
+        splits.append(
+            {"name": name, "num_bytes": split.data.nbytes, "num_examples": len(split)}
+        )
     card = {
         "task_categories": ["text-classification"],
         "pretty_name": "AG's News Corpus",
@@ -314,7 +348,11 @@ def _make_data(folder: Path, rows: dict) -> None:
                 {"name": "text", "dtype": "string"},
                 {
                     "name": "label",
-                    "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(LABELS)}}},
+                    "dtype": {
+                        "class_label": {
+                            "names": {str(i): name for i, name in enumerate(LABELS)}
+                        }
+                    },
                 },
             ],
             "splits": splits,
@@ -324,10 +362,13 @@ def _make_data(folder: Path, rows: dict) -> None:
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in rows],
+                "data_files": [
+                    {"split": name, "path": f"data/{name}-*"} for name in rows
+                ],
             }
         ],
     }
     (folder / "README.md").write_text(
-        f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n# AG News\n", encoding="utf-8"
+        f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n# AG News\n",
+        encoding="utf-8",
     )

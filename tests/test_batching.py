@@ -26,9 +26,13 @@ LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("rows, size", [(1003, 8), (1003, 1), (8, 8), (3, 8), (400, 8), (401, 8)])
+@pytest.mark.parametrize(
+    "rows, size", [(1003, 8), (1003, 1), (8, 8), (3, 8), (400, 8), (401, 8)]
+)
 def test_every_row_once_and_no_batch_over_size(rows, size, grouped):
-    batches = epoch_batches(LENGTHS[:rows], Recipe(batch_size=size, group_by_length=grouped), epoch=1)
+    batches = epoch_batches(
+        LENGTHS[:rows], Recipe(batch_size=size, group_by_length=grouped), epoch=1
+    )
     assert sorted(row for batch in batches for row in batch) == list(range(rows))
     assert max(map(len, batches)) <= size and len(batches) == -(-rows // size)
 
@@ -41,7 +45,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(grouped):
     torch.manual_seed(2)  # the global generator has no say
     assert epoch_batches(LENGTHS, recipe, 1) == first
     assert epoch_batches(LENGTHS, recipe, 2) != first
-    assert epoch_batches(LENGTHS, recipe.but(seed=1), 1) != first
+    assert epoch_batches(LENGTHS, recipe.replace(seed=1), 1) != first
 
 
 def test_grouping_stays_within_its_windows_and_shuffles_between_them():
@@ -53,7 +57,8 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
     longest = [max(LENGTHS[r] for r in b) for b in batches]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
     order = torch.randperm(
-        len(LENGTHS), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1)
+        len(LENGTHS),
+        generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1),
     ).tolist()
     place = {row: i // window for i, row in enumerate(order)}
     assert all(len({place[row] for row in batch}) == 1 for batch in batches)
@@ -61,7 +66,9 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.integers(1, 512) | st.sampled_from([1, 2, 512]), min_size=1, max_size=900),
+    st.lists(
+        st.integers(1, 512) | st.sampled_from([1, 2, 512]), min_size=1, max_size=900
+    ),
     st.integers(1, 33),
     st.booleans(),
     st.integers(0, 2**32 - 1),
@@ -70,8 +77,13 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
 def test_what_holds_for_any_lengths(lengths, size, grouped, seed, epoch):
     recipe = Recipe(batch_size=size, group_by_length=grouped, seed=seed)
     batches = epoch_batches(lengths, recipe, epoch)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    assert max(map(len, batches)) <= size and sum(len(batch) < size for batch in batches) <= 1
+    assert sorted(row for batch in batches for row in batch) == list(
+        range(len(lengths))
+    )
+    assert (
+        max(map(len, batches)) <= size
+        and sum(len(batch) < size for batch in batches) <= 1
+    )
     if grouped:
         # In a sorted window the steps between batches add up to at most its longest row less its shortest.
         windows = -(-len(lengths) // (MEGABATCH * size))
@@ -88,22 +100,30 @@ def batches_of(tokens, recipe):
 @given(st.data())
 def test_an_epoch_is_continued_by_slicing_it(data):
     recipe = data.draw(st.sampled_from([Recipe(), Recipe(group_by_length=False)]))
-    rows = Dataset.from_dict({"length": LENGTHS[:100], "input_ids": [[1]] * 100, "label": list(range(100))})
+    rows = Dataset.from_dict(
+        {"length": LENGTHS[:100], "input_ids": [[1]] * 100, "label": list(range(100))}
+    )
     start = data.draw(st.integers(0, 13))
     whole, again = (epoch_batches(rows["length"][:], recipe, 2) for _ in range(2))
     first = [batch["labels"].tolist() for batch in make_loader(rows, whole, recipe)]
-    rest = [batch["labels"].tolist() for batch in make_loader(rows, again[start:], recipe)]
+    rest = [
+        batch["labels"].tolist() for batch in make_loader(rows, again[start:], recipe)
+    ]
     assert rest == first[start:] and len(first) == 13
 
 
 def test_a_loader_leaves_the_global_generator_alone(tokens, recipe):
     before = torch.get_rng_state()
     list(make_loader(tokens["train"], batches_of(tokens, recipe), recipe))
-    assert torch.equal(torch.get_rng_state(), before)  # else dropout would differ after a resume
+    assert torch.equal(
+        torch.get_rng_state(), before
+    )  # else dropout would differ after a resume
 
 
 def test_the_longest_row_comes_first():
-    assert max(LENGTHS) in [LENGTHS[row] for row in epoch_batches(LENGTHS, Recipe(), 3)[0]]
+    assert max(LENGTHS) in [
+        LENGTHS[row] for row in epoch_batches(LENGTHS, Recipe(), 3)[0]
+    ]
 
 
 def test_padding_is_counted():
@@ -114,12 +134,18 @@ def test_padding_is_counted():
 def test_grouping_computes_hardly_more_than_the_real_tokens():
     real = sum(LENGTHS)
     grouped = padded_tokens(LENGTHS, epoch_batches(LENGTHS, Recipe(), 1)) / real
-    mixed = padded_tokens(LENGTHS, epoch_batches(LENGTHS, Recipe(group_by_length=False), 1)) / real
+    mixed = (
+        padded_tokens(LENGTHS, epoch_batches(LENGTHS, Recipe(group_by_length=False), 1))
+        / real
+    )
     assert grouped < 1.05 < 1.3 < mixed
 
 
 def test_a_batch_worked_by_hand():
-    rows = [{"input_ids": [101, 7, 102], "label": 2}, {"input_ids": [101, 102], "label": 0}]
+    rows = [
+        {"input_ids": [101, 7, 102], "label": 2},
+        {"input_ids": [101, 102], "label": 0},
+    ]
     batch = Collator(pad_token_id=9)(rows)
     assert batch["input_ids"].tolist() == [[101, 7, 102], [101, 102, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -133,7 +159,9 @@ def test_a_batch_worked_by_hand():
 def test_tokenize_cuts_and_counts(tokens):
     row = tokens["train"][0]
     assert (
-        row["length"] == len(row["input_ids"]) and row["input_ids"][0] == 101 and row["input_ids"][-1] == 102
+        row["length"] == len(row["input_ids"])
+        and row["input_ids"][0] == 101
+        and row["input_ids"][-1] == 102
     )
     cut = tokenize(
         tokens["test"].remove_columns(["input_ids", "length"]),
@@ -152,7 +180,9 @@ def test_loaders_for_training_and_evaluation(tokens, recipe):
     assert sorted(seen) == sorted(ids[1] for ids in tokens["train"]["input_ids"])
     widths = [
         batch["input_ids"].shape
-        for batch in make_loader(tokens["train"], sorted_batches(tokens["train"]["length"][:]), recipe)
+        for batch in make_loader(
+            tokens["train"], sorted_batches(tokens["train"]["length"][:]), recipe
+        )
     ]
     assert (
         widths[0][1] == max(tokens["train"]["length"])
@@ -161,7 +191,9 @@ def test_loaders_for_training_and_evaluation(tokens, recipe):
     assert all(
         batch["input_ids"].shape[1] == 512
         for batch in make_loader(
-            tokens["train"], batches_of(tokens, recipe), recipe.but(padding="max_length")
+            tokens["train"],
+            batches_of(tokens, recipe),
+            recipe.replace(padding="max_length"),
         )
     )
 
@@ -176,13 +208,20 @@ def test_evaluation_goes_from_long_to_short():
 
 def test_many_rows_are_tokenized_as_few_are(monkeypatch, recipe):
     rows = Dataset.from_dict(
-        {"text": [f"Title {i} and words" for i in range(40)], "label": [i % 4 for i in range(40)]}
+        {
+            "text": [f"Title {i} and words" for i in range(40)],
+            "label": [i % 4 for i in range(40)],
+        }
     )
     tokenizer = load_tokenizer(Recipe(model="mini"))
-    few = tokenize(rows, tokenizer, recipe.but(max_length=5))
-    monkeypatch.setattr(batching, "WORTH_A_BAR", 30)
-    many = tokenize(rows, tokenizer, recipe.but(max_length=5))
-    assert many.column_names == few.column_names and many[:] == few[:] and max(many["length"][:]) == 5
+    few = tokenize(rows, tokenizer, recipe.replace(max_length=5))
+    monkeypatch.setattr(batching, "PROGRESS_BAR_FROM_ROWS", 30)
+    many = tokenize(rows, tokenizer, recipe.replace(max_length=5))
+    assert (
+        many.column_names == few.column_names
+        and many[:] == few[:]
+        and max(many["length"][:]) == 5
+    )
     assert fingerprint(many) == fingerprint(few)  # or a run would not be continued
 
 
@@ -191,16 +230,23 @@ def test_a_special_token_that_somebody_typed_is_plain_text(recipe):
     rows = Dataset.from_dict({"text": ["What [SEP] and [MASK] mean"], "label": [0]})
     [ids] = tokenize(rows, tokenizer, recipe)["input_ids"][:]
     special = {tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.cls_token_id}
-    assert [i for i in ids if i in special] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    assert [i for i in ids if i in special] == [
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    ]
     assert "[ sep ]" in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_a_tokenizer_that_does_not_know_the_texts_is_refused(recipe):
-    rows = Dataset.from_dict({"text": ["\u4f60\u597d \u4e16\u754c \ud55c\uad6d"] * 5, "label": [0] * 5})
+    rows = Dataset.from_dict(
+        {"text": ["\u4f60\u597d \u4e16\u754c \ud55c\uad6d"] * 5, "label": [0] * 5}
+    )
     foreign = DistilBertTokenizer(
         vocab={name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}
     )
-    news = Dataset.from_dict({"text": ["Stocks fall as oil climbs"] * 5, "label": [0] * 5})
+    news = Dataset.from_dict(
+        {"text": ["Stocks fall as oil climbs"] * 5, "label": [0] * 5}
+    )
     for texts, tokenizer in ((rows, foreign), (news, foreign)):
         with pytest.raises(InvalidValue, match="does not know more than half"):
             tokenize(texts, tokenizer, recipe)

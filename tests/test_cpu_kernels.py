@@ -32,7 +32,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     output = drop(torch.ones(shape), p)
     kept = output != 0
     assert torch.allclose(output[kept], torch.tensor(1 / (1 - p)))
-    assert kept.float().mean().item() == pytest.approx(1 - p, abs=5 * (p * (1 - p) / n) ** 0.5 + 1 / 65536)
+    assert kept.float().mean().item() == pytest.approx(
+        1 - p, abs=5 * (p * (1 - p) / n) ** 0.5 + 1 / 65536
+    )
 
 
 def test_elements_are_dropped_independently():
@@ -48,7 +50,10 @@ def test_its_gradient_is_its_own_mask():
     x = torch.randn(500, requires_grad=True)
     y = drop(x, 0.25)
     y.sum().backward()
-    assert torch.equal(x.grad, torch.where(y == 0, 0.0, 1 / 0.75)) and 50 < (y == 0).sum() < 200
+    assert (
+        torch.equal(x.grad, torch.where(y == 0, 0.0, 1 / 0.75))
+        and 50 < (y == 0).sum() < 200
+    )
 
 
 def test_no_dropout_takes_no_random_number():
@@ -68,7 +73,9 @@ def a_batch(tokens, recipe):
 
 def test_the_model_has_them_for_a_while_and_is_then_the_stock_one(recipe):
     model = load_model(recipe)
-    dropouts = [module for module in model.modules() if type(module) is torch.nn.Dropout]
+    dropouts = [
+        module for module in model.modules() if type(module) is torch.nn.Dropout
+    ]
     changed = [*dropouts, model.distilbert.transformer.layer[-1]]
     with pytest.raises(KeyboardInterrupt), cpu_kernels(model, CPU):
         assert model.config._attn_implementation == NAME
@@ -105,7 +112,10 @@ def test_losses_and_gradients_are_those_of_the_stock_model(padded, recipe, token
     model = without_dropout(load_model(recipe))
     batch = a_batch(tokens, recipe)
     if not padded:
-        batch = {name: tensor[:, :20] if tensor.dim() == 2 else tensor for name, tensor in batch.items()}
+        batch = {
+            name: tensor[:, :20] if tensor.dim() == 2 else tensor
+            for name, tensor in batch.items()
+        }
         assert batch["attention_mask"].all()
     other = without_dropout(stock(model))
     with cpu_kernels(model, CPU):
@@ -124,7 +134,9 @@ def test_the_last_layer_is_computed_where_it_is_read(recipe, tokens):
     with cpu_kernels(model, CPU):
         hidden = model.distilbert(**batch).last_hidden_state
     whole = stock(model).distilbert(**batch).last_hidden_state
-    assert hidden.shape == (8, 1, 32) and whole.shape[1] == batch["input_ids"].shape[1] > 1
+    assert (
+        hidden.shape == (8, 1, 32) and whole.shape[1] == batch["input_ids"].shape[1] > 1
+    )
     assert torch.allclose(hidden[:, 0], whole[:, 0], atol=1e-5)
 
 
@@ -133,7 +145,10 @@ def test_dropout_on_attention_drops_its_share(recipe):
     torch.manual_seed(0)
     module = torch.nn.Module().train()
     query, key, value = (torch.randn(1, 2, 5, 4) for _ in range(3))
-    with_dropout = [cpu_attention(module, query, key, value, None, dropout=0.3)[0] for _ in range(3000)]
+    with_dropout = [
+        cpu_attention(module, query, key, value, None, dropout=0.3)[0]
+        for _ in range(3000)
+    ]
     without = cpu_attention(module, query, key, value, None)[0]
     assert torch.allclose(torch.stack(with_dropout).mean(0), without, atol=0.06)
     assert not torch.allclose(with_dropout[0], without, atol=0.06)
@@ -142,7 +157,11 @@ def test_dropout_on_attention_drops_its_share(recipe):
 def test_another_architecture_keeps_its_layers(recipe, tokens):
     torch.manual_seed(0)
     config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=4
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=4,
     )
     bert = BertForSequenceClassification(config).eval()
     batch = a_batch(tokens, recipe)
@@ -154,7 +173,9 @@ def test_another_architecture_keeps_its_layers(recipe, tokens):
 def test_padding_gets_no_attention():
     mask = additive_mask(torch.tensor([[1, 1, 0]]))
     assert (
-        mask.shape == (1, 1, 1, 3) and mask.flatten()[:2].eq(0).all() and mask.flatten().softmax(-1)[2] == 0
+        mask.shape == (1, 1, 1, 3)
+        and mask.flatten()[:2].eq(0).all()
+        and mask.flatten().softmax(-1)[2] == 0
     )
     assert additive_mask(torch.ones(2, 3)) is None and additive_mask(None) is None
 
@@ -171,4 +192,6 @@ def test_nothing_of_them_is_saved(recipe, tmp_path):
     model = load_model(recipe)
     with cpu_kernels(model, CPU):
         write_classifier(model, load_tokenizer(recipe), tmp_path)
-    assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text(encoding="utf-8")))
+    assert NAME not in json.dumps(
+        json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    )

@@ -32,11 +32,18 @@ def needed(recipe, name):
 def test_this_machine_passes():
     checks = doctor.examine(OFFLINE)
     assert not [str(check) for check in checks if check.ok is False]
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+    project = tomllib.loads(
+        (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     needed = {Requirement(text).name for text in project["dependencies"]}
-    others = {"Python", "Jupyter kernel", "disk", "data", "Hugging Face Hub", "offline model"}
+    others = {
+        "Python",
+        "Jupyter kernel",
+        "disk",
+        "data",
+        "Hugging Face Hub",
+        "offline model",
+    }
     assert needed | others <= {check.name for check in checks}
 
 
@@ -59,12 +66,18 @@ def test_an_old_python(monkeypatch):
     ],
 )
 def test_a_package_against_its_range(line, found, ok, monkeypatch):
-    monkeypatch.setattr(doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"])
+    monkeypatch.setattr(
+        doctor, "requires", lambda _: [line, "extra-only; extra == 'offline'"]
+    )
     monkeypatch.setattr(doctor, "version_of", lambda _: found)
     _, check = doctor._packages()  # the first is Python's
     assert (
         check.ok is ok
-        and ("Run in the folder of the project: pip install -c constraints.txt" in str(check)) is not ok
+        and (
+            "Run in the folder of the project: pip install -c constraints.txt"
+            in str(check)
+        )
+        is not ok
     )
 
 
@@ -74,8 +87,12 @@ def test_a_clone_that_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(doctor, "requires", requires)
     _, check = doctor._packages()
-    assert str(check).startswith("[FAIL] agnews-helpers") and "is not installed" in str(check)
-    assert "Run in the folder of the project: pip install -c constraints.txt" in str(check)
+    assert str(check).startswith("[FAIL] agnews-helpers") and "is not installed" in str(
+        check
+    )
+    assert "Run in the folder of the project: pip install -c constraints.txt" in str(
+        check
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,14 +103,28 @@ def test_a_clone_that_is_not_installed(monkeypatch):
         (
             (570, 7.5),
             "13.0",
-            ["[FAIL] NVIDIA driver .*570; CUDA 13.0 needs 580 .*CUDA 12", "[FAIL] CUDA .*no card"],
+            [
+                "[FAIL] NVIDIA driver .*570; CUDA 13.0 needs 580 .*CUDA 12",
+                "[FAIL] CUDA .*no card",
+            ],
         ),
-        ((524, 7.5), "12.8", ["[FAIL] NVIDIA driver .*524; CUDA 12.8 needs 525", "[FAIL] CUDA .*no card"]),
+        (
+            (524, 7.5),
+            "12.8",
+            [
+                "[FAIL] NVIDIA driver .*524; CUDA 12.8 needs 525",
+                "[FAIL] CUDA .*no card",
+            ],
+        ),
         ((581, 7.5), "13.0", ["[OK]   NVIDIA driver .*581", "[FAIL] CUDA .*no card"]),
         (
             (580, 6.1),
             "13.0",
-            ["[OK]   NVIDIA driver", "[FAIL] age of the card .*6.1.*cu126", "[FAIL] CUDA .*no card"],
+            [
+                "[OK]   NVIDIA driver",
+                "[FAIL] age of the card .*6.1.*cu126",
+                "[FAIL] CUDA .*no card",
+            ],
         ),
         ((560, 6.1), "12.6", ["[OK]   NVIDIA driver", "[FAIL] CUDA .*no card"]),
     ],
@@ -113,7 +144,10 @@ def test_no_card_to_be_seen(driver, built, told, monkeypatch):
     [
         ("581.15, 7.5\n", (581, 7.5)),
         ("525.147.05, 6.1\n525.147.05, 8.6\n", (525, 6.1)),
-        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", (0, 0.0)),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n",
+            (0, 0.0),
+        ),
         (None, (0, 0.0)),
     ],
 )
@@ -123,7 +157,9 @@ def test_what_nvidia_smi_says(answer, found, monkeypatch):
             raise TypeError("expected str, bytes or os.PathLike object, not NoneType")
         return SimpleNamespace(stdout=answer)
 
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: answer and "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(
+        doctor.shutil, "which", lambda _: answer and "/usr/bin/nvidia-smi"
+    )
     monkeypatch.setattr(doctor.subprocess, "run", run)
     assert doctor.nvidia_smi() == found
 
@@ -135,26 +171,40 @@ def test_a_machine_without_nvidia_smi(monkeypatch):
 
 @pytest.mark.parametrize(
     "runs, free_gib, failed",
-    [(True, 3.2, set()), (False, 3.2, {"a sum on the card"}), (True, 1.0, {"free VRAM"})],
+    [
+        (True, 3.2, set()),
+        (False, 3.2, {"a sum on the card"}),
+        (True, 1.0, {"free VRAM"}),
+    ],
 )
 def test_a_card_against_the_build_and_the_budget(runs, free_gib, failed, monkeypatch):
     def ones(*size, device=None, **how):
         if device == "cuda" and not runs:
-            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
+            raise RuntimeError(
+                "CUDA error: no kernel image is available for execution on the device\nmore"
+            )
         return real(*size, **how)
 
     real = torch.ones
     monkeypatch.setattr(doctor, "this_card", lambda: GTX_1650_TI)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free_gib * 2**30), 4 * 2**30))
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda: (int(free_gib * 2**30), 4 * 2**30)
+    )
     monkeypatch.setattr(torch, "ones", ones)
     checks = list(doctor._cuda())
     assert {check.name for check in checks if check.ok is False} == failed
-    assert runs or "no kernel image" in checks[1].found and "more" not in checks[1].found
+    assert (
+        runs or "no kernel image" in checks[1].found and "more" not in checks[1].found
+    )
 
 
 def test_a_full_disk(monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: collections.namedtuple("Usage", "free")(2e9))
+    monkeypatch.setattr(
+        doctor.shutil,
+        "disk_usage",
+        lambda _: collections.namedtuple("Usage", "free")(2e9),
+    )
     assert needed(OFFLINE, "disk").ok and not needed(Recipe(), "disk").ok
 
 
@@ -163,13 +213,21 @@ def test_the_data(tmp_path):
         check = needed(replace(OFFLINE, data=data), "data")
         assert check.ok and check.found == data
     check = needed(replace(OFFLINE, data=str(tmp_path / "lost")), "data")
-    assert str(check).startswith("[FAIL] data") and f"there is no folder {tmp_path / 'lost'}" in str(check)
+    assert str(check).startswith(
+        "[FAIL] data"
+    ) and f"there is no folder {tmp_path / 'lost'}" in str(check)
     assert "AGNEWS_DATA must name a folder" in str(check)
 
 
 @pytest.mark.parametrize(
     "model, there",
-    [("mini", True), (HUB_MODEL, True), ("bert-base-cased", True), ("/no/such", False), ("./model/", False)],
+    [
+        ("mini", True),
+        (HUB_MODEL, True),
+        ("bert-base-cased", True),
+        ("/no/such", False),
+        ("./model/", False),
+    ],
 )
 def test_the_model(model, there):
     assert needed(replace(OFFLINE, model=model), "model").ok is there
@@ -183,7 +241,8 @@ def test_a_models_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "recipe, usable, ok", [(OFFLINE, False, None), (Recipe(), False, False), (Recipe(), True, True)]
+    "recipe, usable, ok",
+    [(OFFLINE, False, None), (Recipe(), False, False), (Recipe(), True, True)],
 )
 def test_the_hub(recipe, usable, ok, monkeypatch):
     monkeypatch.setattr(doctor, "hub_status", lambda: HubStatus(usable, "a reason"))
@@ -205,7 +264,7 @@ def test_the_hub(recipe, usable, ok, monkeypatch):
 def test_another_model_of_the_hub(silent, cached, model, ok, monkeypatch):
     if " " not in model:
         monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: cached)
-    monkeypatch.setattr(doctor, "silence", lambda: silent)
+    monkeypatch.setattr(doctor, "why_unreachable", lambda: silent)
     monkeypatch.setattr(doctor, "hub_status", lambda: HubStatus(True, "here"))
     assert needed(replace(OFFLINE, model=model), "Hugging Face Hub").ok is ok
 
@@ -219,7 +278,9 @@ def test_no_offline_model(recipe, ok, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     check = needed(recipe, "offline model")
     assert check.ok is ok and "install it so" in str(check)
-    write_folder(mini_place(), lambda folder: (folder / "config.json").touch())  # it was made here before
+    write_folder(
+        mini_place(), lambda folder: (folder / "config.json").touch()
+    )  # it was made here before
     assert needed(recipe, "offline model").ok
 
 
@@ -228,7 +289,11 @@ def test_no_offline_model(recipe, ok, tmp_path, monkeypatch):
     [
         (sys.executable, True, "is this Python"),
         ("python", True, "is this Python"),
-        (str(Path(sys.executable).parent.parent / "other" / "python"), False, "another Python"),
+        (
+            str(Path(sys.executable).parent.parent / "other" / "python"),
+            False,
+            "another Python",
+        ),
     ],
 )
 def test_the_kernel(program, ok, words, monkeypatch):
@@ -239,10 +304,16 @@ def test_the_kernel(program, ok, words, monkeypatch):
 
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", get_kernel_spec)
     check = doctor._kernel()
-    assert check.ok is ok and words in check.found and ("ipykernel install" in str(check)) is not ok
+    assert (
+        check.ok is ok
+        and words in check.found
+        and ("ipykernel install" in str(check)) is not ok
+    )
 
 
-@pytest.mark.parametrize("name", ["packaging", "huggingface_hub", "torch", "transformers", "ipykernel"])
+@pytest.mark.parametrize(
+    "name", ["packaging", "huggingface_hub", "torch", "transformers", "ipykernel"]
+)
 def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["doctor"]) == 1
@@ -257,10 +328,12 @@ def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys
 def test_a_package_that_windows_cannot_load(monkeypatch):
     def import_module(name):
         if name == "torch":
-            raise OSError("[WinError 126] The specified module could not be found. Error loading c10.dll")
+            raise OSError(
+                "[WinError 126] The specified module could not be found. Error loading c10.dll"
+            )
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)
-    [check] = list(doctor.cannot_load())
+    [check] = list(doctor.broken_imports())
     assert (
         check.name == "torch"
         and not check.ok
@@ -270,7 +343,9 @@ def test_a_package_that_windows_cannot_load(monkeypatch):
 
 
 @pytest.mark.parametrize("profile, model", [("laptop", None), ("offline", HUB_MODEL)])
-def test_the_hub_that_a_profile_needs_is_one_finding_among_others(profile, model, monkeypatch, capsys):
+def test_the_hub_that_a_profile_needs_is_one_finding_among_others(
+    profile, model, monkeypatch, capsys
+):
     silent = HubStatus(False, "the Hugging Face Hub does not answer")
     monkeypatch.setattr("agnews_helpers.recipe.hub_status", lambda: silent)
     monkeypatch.setattr(doctor, "hub_status", lambda: silent)
@@ -280,5 +355,7 @@ def test_the_hub_that_a_profile_needs_is_one_finding_among_others(profile, model
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out
     assert (
-        "[FAIL] Hugging Face Hub" in output and "[OK]   torch" in output and f"profile    {profile}" in output
+        "[FAIL] Hugging Face Hub" in output
+        and "[OK]   torch" in output
+        and f"profile    {profile}" in output
     )

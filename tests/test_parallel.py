@@ -34,13 +34,24 @@ def test_a_batch_is_dealt_out_and_weighs_as_a_whole(rows, processes):
     batch = list(range(100, 100 + rows))
     shares = [process_rows(batch, process, processes) for process in range(processes)]
     accelerators = [
-        SimpleNamespace(process_index=process, num_processes=processes) for process in range(processes)
+        SimpleNamespace(process_index=process, num_processes=processes)
+        for process in range(processes)
     ]
     over = [mean_over(batch, accelerator) for accelerator in accelerators]
-    assert sorted(row for share, number in zip(shares, over) if number < math.inf for row in share) == batch
+    assert (
+        sorted(
+            row
+            for share, number in zip(shares, over)
+            if number < math.inf
+            for row in share
+        )
+        == batch
+    )
     assert all(shares)
     value = {row: row**2 for row in batch}
-    means = [sum(value[row] for row in share) / number for share, number in zip(shares, over)]
+    means = [
+        sum(value[row] for row in share) / number for share, number in zip(shares, over)
+    ]
     assert sum(means) / processes == pytest.approx(sum(value.values()) / rows)
 
 
@@ -95,7 +106,13 @@ def command(model, folder, processes, *more):
 
 def launch(*arguments):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,42 +127,68 @@ def losses(folder):
     return pd.read_csv(folder / "run" / "steps.csv", index_col=0)["loss"]
 
 
-@pytest.mark.parametrize("more", [(), ("--micro-batch-size", "3")])  # of 4 and 3 rows: two parts and one
+@pytest.mark.parametrize(
+    "more", [(), ("--micro-batch-size", "3")]
+)  # of 4 and 3 rows: two parts and one
 def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
     done = launch(calm, tmp_path / "run", 2, "--json", tmp_path / "figures.json", *more)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("profile    offline") == 1 and done.stdout.count("test: accuracy") == 1
+    assert (
+        done.stdout.count("profile    offline") == 1
+        and done.stdout.count("test: accuracy") == 1
+    )
     assert len(losses(one)) == len(losses(tmp_path)) == 12  # 41 rows
     assert (losses(one) - losses(tmp_path)).abs().max() < 1e-5
     figures = [
-        json.loads((folder / "figures.json").read_text(encoding="utf-8")) for folder in (one, tmp_path)
+        json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        for folder in (one, tmp_path)
     ]
     assert figures[0]["test"]["confusion"] == figures[1]["test"]["confusion"]
-    assert figures[0]["test"]["loss"] == pytest.approx(figures[1]["test"]["loss"], abs=1e-4)
-    weights = [load_file(folder / "run" / "model.safetensors") for folder in (one, tmp_path)]
-    assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
+    assert figures[0]["test"]["loss"] == pytest.approx(
+        figures[1]["test"]["loss"], abs=1e-4
+    )
+    weights = [
+        load_file(folder / "run" / "model.safetensors") for folder in (one, tmp_path)
+    ]
+    assert all(
+        (weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0]
+    )
 
 
 def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
     stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
     assert whole.returncode == stopped.returncode == 0, whole.stderr + stopped.stderr
-    assert "Stopped after step 7 of 12" in stopped.stdout and checkpoints_in(tmp_path / "parts" / "run")
-    assert main(["train", "--resume", "--output-dir", str(tmp_path / "parts" / "run")]) == 2  # one process
+    assert "Stopped after step 7 of 12" in stopped.stdout and checkpoints_in(
+        tmp_path / "parts" / "run"
+    )
+    assert (
+        main(["train", "--resume", "--output-dir", str(tmp_path / "parts" / "run")])
+        == 2
+    )  # one process
     assert "processes is 2 there and 1 here" in capsys.readouterr().err
     resumed = launch(tiny, tmp_path / "parts" / "run", 2, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert losses(tmp_path / "whole").equals(losses(tmp_path / "parts"))
-    weights = [load_file(tmp_path / name / "run" / "model.safetensors") for name in ("whole", "parts")]
+    weights = [
+        load_file(tmp_path / name / "run" / "model.safetensors")
+        for name in ("whole", "parts")
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the launcher words a killed process by its signal")
+@pytest.mark.skipif(
+    os.name != "posix", reason="the launcher words a killed process by its signal"
+)
 def test_where_one_is_killed_both_stop(tiny, tmp_path):
     arguments = command(tiny, tmp_path / "run", 2, "--epochs", "4000")
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as launcher:
         for _ in range(900):
             if (tmp_path / "run" / "agnews_run.json").exists():
@@ -155,13 +198,17 @@ def test_where_one_is_killed_both_stop(tiny, tmp_path):
         assert len(children) == 2
         children[1].kill()
         _, errors = launcher.communicate(timeout=120)
-    assert launcher.returncode != 0 and re.search(r"SIGKILL|exitcode *: -9|Signal 9", errors), errors
+    assert launcher.returncode != 0 and re.search(
+        r"SIGKILL|exitcode *: -9|Signal 9", errors
+    ), errors
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
 
 
-def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(tiny, tokens, recipe):
-    weighted = recipe.but(class_weights="balanced", model=str(tiny))
+def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(
+    tiny, tokens, recipe
+):
+    weighted = recipe.replace(class_weights="balanced", model=str(tiny))
     model = load_model(weighted).eval()
     weights = class_weights(tokens["train"], model, weighted)
     rows = list(range(7))
@@ -169,7 +216,9 @@ def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(tiny, token
     def loss_of(mine, accelerator, limits=()):
         [batch] = make_loader(tokens["train"], [mine], weighted)
         model.zero_grad()
-        loss = forward_backward(model, batch, accelerator, list(limits), rows, weights).item()
+        loss = forward_backward(
+            model, batch, accelerator, list(limits), rows, weights
+        ).item()
         return loss, model.classifier.weight.grad.clone()
 
     def process(number, count):
@@ -182,10 +231,16 @@ def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(tiny, token
 
     whole, gradient = loss_of(rows, process(0, 1))
     parts, of_parts = loss_of(rows, process(0, 1), [[1, 2]])
-    assert parts == pytest.approx(whole, abs=1e-6) and torch.allclose(gradient, of_parts, atol=1e-6)
-    dealt = [loss_of(process_rows(rows, number, 2), process(number, 2)) for number in (0, 1)]
+    assert parts == pytest.approx(whole, abs=1e-6) and torch.allclose(
+        gradient, of_parts, atol=1e-6
+    )
+    dealt = [
+        loss_of(process_rows(rows, number, 2), process(number, 2)) for number in (0, 1)
+    ]
     assert sum(loss for loss, _ in dealt) / 2 == pytest.approx(whole, abs=1e-6)
-    assert torch.allclose(sum(gradient for _, gradient in dealt) / 2, gradient, atol=1e-6)
+    assert torch.allclose(
+        sum(gradient for _, gradient in dealt) / 2, gradient, atol=1e-6
+    )
 
 
 def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
@@ -193,7 +248,7 @@ def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
     rows = Dataset.from_dict({"text": ["a"] * 15, "label": labels})
     model = load_model(recipe)
     assert class_weights(rows, model, recipe) is None
-    found = class_weights(rows, model, recipe.but(class_weights="balanced"))
+    found = class_weights(rows, model, recipe.replace(class_weights="balanced"))
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     assert found.tolist() == pytest.approx(expected.tolist())
 
@@ -201,6 +256,14 @@ def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
 def test_the_processes_part_before_python_ends(tiny, tmp_path, monkeypatch):
     at_exit = []
     monkeypatch.setattr("agnews_helpers.cli.atexit.register", at_exit.append)
-    run = [str(tmp_path / "run"), "--model", str(tiny), "--train-rows", "45", "--steps", "1"]
+    run = [
+        str(tmp_path / "run"),
+        "--model",
+        str(tiny),
+        "--train-rows",
+        "45",
+        "--steps",
+        "1",
+    ]
     assert main(["train", "--output-dir", *run]) == 0
     assert [call.__name__ for call in at_exit] == ["destroy_process_group"]

@@ -47,14 +47,20 @@ def check(figure):
                 for tick in axis.get_major_ticks()
                 if low <= tick.get_loc() <= high and tick.label1.get_visible()
             ]
-            assert axis.label.get_text() or not any(re.match(r"[\d.,]", tick.get_text()) for tick in ticks)
+            assert axis.label.get_text() or not any(
+                re.match(r"[\d.,]", tick.get_text()) for tick in ticks
+            )
             texts += [axis.label, *ticks]
         boxes = [
-            (t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text() and t.get_visible()
+            (t.get_text(), t.get_window_extent(renderer))
+            for t in texts
+            if t.get_text() and t.get_visible()
         ]
         for legend in filter(None, (axes.get_legend(), *figure.legends)):
             boxes.append(("legend", legend.get_window_extent(renderer)))
-        for (one, a), (two, b) in itertools.combinations([(t, b.shrunk(0.9, 0.8)) for t, b in boxes], 2):
+        for (one, a), (two, b) in itertools.combinations(
+            [(t, b.shrunk(0.9, 0.8)) for t, b in boxes], 2
+        ):
             assert not a.overlaps(b), f"{one!r} over {two!r}"
         for name, box in boxes:
             room = figure.bbox.padded(1)
@@ -65,7 +71,9 @@ def check(figure):
 
 def run(classes=4):
     model = SimpleNamespace(config=SimpleNamespace(num_labels=classes))
-    loss = pd.DataFrame({"loss": np.linspace(1.4, 0.3, 192)}, index=pd.RangeIndex(1, 193, name="step"))
+    loss = pd.DataFrame(
+        {"loss": np.linspace(1.4, 0.3, 192)}, index=pd.RangeIndex(1, 193, name="step")
+    )
     history = pd.DataFrame(
         {
             "train_loss": [1.3, 1.1, 0.6, 0.4],
@@ -77,10 +85,19 @@ def run(classes=4):
     return Run(model, None, history, loss, 4, 60.0)
 
 
-REPORT = score(np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef"))
+REPORT = score(
+    np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef")
+)
 ANSWERS = pd.DataFrame(
     [
-        ["A headline that is far too long to be written beside its bar in full", "World", 0.7, 0.1, 0.1, 0.1],
+        [
+            "A headline that is far too long to be written beside its bar in full",
+            "World",
+            0.7,
+            0.1,
+            0.1,
+            0.1,
+        ],
         ["Short", "Sports", 0.1, 0.7, 0.1, 0.1],
     ],
     columns=["text", "label", *LABELS],
@@ -90,14 +107,21 @@ BOXES = {
     "tokens": (1, 0, "[CLS] stocks\nfall as oil ..."),
     "tensor": (2, 0, "101, 15768,\n2991, 2004, ..."),
 }
-CIRCLE = {"one": (0, 1, "1\n1"), "two": (1, 1, "2"), "three": (1, 0, "3"), "four": (0, 0, "4\n4")}
+CIRCLE = {
+    "one": (0, 1, "1\n1"),
+    "two": (1, 1, "2"),
+    "three": (1, 0, "3"),
+    "four": (0, 0, "4\n4"),
+}
 ROUND = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "one")]
 
 
 def losses(steps, start=1.4):
     """Of three seeds, as `gallery` takes them."""
     index = pd.RangeIndex(1, steps + 1, name="step")
-    return pd.DataFrame({seed: np.linspace(start, 0.1 * seed, steps) for seed in (1, 2, 3)}, index=index)
+    return pd.DataFrame(
+        {seed: np.linspace(start, 0.1 * seed, steps) for seed in (1, 2, 3)}, index=index
+    )
 
 
 DRAWINGS = {
@@ -114,10 +138,16 @@ DRAWINGS = {
         "What padding costs",
         reference=1,
     ),
-    "diagram": lambda: plots.diagram(BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]),
-    "diagram, in a circle": lambda: plots.diagram(CIRCLE, [(a, b, "next") for a, b in ROUND]),
+    "diagram": lambda: plots.diagram(
+        BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]
+    ),
+    "diagram, in a circle": lambda: plots.diagram(
+        CIRCLE, [(a, b, "next") for a, b in ROUND]
+    ),
     "coverage": lambda: plots.coverage(REPORT.answers, torch.tensor([0.3, 0.5, 0.9])),
-    "gallery": lambda: plots.gallery({f"recipe {number}": losses(40 + number) for number in range(8)}),
+    "gallery": lambda: plots.gallery(
+        {f"recipe {number}": losses(40 + number) for number in range(8)}
+    ),
     "training_curves": lambda: plots.training_curves(run()),
     "training_curves, stopped early": lambda: plots.training_curves(
         replace(run(), history=run().history[:0], best_epoch=0, finished=False)
@@ -125,7 +155,8 @@ DRAWINGS = {
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars, in groups": lambda: plots.bars(
         pd.DataFrame(
-            {"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]}, index=["embeddings", "encoder"]
+            {"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]},
+            index=["embeddings", "encoder"],
         ),
         "Parts",
         "millions",
@@ -133,7 +164,9 @@ DRAWINGS = {
     "probabilities": lambda: plots.probabilities(ANSWERS),
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
     "vram_timeline": lambda: plots.vram_timeline(
-        timeline(trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach")))
+        timeline(
+            trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach"))
+        )
     ),
     "gpu_picture": lambda: plots.gpu_picture(
         GTX_1650_TI,
@@ -162,7 +195,11 @@ def of_classes(names):
     labels = np.arange(30 * len(names)) % len(names)
     answers = pd.DataFrame(np.full((2, len(names)), 1 / len(names)), columns=names)
     answers.insert(0, "label", names[0])
-    answers.insert(0, "text", ["Short", "A text that is far too long to be written beside its bar in full"])
+    answers.insert(
+        0,
+        "text",
+        ["Short", "A text that is far too long to be written beside its bar in full"],
+    )
     return SimpleNamespace(
         answers=answers,
         report=score(np.eye(len(names))[labels], labels, [""] * len(labels), names),
@@ -189,17 +226,24 @@ def test_a_price_is_no_formula(text):
     """Read as a formula, the first cannot be drawn at all, and the others lose their signs."""
     plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
-    plots.diagram({text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens", text)])
+    plots.diagram(
+        {text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens", text)]
+    )
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
-        drawn = [words for words in figure.findobj(plt.Text) if words.get_text() == text]
+        drawn = [
+            words for words in figure.findobj(plt.Text) if words.get_text() == text
+        ]
         assert drawn and not any(words.get_parse_math() for words in drawn)
 
 
 def test_no_two_of_twenty_classes_look_the_same():
     given = of_classes([f"class {number}" for number in range(20)])
-    bars = [container.patches[0] for container in plots.probabilities(given.answers).containers]
+    bars = [
+        container.patches[0]
+        for container in plots.probabilities(given.answers).containers
+    ]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
 
 
@@ -212,14 +256,20 @@ def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
 
 
 def test_ways_to_pad_are_on_one_scale():
-    masks = {"padded to 512": np.eye(8, 512), "longest": np.eye(8, 90), "grouped": np.ones((8, 60))}
+    masks = {
+        "padded to 512": np.eye(8, 512),
+        "longest": np.eye(8, 90),
+        "grouped": np.ones((8, 60)),
+    }
     panels = plots.masks(masks)
     assert {panel.get_xlim() for panel in panels} == {(-0.5, 511.5)}
 
 
 def test_an_arrow_is_drawn_from_box_to_box():
     axes = plots.diagram(CIRCLE, [("one", "two", "what it says")])
-    [arrow] = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
+    [arrow] = [
+        text for text in axes.texts if getattr(text, "arrow_patch", None) is not None
+    ]
     assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
     said = next(text for text in axes.texts if text.get_text() == "what it says")
     assert said.get_position() == (0.5, 1)
@@ -227,7 +277,11 @@ def test_an_arrow_is_drawn_from_box_to_box():
 
 def test_coverage_counts_right_answers_and_strangers_at_each_confidence():
     answers = pd.DataFrame(
-        {"true": list("aaab"), "predicted": list("aaba"), "confidence": [0.9, 0.5, 0.7, 0.6]}
+        {
+            "true": list("aaab"),
+            "predicted": list("aaba"),
+            "confidence": [0.9, 0.5, 0.7, 0.6],
+        }
     )
     right, taken = plots.coverage(answers, [0.95, 0.65, 0.1, 0.1]).lines
     assert list(right.get_xdata()) == [25, 50, 75, 100]
@@ -236,9 +290,14 @@ def test_coverage_counts_right_answers_and_strangers_at_each_confidence():
 
 
 def test_the_gallery_has_the_first_recipe_in_every_panel():
-    first, *others = plots.gallery({"ours": losses(40), "worse": losses(10, start=3.0)})[:2]
+    first, *others = plots.gallery(
+        {"ours": losses(40), "worse": losses(10, start=3.0)}
+    )[:2]
     for panel in (first, *others):
-        assert panel.lines[0].get_ydata()[0] == pytest.approx(1.4) and max(panel.lines[0].get_xdata()) == 100
+        assert (
+            panel.lines[0].get_ydata()[0] == pytest.approx(1.4)
+            and max(panel.lines[0].get_xdata()) == 100
+        )
     assert others[0].lines[1].get_ydata()[0] == pytest.approx(3.0)
 
 
@@ -246,7 +305,9 @@ def test_every_figure_of_the_package_is_tested_here():
     public = {
         name
         for name, value in vars(plots).items()
-        if callable(value) and getattr(value, "__module__", "") == plots.__name__ and name[0] != "_"
+        if callable(value)
+        and getattr(value, "__module__", "") == plots.__name__
+        and name[0] != "_"
     }
     assert public == {name.partition(",")[0] for name in DRAWINGS}
 
@@ -259,28 +320,46 @@ def test_bars_carry_the_numbers_they_are_given():
         for i in range(len(table))
     ]
     totals = (table["total"] / 1024).tolist()
-    assert heights == pytest.approx(totals) and {f"{total:.2f}" for total in totals} <= written(axes.figure)
+    assert heights == pytest.approx(totals) and {
+        f"{total:.2f}" for total in totals
+    } <= written(axes.figure)
 
 
 def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
-    table = pd.DataFrame({"train": [90.0, 80.0], "test": [10.0, 20.0]}, index=["ham", "spam"])
+    table = pd.DataFrame(
+        {"train": [90.0, 80.0], "test": [10.0, 20.0]}, index=["ham", "spam"]
+    )
     axes = plots.bars(table, "rows", "Rows", "{:.0f}")
     for container, name in zip(axes.containers, table.columns):
-        assert container.get_label() == name and list(container.datavalues) == table[name].tolist()
+        assert (
+            container.get_label() == name
+            and list(container.datavalues) == table[name].tolist()
+        )
     assert {"90", "80", "10", "20"} <= written(axes.figure) and axes.yaxis_inverted()
 
 
 def test_the_confusion_picture_has_the_truth_down():
     axes = plots.confusion_matrix(REPORT)
-    counts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
-    assert counts[1, 0] == "1" and counts[0, 1] == "0"  # one Sports row was taken for World
+    counts = {
+        (int(t.get_position()[1]), int(t.get_position()[0])): t.get_text()
+        for t in axes.texts
+    }
+    assert (
+        counts[1, 0] == "1" and counts[0, 1] == "0"
+    )  # one Sports row was taken for World
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
 
 
 def test_the_confusion_picture_is_shaded_by_the_share_of_the_true_class():
     true = np.array([0] * 90 + [1] * 10)
     predicted = np.where(np.arange(100) % 10, true, 1 - true)  # one in ten is wrong
-    axes = plots.confusion_matrix(score(np.eye(2)[predicted], true, [""] * 100, ["many", "few"]))
-    assert np.asarray(axes.images[0].get_array()) == pytest.approx(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    assert axes.images[0].get_clim() == (0, 1) and [t.get_text() for t in axes.texts] == ["81", "9", "1", "9"]
+    axes = plots.confusion_matrix(
+        score(np.eye(2)[predicted], true, [""] * 100, ["many", "few"])
+    )
+    assert np.asarray(axes.images[0].get_array()) == pytest.approx(
+        np.array([[0.9, 0.1], [0.1, 0.9]])
+    )
+    assert axes.images[0].get_clim() == (0, 1) and [
+        t.get_text() for t in axes.texts
+    ] == ["81", "9", "1", "9"]
     assert [t.get_color() for t in axes.texts] == ["white", "black", "black", "white"]

@@ -25,14 +25,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def commands():
     """Each command of a fenced block, without its comment; and the number of its block."""
-    for number, (_, block) in enumerate(re.findall(r"```(sh|powershell)\n(.*?)```", TEXT, re.DOTALL)):
+    for number, (_, block) in enumerate(
+        re.findall(r"```(sh|powershell)\n(.*?)```", TEXT, re.DOTALL)
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             if command := re.sub(r"(^|\s+)#.*", "", line).strip():
                 yield number, command
 
 
 COMMANDS = list(commands())
-OURS = [(number, command) for number, command in COMMANDS if " predict - " in command or "agnews " in command]
+OURS = [
+    (number, command)
+    for number, command in COMMANDS
+    if " predict - " in command or "agnews " in command
+]
 # What other tests do, or what cannot be done here. Everything else must be tried below.
 ELSEWHERE = {
     r"py -3.11 -m venv .*|\S*Activate.*": "Windows' own way to make an environment",
@@ -51,13 +57,18 @@ def elsewhere(command: str) -> bool:
 def tried(command: str) -> bool:
     """Whether a test below takes this command."""
     return re.match(
-        r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews |make |python -m pip |python bench|uv pip ", command
+        r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews |make |python -m pip |python bench|uv pip ",
+        command,
     )
 
 
 def test_there_is_no_command_that_nobody_runs():
     assert len(COMMANDS) > 20
-    assert [command for _, command in COMMANDS if not elsewhere(command) and not tried(command)] == []
+    assert [
+        command
+        for _, command in COMMANDS
+        if not elsewhere(command) and not tried(command)
+    ] == []
     for pattern in ELSEWHERE:
         assert any(re.fullmatch(pattern, command) for _, command in COMMANDS), pattern
 
@@ -65,7 +76,16 @@ def test_there_is_no_command_that_nobody_runs():
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme") / "runs/mine"
-    small = ["--profile", "offline", "--model", str(tiny), "--train-rows", "45", "--test-rows", "20"]
+    small = [
+        "--profile",
+        "offline",
+        "--model",
+        str(tiny),
+        "--train-rows",
+        "45",
+        "--test-rows",
+        "20",
+    ]
     assert main(["train", *small, "--epochs", "1", "--output-dir", str(folder)]) == 0
     return folder
 
@@ -87,29 +107,45 @@ def reader(tiny, trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("block", sorted({number for number, command in OURS if not elsewhere(command)}))
+@pytest.mark.parametrize(
+    "block", sorted({number for number, command in OURS if not elsewhere(command)})
+)
 def test_the_commands_of_a_block_run(block, reader, trained, monkeypatch, capsys):
-    ours = [command for number, command in OURS if number == block and not elsewhere(command)]
+    ours = [
+        command
+        for number, command in OURS
+        if number == block and not elsewhere(command)
+    ]
     if not any(" train " in command for command in ours):
         shutil.copytree(trained, "runs/mine")
     for command in ours:
         if lines := re.match(r"cat (\S+) \| ", command):
             text = Path(lines[1]).read_bytes()
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
+            monkeypatch.setattr(
+                sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8")
+            )
             command = command[lines.end() :]
         words = shlex.split(command)
         while "=" in words[0]:
             monkeypatch.setenv(*words.pop(0).split("=", 1))
-        stopped = "# Ctrl-C" in next(line for line in TEXT.splitlines() if command in line)
+        stopped = "# Ctrl-C" in next(
+            line for line in TEXT.splitlines() if command in line
+        )
         status = main(words[1:] + ["--steps", "3"] * stopped)
         told = capsys.readouterr()
-        assert status == (1 if words[1] == "doctor" and "Not ready" in told.out else 0), command + told.err
+        assert status == (
+            1 if words[1] == "doctor" and "Not ready" in told.out else 0
+        ), command + told.err
         assert told.out
 
 
 def test_no_training_finds_the_folder_of_another():
     """A reader goes on in one folder, from the first command to the last."""
-    trainings = [command for _, command in COMMANDS if " train " in command and "--resume" not in command]
+    trainings = [
+        command
+        for _, command in COMMANDS
+        if " train " in command and "--resume" not in command
+    ]
     folders = [re.search(r"--output-dir (\S+)", command)[1] for command in trainings]
     folders += re.findall(r'train\(.*output_dir="(.*?)"\)', TEXT)
     assert len(folders) >= 6 and len({*folders}) == len(folders)
@@ -120,7 +156,10 @@ def test_make_knows_its_targets():
     for _, command in COMMANDS:
         if command.startswith("make "):
             done = subprocess.run(
-                [shutil.which("make"), "-n", command[5:]], cwd=ROOT, capture_output=True, text=True
+                [shutil.which("make"), "-n", command[5:]],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0 and done.stdout, command + done.stderr
 
@@ -155,7 +194,10 @@ def test_the_program_runs(reader, monkeypatch):
 
 
 def test_the_links_lead_somewhere():
-    anchors = {re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in TEXT.splitlines()}
+    anchors = {
+        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
+        for line in TEXT.splitlines()
+    }
     for target in re.findall(r"\]\(([^)]+)\)", TEXT):
         if target.startswith("#"):
             assert target[1:] in anchors, target
@@ -170,7 +212,10 @@ def test_its_flags_and_variables_exist(capsys):
                 main([name, "--help"])
             assert end.value.code == 0
     known = {"AGNEWS_PROFILE", "AGNEWS_VRAM_GIB"}
-    known |= {f"AGNEWS_{name.upper()}" for name in from_environment({f"AGNEWS_{n}": "9" for n in VARIABLES})}
+    known |= {
+        f"AGNEWS_{name.upper()}"
+        for name in from_environment({f"AGNEWS_{n}": "9" for n in VARIABLES})
+    }
     assert set(re.findall(r"AGNEWS_[A-Z_]+", TEXT)) <= known
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agnews_helpers import HubUnreachable, Recipe
 from agnews_helpers import recipe as module
-from agnews_helpers.plumbing.hub import HubStatus, silence
+from agnews_helpers.plumbing.hub import HubStatus, why_unreachable
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, hub_status
 
 
@@ -20,14 +20,20 @@ def clean(monkeypatch, tmp_path):
     """No profile asked for, no cache, and a Hub that is asked anew in each test."""
     monkeypatch.delenv("AGNEWS_PROFILE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr("agnews_helpers.plumbing.hub.in_cache", lambda model, data: False)
-    silence.cache_clear()
+    monkeypatch.setattr(
+        "agnews_helpers.plumbing.hub.in_cache", lambda model, data: False
+    )
+    why_unreachable.cache_clear()
     yield
-    silence.cache_clear()
+    why_unreachable.cache_clear()
 
 
 def hub(monkeypatch, reachable, cached=False):
-    monkeypatch.setattr(module, "hub_status", lambda: HubStatus(reachable or cached, "the Hub is a test"))
+    monkeypatch.setattr(
+        module,
+        "hub_status",
+        lambda: HubStatus(reachable or cached, "the Hub is a test"),
+    )
 
 
 def cuda(monkeypatch, there):
@@ -62,14 +68,24 @@ def loopback(monkeypatch):
 
 def test_the_defaults_are_the_recipe():
     recipe = Recipe()
-    assert (recipe.model, recipe.max_length, recipe.batch_size, recipe.learning_rate, recipe.epochs) == (
+    assert (
+        recipe.model,
+        recipe.max_length,
+        recipe.batch_size,
+        recipe.learning_rate,
+        recipe.epochs,
+    ) == (
         "distilbert/distilbert-base-uncased",
         512,
         8,
         2e-5,
         4,
     )
-    assert (recipe.padding, recipe.group_by_length, recipe.precision) == ("longest", True, "fp32")
+    assert (recipe.padding, recipe.group_by_length, recipe.precision) == (
+        "longest",
+        True,
+        "fp32",
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,8 +138,8 @@ def test_every_field_is_checked():
 
 def test_a_copy_is_checked_too():
     with pytest.raises(ValueError, match="batch_size"):
-        Recipe().but(batch_size=0)
-    assert Recipe().but(batch_size=4).batch_size == 4
+        Recipe().replace(batch_size=0)
+    assert Recipe().replace(batch_size=4).batch_size == 4
 
 
 def test_a_recipe_comes_back_from_its_dict():
@@ -141,22 +157,34 @@ def test_a_recipe_comes_back_from_its_dict():
 def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):
     monkeypatch.setenv("AGNEWS_PROFILE", "offline")
     recipe = Recipe.for_this_machine()
-    assert recipe.describe().startswith("profile    offline (asked for by AGNEWS_PROFILE)\nmodel      mini;")
-    assert recipe.but(epochs=2).reason == recipe.reason and "reason" not in asdict(recipe)
+    assert recipe.describe().startswith(
+        "profile    offline (asked for by AGNEWS_PROFILE)\nmodel      mini;"
+    )
+    assert recipe.replace(epochs=2).reason == recipe.reason and "reason" not in asdict(
+        recipe
+    )
     given = Recipe.from_dict(asdict(recipe))
     assert given == recipe and "profile    offline (as given)" in given.describe()
 
 
 @pytest.mark.parametrize(
     "reachable, gpu, profile",
-    [(True, True, "full"), (True, False, "laptop"), (False, True, "offline"), (False, False, "offline")],
+    [
+        (True, True, "full"),
+        (True, False, "laptop"),
+        (False, True, "offline"),
+        (False, False, "offline"),
+    ],
 )
 def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profile):
     hub(monkeypatch, reachable), cuda(monkeypatch, gpu)
     recipe = Recipe.for_this_machine()
     assert recipe.profile == profile
     assert recipe.model == ("mini" if profile == "offline" else HUB_MODEL)
-    assert f"profile    {profile} (" in recipe.describe() and "the Hub is a test" in recipe.describe()
+    assert (
+        f"profile    {profile} (" in recipe.describe()
+        and "the Hub is a test" in recipe.describe()
+    )
 
 
 def test_what_was_downloaded_before_counts_as_hub(monkeypatch):
@@ -188,11 +216,18 @@ def test_the_environment_and_arguments_override(monkeypatch):
     monkeypatch.setenv("AGNEWS_DATA", "somewhere/rows")
     recipe = Recipe.for_this_machine(epochs=2, batch_size=None)
     assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
-    assert "somewhere" not in recipe.describe()  # notebooks store this text: no path of the reader's
+    assert (
+        "somewhere" not in recipe.describe()
+    )  # notebooks store this text: no path of the reader's
 
 
 @pytest.mark.parametrize(
-    "name, value", [("AGNEWS_PROFILE", "huge"), ("AGNEWS_TRAIN_ROWS", "many"), ("AGNEWS_TEST_ROWS", "1.5")]
+    "name, value",
+    [
+        ("AGNEWS_PROFILE", "huge"),
+        ("AGNEWS_TRAIN_ROWS", "many"),
+        ("AGNEWS_TEST_ROWS", "1.5"),
+    ],
 )
 def test_a_bad_variable_is_named(monkeypatch, name, value):
     hub(monkeypatch, reachable=False)
@@ -218,7 +253,9 @@ def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
     start = time.perf_counter()
     assert Recipe.for_this_machine().profile == "offline"
     assert Recipe.for_this_machine().profile == "offline"
-    assert time.perf_counter() - start < 3 and len(asked) == 1  # both: decided once per process
+    assert (
+        time.perf_counter() - start < 3 and len(asked) == 1
+    )  # both: decided once per process
 
 
 def test_a_hub_that_answers_is_reachable(loopback):
@@ -228,12 +265,16 @@ def test_a_hub_that_answers_is_reachable(loopback):
 
 def test_a_hub_with_an_error_is_not(loopback):
     loopback(503)
-    assert hub_status() == HubStatus(False, "the Hugging Face Hub answers with error 503")
+    assert hub_status() == HubStatus(
+        False, "the Hugging Face Hub answers with error 503"
+    )
 
 
 def test_hf_hub_offline_is_respected(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **o: pytest.fail("asked the network"))
+    monkeypatch.setattr(
+        urllib.request, "urlopen", lambda *a, **o: pytest.fail("asked the network")
+    )
     assert hub_status().reason == "HF_HUB_OFFLINE is set" and not hub_status().usable
 
 
@@ -253,7 +294,9 @@ VALUES = (
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(Recipe.__annotations__)), VALUES, max_size=4))
+@given(
+    st.dictionaries(st.sampled_from(sorted(Recipe.__annotations__)), VALUES, max_size=4)
+)
 def test_any_values_are_a_recipe_or_a_value_error(values):
     try:
         recipe = Recipe(**values)

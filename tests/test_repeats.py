@@ -24,9 +24,13 @@ def by_hand(train, test):
     return len(train), pairs
 
 
-TEXTS = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12).map(" ".join), max_size=12)
+TEXTS = st.lists(
+    st.lists(st.sampled_from("abcdefg"), max_size=12).map(" ".join), max_size=12
+)
 CHANGED = st.lists(st.sets(st.integers(0, 19), max_size=4), max_size=8).map(
-    lambda cuts: [" ".join(w for i, w in enumerate(STORY.split()) if i not in cut) for cut in cuts]
+    lambda cuts: [
+        " ".join(w for i, w in enumerate(STORY.split()) if i not in cut) for cut in cuts
+    ]
 )
 
 
@@ -38,7 +42,10 @@ def test_the_join_finds_what_comparing_all_finds(train, test):
 
 def test_exactly_four_fifths_are_alike_and_less_is_not():
     assert near_repeats(["a b c d"], ["a b c d e"]) == (1, [(0, 0)])
-    assert near_repeats(["a b c d e f g h x"], ["a b c d e f g h y"]) == (1, [(0, 0)])  # 8 of 10
+    assert near_repeats(["a b c d e f g h x"], ["a b c d e f g h y"]) == (
+        1,
+        [(0, 0)],
+    )  # 8 of 10
     assert near_repeats(["a b c d e f g x"], ["a b c d e f g y"]) == (1, [])  # 7 of 9
 
 
@@ -50,7 +57,10 @@ def test_sources_in_brackets_and_case_do_not_count_and_equal_texts_do_not():
 
 
 def test_the_nearest_is_taken_and_of_equals_the_first():
-    assert near_repeats([STORY + " x y", STORY + " x", STORY + " y"], [STORY]) == (3, [(0, 1)])
+    assert near_repeats([STORY + " x y", STORY + " x", STORY + " y"], [STORY]) == (
+        3,
+        [(0, 1)],
+    )
 
 
 def rows(texts, label):
@@ -58,7 +68,9 @@ def rows(texts, label):
 
 
 def test_what_is_printed(capsys):
-    note_repeats(rows([STORY, "same"], 0), rows([STORY + " x", "same", "other words"], 1))
+    note_repeats(
+        rows([STORY, "same"], 0), rows([STORY + " x", "same", "other words"], 1)
+    )
     assert capsys.readouterr().out == (
         "note: 1 texts stand in both train and test; a test score counts them as known.\n"
         "note: 1 test rows have a near twin in train, 1 of them with another label.\n"
@@ -70,16 +82,26 @@ def test_what_is_printed(capsys):
 
 
 def test_it_stops_in_time_and_says_so(monkeypatch, capsys):
-    ticks = itertools.count()  # a clock that goes on by a second whenever it is looked at
-    monkeypatch.setattr(repeats, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    train, test = [f"{STORY} {i}" for i in range(50)], [f"{STORY} {i} x" for i in range(3)]
+    ticks = (
+        itertools.count()
+    )  # a clock that goes on by a second whenever it is looked at
+    monkeypatch.setattr(
+        repeats, "time", SimpleNamespace(perf_counter=lambda: next(ticks))
+    )
+    train, test = (
+        [f"{STORY} {i}" for i in range(50)],
+        [f"{STORY} {i} x" for i in range(3)],
+    )
     assert near_repeats(train, test, seconds=2) == (1, [(0, 0), (1, 0), (2, 0)])
     note_repeats(rows(train, 0), rows(test, 1))
     found = "3 test rows have a near twin in train, 3 of them with another label"
     part = "(of 50 training rows 9 were compared, then 10 seconds were over)"
     assert capsys.readouterr().out == f"note: {found} {part}.\n"
     note_repeats(rows(train, 0), rows(["quite other words"], 1))
-    assert "0 test rows have a near twin" in (out := capsys.readouterr().out) and part in out
+    assert (
+        "0 test rows have a near twin" in (out := capsys.readouterr().out)
+        and part in out
+    )
 
 
 def test_more_rows_than_can_be_compared_are_not(monkeypatch, capsys):

@@ -17,7 +17,9 @@ def source(tmp_path):
     return folder
 
 
-def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(source, tmp_path, monkeypatch, capsys):
+def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(
+    source, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(running, "_execute", lambda path, target: None)
     earlier = tmp_path / "target" / "runs" / "agnews" / "test_report.json"
     earlier.parent.mkdir(parents=True)
@@ -26,10 +28,14 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(source, tmp_path
         (tmp_path / "target" / name).write_text("with my notes", encoding="utf-8")
     figures = running.run_notebooks(source, tmp_path / "target")
     [kept] = (tmp_path / "target").glob("until-*")
-    assert (kept / "runs" / "agnews" / "test_report.json").read_text(encoding="utf-8") == '{"accuracy": 0.9}'
+    assert (kept / "runs" / "agnews" / "test_report.json").read_text(
+        encoding="utf-8"
+    ) == '{"accuracy": 0.9}'
     assert (kept / "01_first.ipynb").read_text(encoding="utf-8") == "with my notes"
     assert sorted(path.name for path in kept.iterdir()) == ["01_first.ipynb", "runs"]
-    assert (tmp_path / "target" / "02_mine.ipynb").exists()  # of no name that is written: it stays
+    assert (
+        tmp_path / "target" / "02_mine.ipynb"
+    ).exists()  # of no name that is written: it stays
     printed = capsys.readouterr().out
     assert (
         "accuracy" not in figures
@@ -55,7 +61,9 @@ def test_an_error_is_printed_below_its_notebook(source, tmp_path, monkeypatch, c
     assert "FAILED     0 s\nby zero\n" in printed and "FAILED     01_first" in printed
 
 
-def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(source, tmp_path, capsys):
+def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(
+    source, tmp_path, capsys
+):
     (source / "01_first.ipynb").write_text("not JSON", encoding="utf-8")
     nbformat.write(nbformat.v4.new_notebook(), source / "02_second.ipynb")
     target = tmp_path / "target"
@@ -63,10 +71,15 @@ def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(source, tmp_p
     assert (first["name"], first["ok"]) == ("01_first", False) and second["ok"]
     printed = capsys.readouterr().out
     assert "not JSON" in printed and "FAILED     01_first\n" in printed
-    assert sorted(path.name for path in target.iterdir()) == ["02_second.html", "02_second.ipynb"]
+    assert sorted(path.name for path in target.iterdir()) == [
+        "02_second.html",
+        "02_second.ipynb",
+    ]
 
 
-def test_a_full_disk_hides_no_error_and_leaves_no_half_file(source, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_hides_no_error_and_leaves_no_half_file(
+    source, tmp_path, monkeypatch, capsys
+):
     cells = [nbformat.v4.new_code_cell("1 / 0")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
 
@@ -82,10 +95,15 @@ def test_a_full_disk_hides_no_error_and_leaves_no_half_file(source, tmp_path, mo
 
 
 def test_a_notebook_that_fails_is_kept_as_far_as_it_came(source, tmp_path, capsys):
-    cells = [nbformat.v4.new_code_cell(code) for code in ("print(6 * 7)", "1 / 0", "print('never')")]
+    cells = [
+        nbformat.v4.new_code_cell(code)
+        for code in ("print(6 * 7)", "1 / 0", "print('never')")
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
     [figures] = running.run_notebooks(source, tmp_path / "target")["notebooks"]
     kept = nbformat.read(tmp_path / "target" / "01_first.ipynb", as_version=4)
     assert not figures["ok"] and "ZeroDivisionError" in capsys.readouterr().out
     assert kept.cells[0].outputs[0].text == "42\n" and not kept.cells[2].outputs
-    assert "ZeroDivisionError" in (tmp_path / "target" / "01_first.html").read_text(encoding="utf-8")
+    assert "ZeroDivisionError" in (tmp_path / "target" / "01_first.html").read_text(
+        encoding="utf-8"
+    )

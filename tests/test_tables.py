@@ -29,7 +29,11 @@ from agnews_helpers.plumbing.tables import (
 
 LONG = bool(os.environ.get("AGNEWS_LONG"))  # five minutes of every kind of bytes
 ANY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-PAIRS = [("Sports", "The cup final."), ("World", "A treaty, signed; at last"), ("Sports", "Rain at the race")]
+PAIRS = [
+    ("Sports", "The cup final."),
+    ("World", "A treaty, signed; at last"),
+    ("Sports", "Rain at the race"),
+]
 
 
 def read(folder, content, name="any.csv", **options):
@@ -45,13 +49,17 @@ def refused(folder, content, *parts, name="any.csv", **options):
         read(folder, content, name, **options)
     message = str(error.value)
     assert name in message and "\n" not in message and len(message) < 500, message
-    assert message.isprintable() and not [part for part in parts if part not in message], message
+    assert message.isprintable() and not [
+        part for part in parts if part not in message
+    ], message
     return message
 
 
 def as_csv(rows, separator=",", quoting=csv.QUOTE_MINIMAL, header=()):
     file = io.StringIO(newline="")
-    csv.writer(file, delimiter=separator, quoting=quoting).writerows([header, *rows] if header else rows)
+    csv.writer(file, delimiter=separator, quoting=quoting).writerows(
+        [header, *rows] if header else rows
+    )
     return file.getvalue()
 
 
@@ -61,9 +69,12 @@ def as_csv(rows, separator=",", quoting=csv.QUOTE_MINIMAL, header=()):
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize(
-    "header", [(), ("label", "text"), ("Class Index", "Description"), ("Category", "Body")]
+    "header",
+    [(), ("label", "text"), ("Class Index", "Description"), ("Category", "Body")],
 )
-def test_separators_quoted_or_not_with_and_without_a_header(tmp_path, separator, quoting, header):
+def test_separators_quoted_or_not_with_and_without_a_header(
+    tmp_path, separator, quoting, header
+):
     assert read(tmp_path, as_csv(PAIRS, separator, quoting, header)) == PAIRS
 
 
@@ -78,9 +89,13 @@ def test_the_separator_stands_first_and_may_stand_in_every_text(tmp_path):
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
 def test_a_first_line_that_names_the_separator(tmp_path, first):
     path = tmp_path / "any.csv"
-    path.write_text(f"{first}\r\nCategory;Text\r\nSports;one, two\r\n", encoding="utf-8", newline="")
+    path.write_text(
+        f"{first}\r\nCategory;Text\r\nSports;one, two\r\n", encoding="utf-8", newline=""
+    )
     read = read_texts(path)
-    assert [*read.rows] == [(3, ["Sports", "one, two"], "Sports", "one, two")] and read.separator == ";"
+    assert [*read.rows] == [
+        (3, ["Sports", "one, two"], "Sports", "one, two")
+    ] and read.separator == ";"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +111,10 @@ def test_a_first_line_that_names_the_separator(tmp_path, first):
         (["id", "topic", "headline"], ["17", "Sports", "The words"]),
         (["text_id", "text", "labels"], ["17", "The words", "Sports"]),
         (["text", "label", "label_text"], ["The words", "Sports", "of sport"]),
-        (["author", "class name", "description", "title"], ["Ann", "Sports", "words", "The"]),
+        (
+            ["author", "class name", "description", "title"],
+            ["Ann", "Sports", "words", "The"],
+        ),
         (["TARGET", " Text "], ["Sports", "The words"]),
         (["\u200blabel", "te\u200bxt"], ["Sports", "The words"]),
         (["label", "text", "", ""], ["Sports", "The words", "", ""]),
@@ -108,7 +126,9 @@ def test_headers_in_many_words_and_any_order(tmp_path, header, row):
 
 def test_columns_that_the_reader_names(tmp_path):
     content = as_csv(
-        [["7", "Lob", "Gut", "und billig"]], ";", header=["Nr", "Kategorie", "Titel", "Nachricht"]
+        [["7", "Lob", "Gut", "und billig"]],
+        ";",
+        header=["Nr", "Kategorie", "Titel", "Nachricht"],
     )
     asked = dict(label_column="Kategorie", text_columns="Titel, Nachricht")
     assert read(tmp_path, content, **asked) == [("Lob", "Gut und billig")]
@@ -119,8 +139,20 @@ def test_columns_that_the_reader_names(tmp_path):
         "text 'Titel', 'Nachricht'",
         "not used 'Nr'",
     ]
-    refused(tmp_path, content, "'Nr', 'Kategorie'", "'kategorie' is none of them", label_column="kategorie")
-    refused(tmp_path, content, "Which are the text?", "--text-columns", label_column="Kategorie")
+    refused(
+        tmp_path,
+        content,
+        "'Nr', 'Kategorie'",
+        "'kategorie' is none of them",
+        label_column="kategorie",
+    )
+    refused(
+        tmp_path,
+        content,
+        "Which are the text?",
+        "--text-columns",
+        label_column="Kategorie",
+    )
     twice = content.replace("Nr", "Kategorie", 1)
     refused(tmp_path, twice, "'Kategorie' is several of them", label_column="Kategorie")
 
@@ -135,12 +167,23 @@ def test_columns_that_the_reader_names(tmp_path):
     ],
 )
 def test_a_header_that_leaves_a_question_is_asked_about(tmp_path, header, question):
-    refused(tmp_path, as_csv([["x"] * len(header)] * 3, header=header), repr(header[0]), question, "--")
+    refused(
+        tmp_path,
+        as_csv([["x"] * len(header)] * 3, header=header),
+        repr(header[0]),
+        question,
+        "--",
+    )
 
 
-@pytest.mark.parametrize("row", ["3,Target,What it sells", "3,,Words without a title", "3,Text,Another"])
+@pytest.mark.parametrize(
+    "row", ["3,Target,What it sells", "3,,Words without a title", "3,Text,Another"]
+)
 def test_a_first_row_is_no_header_for_one_word_in_it(tmp_path, row):
-    assert [label for label, _ in read(tmp_path, f"{row}\n4,Title,Words\n")] == ["3", "4"]
+    assert [label for label, _ in read(tmp_path, f"{row}\n4,Title,Words\n")] == [
+        "3",
+        "4",
+    ]
 
 
 def test_a_header_that_comes_again(tmp_path):
@@ -161,7 +204,9 @@ def test_blank_lines_and_empty_rows(tmp_path):
 @pytest.mark.parametrize("content", ["", "\n\n", " \r\n", "\ufeff"])
 def test_nothing_is_no_rows(tmp_path, name, content):
     data = content.encode()
-    assert read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == []
+    assert (
+        read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,10 +215,19 @@ def test_nothing_is_no_rows(tmp_path, name, content):
         ("3,one\n4,two, three\n", ["line 2", "3 fields", "first row has 2", "','"]),
         ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
         ("3~one\n4~two\n", ["one column", "a label and a text"]),
-        ('3,"one\n4,two\n3,three\n', ["line 1", "quotation mark opens in this row", "Close it"]),
-        ('3,one\n4,"two\n3,"three"\n4,"four"\n', ["line 2", "quotation mark opens in this row"]),
+        (
+            '3,"one\n4,two\n3,three\n',
+            ["line 1", "quotation mark opens in this row", "Close it"],
+        ),
+        (
+            '3,one\n4,"two\n3,"three"\n4,"four"\n',
+            ["line 2", "quotation mark opens in this row"],
+        ),
         ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
-        ('3,one,two\n4,"open\n3,three,four\n4,five 12"\n', ["line 2", "2 fields", "close"]),
+        (
+            '3,one,two\n4,"open\n3,three,four\n4,five 12"\n',
+            ["line 2", "2 fields", "close"],
+        ),
         ('label,text\n"",one\n', ["line 2", "no label"]),
         ("label,text\n-1,one\n", ["line 2", "the label -1, where one class is needed"]),
         ("label,text\n3,\n", ["line 2", "without text", "Remove it"]),
@@ -188,16 +242,24 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
 # encodings
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"]
+)
 @pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
 def test_encodings_with_a_mark(tmp_path, encoding, name):
     rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €")]
     lines = as_csv(rows, "\t" if "tsv" in name else ",")
     if "jsonl" in name:
-        lines = "".join(json.dumps(dict(label=a, text=b), ensure_ascii=False) + "\n" for a, b in rows)
+        lines = "".join(
+            json.dumps(dict(label=a, text=b), ensure_ascii=False) + "\n"
+            for a, b in rows
+        )
     mark = "\ufeff" if encoding[-2:] in ("be", "le") else ""
     data = (mark + lines).encode(encoding)
-    assert read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == rows
+    assert (
+        read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name)
+        == rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +267,15 @@ def test_encodings_with_a_mark(tmp_path, encoding, name):
     [
         (
             b"3,one\n4,caf\xe9\n",
-            ["line 2", "not UTF-8", "0xe9", "'\u00e9'", "Windows-1252", "Save", "CSV UTF-8"],
+            [
+                "line 2",
+                "not UTF-8",
+                "0xe9",
+                "'\u00e9'",
+                "Windows-1252",
+                "Save",
+                "CSV UTF-8",
+            ],
         ),
         (b"3,one\n4,\x935\x94\n", ["line 2", "0x93", "\u201c"]),
         (b"3,one\n4,\x81\n", ["line 2", "0x81"]),
@@ -278,7 +348,10 @@ def test_a_quotation_mark_that_swallows_a_large_file_is_named_where_it_opens(tmp
         file.write('3,one\n4,"two\n')
         file.write("3,one more row of this file\n" * (MOST // 20))
     csv.field_size_limit(131_072)  # as Python sets it
-    with pytest.raises(DataError, match="any.csv, line 2: a quotation mark opens in this row.*field limit"):
+    with pytest.raises(
+        DataError,
+        match="any.csv, line 2: a quotation mark opens in this row.*field limit",
+    ):
         [*read_texts(path).rows]
     assert csv.field_size_limit() == 131_072
 
@@ -366,17 +439,41 @@ def parquet(**columns):
 @pytest.mark.parametrize(
     "data, name, parts",
     [
-        (gzip.compress(b"3,one\n", mtime=0), "any.csv", ["not what its name says", ".gz", "Call it so"]),
+        (
+            gzip.compress(b"3,one\n", mtime=0),
+            "any.csv",
+            ["not what its name says", ".gz", "Call it so"],
+        ),
         (workbook(), "any.csv", ["not what its name says", ".xlsx", "CSV UTF-8"]),
         (workbook(), "any.tsv", ["not what its name says", ".xlsx"]),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "any.csv", [".xls", "CSV UTF-8"]),
-        (parquet(text=["a"], label=[1]), "any.csv", ["not what its name says", ".parquet"]),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
+            "any.csv",
+            [".xls", "CSV UTF-8"],
+        ),
+        (
+            parquet(text=["a"], label=[1]),
+            "any.csv",
+            ["not what its name says", ".parquet"],
+        ),
         (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
         (gzip.compress(b"3,one\n" * 999, mtime=0)[:-9], "any.csv.gz", ["damaged gzip"]),
-        (gzip.compress(b"3,one\n" * 999, mtime=0)[:20] + b"\xff" * 40, "any.csv.gz", ["damaged gzip"]),
+        (
+            gzip.compress(b"3,one\n" * 999, mtime=0)[:20] + b"\xff" * 40,
+            "any.csv.gz",
+            ["damaged gzip"],
+        ),
         (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
-        (b"PAR1 and nothing else", "any.parquet", ["cannot be read as Parquet", "Get it again"]),
-        (parquet(text=["a"], label=[1])[:-9], "any.parquet", ["cannot be read as Parquet"]),
+        (
+            b"PAR1 and nothing else",
+            "any.parquet",
+            ["cannot be read as Parquet", "Get it again"],
+        ),
+        (
+            parquet(text=["a"], label=[1])[:-9],
+            "any.parquet",
+            ["cannot be read as Parquet"],
+        ),
         (b"3,one\n", "any.jsonl", ["line 1", "no JSON object"]),
         (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["one column"]),
         (b"BZh91AY&SY\xff\xfe\x00", "any.csv", ["line 1"]),
@@ -389,7 +486,14 @@ def test_files_that_are_not_what_their_name_says(tmp_path, data, name, parts):
 
 @pytest.mark.parametrize(
     "name",
-    ["train.csv", "Train.csv", "TRAIN.CSV", "train.csv.gz", "train.tsv", "train-00000-of-00001.parquet"],
+    [
+        "train.csv",
+        "Train.csv",
+        "TRAIN.CSV",
+        "train.csv.gz",
+        "train.tsv",
+        "train-00000-of-00001.parquet",
+    ],
 )
 def test_names_of_files_that_are_found(tmp_path, name):
     (tmp_path / name).touch()
@@ -398,31 +502,48 @@ def test_names_of_files_that_are_found(tmp_path, name):
         (tmp_path / "train.csv.bak").touch(),
         (tmp_path / "._train.csv").touch(),
     )
-    assert find_table(tmp_path, "train") == tmp_path / name and find_table(tmp_path, "test") is None
+    assert (
+        find_table(tmp_path, "train") == tmp_path / name
+        and find_table(tmp_path, "test") is None
+    )
 
 
 def test_two_files_of_a_split(tmp_path):
     (tmp_path / "train.csv").touch(), (tmp_path / "train.jsonl").touch()
-    with pytest.raises(DataError, match="train.csv and train.jsonl. One whole file is needed: keep one, or"):
+    with pytest.raises(
+        DataError,
+        match="train.csv and train.jsonl. One whole file is needed: keep one, or",
+    ):
         find_table(tmp_path, "train")
 
 
 # Parquet and JSON lines
 
 
-@pytest.mark.parametrize("labels", [[3.0, 4.0], [3, 4], ["3", "4"], ["03", "4.0"], pd.Categorical([3, 4])])
+@pytest.mark.parametrize(
+    "labels", [[3.0, 4.0], [3, 4], ["3", "4"], ["03", "4.0"], pd.Categorical([3, 4])]
+)
 def test_parquet_with_labels_of_any_type(tmp_path, labels):
-    assert read(tmp_path, parquet(Text=["a", "b"], Label=labels), "any.parquet") == [("3", "a"), ("4", "b")]
+    assert read(tmp_path, parquet(Text=["a", "b"], Label=labels), "any.parquet") == [
+        ("3", "a"),
+        ("4", "b"),
+    ]
 
 
 @pytest.mark.parametrize(
     "columns, parts",
     [
-        (dict(text=[5, 6], label=[1, 2]), ["row 1", "the int 5", "which column is text"]),
+        (
+            dict(text=[5, 6], label=[1, 2]),
+            ["row 1", "the int 5", "which column is text"],
+        ),
         (dict(text=["a", None], label=[1, 2]), ["row 2", "without text"]),
         (dict(text=["a", "b"], label=[1, float("nan")]), ["row 2", "no label"]),
         (dict(text=["a", "b"], label=[1, -1]), ["row 2", "the label -1"]),
-        (dict(text=["a", "b"], label=[[1], [1, 2]]), ["row 1", "where one class is needed"]),
+        (
+            dict(text=["a", "b"], label=[[1], [1, 2]]),
+            ["row 1", "where one class is needed"],
+        ),
         (dict(text=["a", "b\0"], label=[1, 2]), ["row 2", "null byte"]),
         (dict(text=[b"a", b"b"], label=[1, 2]), ["row 1", "bytes"]),
         (dict(headline=["a"]), ["'headline'", "Which is the label?"]),
@@ -434,13 +555,22 @@ def test_parquet_that_cannot_be_used(tmp_path, columns, parts):
 
 def test_no_part_of_a_text_is_dropped_for_its_type(tmp_path):
     data = parquet(label=["a"], title=["words"], price=[3.5])
-    refused(tmp_path, data, "row 1", "float 3.5", name="any.parquet", text_columns="title,price")
+    refused(
+        tmp_path,
+        data,
+        "row 1",
+        "float 3.5",
+        name="any.parquet",
+        text_columns="title,price",
+    )
 
 
 def test_parquet_whose_words_are_not_utf8(tmp_path):
     text = pa.array([b"caf\xe9"], pa.binary()).view(pa.string())
     pa.parquet.write_table(pa.table(dict(text=text, label=[1])), buffer := io.BytesIO())
-    refused(tmp_path, buffer.getvalue(), "cannot be read as Parquet", name="any.parquet")
+    refused(
+        tmp_path, buffer.getvalue(), "cannot be read as Parquet", name="any.parquet"
+    )
 
 
 @pytest.mark.parametrize(
@@ -448,7 +578,10 @@ def test_parquet_whose_words_are_not_utf8(tmp_path):
     [
         ('{"label": 1, "text": "half \\ud800"}', ["line 2", "half a character"]),
         ('{"label": 1, "text": "fine", "\\ud800": ""}', ["line 2", "half a character"]),
-        ('{"label": 1, "text": "fine", "other": "\\udfff"}', ["line 2", "half a character"]),
+        (
+            '{"label": 1, "text": "fine", "other": "\\udfff"}',
+            ["line 2", "half a character"],
+        ),
         ('{"label": 1, "text": "a \\u0000 b"}', ["line 2", "null byte"]),
         ('{"label": 1, "text": "\\u200b\\u0007"}', ["line 2", "without text"]),
         ('{"label": 1}', ["line 2", "without text"]),
@@ -465,11 +598,18 @@ def test_parquet_whose_words_are_not_utf8(tmp_path):
     ],
 )
 def test_json_lines_that_cannot_be_used(tmp_path, line, parts):
-    refused(tmp_path, '{"label": 1, "text": "fine"}\n' + line + "\n", *parts, name="any.jsonl")
+    refused(
+        tmp_path,
+        '{"label": 1, "text": "fine"}\n' + line + "\n",
+        *parts,
+        name="any.jsonl",
+    )
 
 
 def test_json_lines_with_more_or_other_order(tmp_path):
-    content = '{"text": "a", "label": "x"}\n\n{"other": [1], "label": "y", "text": "b"}\n'
+    content = (
+        '{"text": "a", "label": "x"}\n\n{"other": [1], "label": "y", "text": "b"}\n'
+    )
     assert read(tmp_path, content, "any.jsonl") == [("x", "a"), ("y", "b")]
 
 
@@ -477,8 +617,14 @@ def test_json_lines_with_more_or_other_order(tmp_path):
 
 
 def test_labels_are_not_needed_everywhere(tmp_path):
-    assert read(tmp_path, "text\nfirst\nsecond\n", labelled=False) == [("", "first"), ("", "second")]
-    assert read(tmp_path, "first\nsecond\n", labelled=False) == [("", "first"), ("", "second")]
+    assert read(tmp_path, "text\nfirst\nsecond\n", labelled=False) == [
+        ("", "first"),
+        ("", "second"),
+    ]
+    assert read(tmp_path, "first\nsecond\n", labelled=False) == [
+        ("", "first"),
+        ("", "second"),
+    ]
     assert read(tmp_path, "id,text\n1,first\n", labelled=False) == [("", "first")]
     assert read(tmp_path, "label,text\n-1,first\n,second\n", labelled=False) == [
         ("-1", "first"),
@@ -514,7 +660,9 @@ FIELDS = st.text(max_size=12) | st.sampled_from(
         '"',
     ]
 )
-LABELS = st.sampled_from(["1", "2", "3.0", "04", "World", "sports", "", "label", "-1", "sep=;"])
+LABELS = st.sampled_from(
+    ["1", "2", "3.0", "04", "World", "sports", "", "label", "-1", "sep=;"]
+)
 ROWS = st.builds(
     lambda label, fields, quote, separator: separator.join(
         f"{quote}{field}{quote}" for field in (label, *fields)
@@ -526,12 +674,20 @@ ROWS = st.builds(
 )
 OBJECTS = st.dictionaries(
     st.sampled_from(["label", "text", "title", "description", "id"]),
-    st.none() | st.booleans() | st.floats() | st.integers() | FIELDS | st.lists(st.integers(), max_size=2),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | FIELDS
+    | st.lists(st.integers(), max_size=2),
 )
 LINES = st.lists(ROWS | OBJECTS.map(json.dumps), max_size=20)
 TABLES = st.builds(
     lambda texts, labels: parquet(text=texts, label=labels[: len(texts)]),
-    st.lists(st.text(max_size=5).map(lambda text: text.encode("utf-8", "replace").decode()), max_size=5),
+    st.lists(
+        st.text(max_size=5).map(lambda text: text.encode("utf-8", "replace").decode()),
+        max_size=5,
+    ),
     st.lists(st.integers(-1, 5), min_size=5, max_size=5),
 )
 
@@ -549,18 +705,27 @@ CONTENTS = st.binary(max_size=200) | st.builds(
     spoiled,
     TABLES
     | st.builds(
-        lambda rows, end, encoding, squeeze: squeeze(end.join(rows).encode(encoding, "replace")),
+        lambda rows, end, encoding, squeeze: squeeze(
+            end.join(rows).encode(encoding, "replace")
+        ),
         LINES,
         st.sampled_from(["\n", "\r\n", "\r"]),
         st.sampled_from(["utf-8", "utf-8", "utf-16", "cp1252"]),
         st.sampled_from([bytes, bytes, gzip.compress]),
     ),
-    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)), max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)),
+        max_size=3,
+    ),
 )
-ENDINGS = st.sampled_from(["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "csv.gz", "jsonl.gz", "Parquet"])
+ENDINGS = st.sampled_from(
+    ["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "csv.gz", "jsonl.gz", "Parquet"]
+)
 
 
-@settings(max_examples=40_000 if LONG else 300, deadline=None, suppress_health_check=ANY)
+@settings(
+    max_examples=40_000 if LONG else 300, deadline=None, suppress_health_check=ANY
+)
 @given(CONTENTS, ENDINGS, st.booleans())
 def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
     path = tmp_path / f"any.{ending}"
@@ -571,20 +736,31 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
     except DataError as error:
         assert str(path) in str(error)
         return
-    assert all(problem_of(text) is None and (label or not labelled) for _, _, label, text in rows)
+    assert all(
+        problem_of(text) is None and (label or not labelled)
+        for _, _, label, text in rows
+    )
     lines = [line for line, *_ in rows]
-    assert lines == sorted({*lines}) and all(len(values) == len(read.columns) for _, values, *_ in rows)
+    assert lines == sorted({*lines}) and all(
+        len(values) == len(read.columns) for _, values, *_ in rows
+    )
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=ANY)
 @given(
-    st.lists(st.tuples(LABELS.filter(lambda label: label.isalpha()), FIELDS), min_size=1),
+    st.lists(
+        st.tuples(LABELS.filter(lambda label: label.isalpha()), FIELDS), min_size=1
+    ),
     st.sampled_from([",", ";", "\t"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
 )
 def test_what_is_written_is_read(tmp_path, rows, separator, encoding, quoting):
-    rows = [(label, text) for label, text in rows if not problem_of(text) and not {*text} & {"\0", "\x1a"}]
+    rows = [
+        (label, text)
+        for label, text in rows
+        if not problem_of(text) and not {*text} & {"\0", "\x1a"}
+    ]
     data = as_csv(rows, separator, quoting, header=["label", "text"]).encode(encoding)
     if ("label", "text") in rows:
         refused(tmp_path, data, "the header once more")
@@ -601,7 +777,9 @@ def test_lines_and_columns_of_an_open_table(tmp_path):
 
 def test_columns_that_come_later_are_named(tmp_path, capsys):
     path = tmp_path / "later.jsonl"
-    path.write_text('{"text": "one", "n": 1}\n{"text": "two", "new": 2}\n', encoding="utf-8")
+    path.write_text(
+        '{"text": "one", "n": 1}\n{"text": "two", "new": 2}\n', encoding="utf-8"
+    )
     read = read_texts(path, labelled=False, text_columns="text")
     assert [values for _, values, *_ in read.rows] == [["one", 1], ["two", None]]
     assert "later.jsonl has new from line 2 on: left out" in capsys.readouterr().out

@@ -13,16 +13,31 @@ CONFTEST = Path(__file__).resolve().parent.parent / "conftest.py"
 CELLS = [
     ("loss 1.391 after 20 steps", "loss 1.391 after 20 steps", None, True),
     ("loss 1.391", "loss 1.392", None, False),  # without a tag every digit counts
-    ("loss 1.391 after 20 steps", "loss 1.431 after 20 steps", "numbers-within-0.05", True),
+    (
+        "loss 1.391 after 20 steps",
+        "loss 1.431 after 20 steps",
+        "numbers-within-0.05",
+        True,
+    ),
     ("loss 1.391", "loss 1.491", "numbers-within-0.05", False),  # 7 % away
     ("loss 1.391", "lost 1.391", "numbers-within-0.05", False),  # a wrong word
-    ("loss 1.391 at 3", "loss 1.391 at", "numbers-within-0.05", False),  # a missing number
+    (
+        "loss 1.391 at 3",
+        "loss 1.391 at",
+        "numbers-within-0.05",
+        False,
+    ),  # a missing number
     ("loss 1.391", "loss 1.391 4", "numbers-within-0.05", False),  # one too many
     ("loss 1.391", "loss  1.391", "numbers-within-0.05", False),  # another layout
     ("loss 1.391", "loss 1.39", "numbers-within-0.05", False),  # fewer digits
     ("loss -0.10", "loss 0.10", "numbers-within-0.05", False),
     ("1,391 rows", "1,392 rows", "numbers-within-0.01", True),
-    ("cell v1.2", "cell v1.3", "numbers-within-0.5", False),  # a part of a word is no number
+    (
+        "cell v1.2",
+        "cell v1.3",
+        "numbers-within-0.5",
+        False,
+    ),  # a part of a word is no number
 ]
 
 
@@ -31,17 +46,34 @@ def notebook(cells):
     for stored, printed, tag, _ in cells:
         cell = nbformat.v4.new_code_cell(f"print({printed!r})", execution_count=1)
         cell.metadata["tags"] = [tag] if tag else []
-        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored + "\n")]
+        cell.outputs = [
+            nbformat.v4.new_output("stream", name="stdout", text=stored + "\n")
+        ]
         made.cells.append(cell)
     return made
 
 
 def test_what_passes_and_what_does_not(tmp_path):
     """nbval itself, with our conftest.py, on a notebook whose stored outputs differ from what it prints."""
-    (tmp_path / "conftest.py").write_text(CONFTEST.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(
+        CONFTEST.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     nbformat.write(notebook(CELLS), tmp_path / "tolerance.ipynb")
-    command = ["-m", "pytest", "--nbval", "--nbval-current-env", "-rA", "-q", "-p", "no:cacheprovider"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-rA",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTEST_")
+    }
     done = subprocess.run(
         [sys.executable, *command, "tolerance.ipynb"],
         cwd=tmp_path,

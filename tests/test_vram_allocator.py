@@ -3,13 +3,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers.vram.allocator import LARGE_SEGMENT, MIB, SMALL, CachingAllocator, OutOfMemory
+from agnews_helpers.vram.allocator import (
+    LARGE_SEGMENT,
+    MIB,
+    SMALL,
+    CachingAllocator,
+    OutOfMemory,
+)
 
 # hand-worked cases, each from one rule of the real allocator
 
 
 @pytest.mark.parametrize(
-    "requested, size", [(1, 512), (512, 512), (513, 1024), (MIB, MIB), (MIB + 1, MIB + 512)]
+    "requested, size",
+    [(1, 512), (512, 512), (513, 1024), (MIB, MIB), (MIB + 1, MIB + 512)],
 )
 def test_sizes_are_multiples_of_512(requested, size):
     assert CachingAllocator().malloc(requested).size == size
@@ -30,16 +37,24 @@ def test_sizes_are_multiples_of_512(requested, size):
 def test_what_a_request_takes_from_cuda(requested, segment):
     allocator = CachingAllocator()
     allocator.malloc(requested)
-    assert allocator.reserved == segment and list(allocator.segments.values()) == [segment]
+    assert allocator.reserved == segment and list(allocator.segments.values()) == [
+        segment
+    ]
 
 
 def test_small_blocks_share_a_segment():
     allocator = CachingAllocator()
-    blocks = [allocator.malloc(1000) for _ in range(2048)]  # 1,024 bytes each: two MiB, exactly
+    blocks = [
+        allocator.malloc(1000) for _ in range(2048)
+    ]  # 1,024 bytes each: two MiB, exactly
     assert allocator.reserved == 2 * MIB and allocator.allocated == 2 * MIB
     allocator.malloc(1)
     assert allocator.reserved == 4 * MIB
-    assert [block.address for block in blocks[:3]] == [0, 1024, 2048]  # the front is handed out
+    assert [block.address for block in blocks[:3]] == [
+        0,
+        1024,
+        2048,
+    ]  # the front is handed out
 
 
 def test_a_large_block_is_split_only_above_one_mib_of_rest():
@@ -60,7 +75,9 @@ def test_best_fit_then_lowest_address():
     blocks = [allocator.malloc(size * MIB) for size in sizes]
     for block in blocks:
         allocator.free(block)
-    assert allocator.malloc(12 * MIB).address == 14 * MIB  # the first of the two that fit exactly
+    assert (
+        allocator.malloc(12 * MIB).address == 14 * MIB
+    )  # the first of the two that fit exactly
     assert allocator.malloc(12 * MIB).address == 26 * MIB
     assert allocator.malloc(12 * MIB).address == 0  # then the next larger one
     assert allocator.reserved == sum(sizes) * MIB
@@ -70,7 +87,10 @@ def test_the_pools_do_not_lend_to_each_other():
     allocator = CachingAllocator()
     allocator.free(allocator.malloc(19 * MIB))
     allocator.malloc(SMALL)
-    assert list(allocator.segments.values()) == [20 * MIB, 2 * MIB] and allocator.reserved == 22 * MIB
+    assert (
+        list(allocator.segments.values()) == [20 * MIB, 2 * MIB]
+        and allocator.reserved == 22 * MIB
+    )
 
 
 def test_neighbours_merge_in_any_order():
@@ -89,7 +109,9 @@ def test_a_full_card_gives_back_whole_segments_first():
     kept = allocator.malloc(15 * MIB)  # takes the cached 20 MiB, splits 5 off
     allocator.free(allocator.malloc(12 * MIB))
     assert allocator.reserved == 32 * MIB
-    allocator.malloc(20 * MIB)  # 32 + 20 > 40: the free 12 goes back, the split 20 stays
+    allocator.malloc(
+        20 * MIB
+    )  # 32 + 20 > 40: the free 12 goes back, the split 20 stays
     assert kept.allocated and allocator.reserved == 40 * MIB
     assert sorted(allocator.segments.values()) == [20 * MIB, 20 * MIB]
 
@@ -127,7 +149,9 @@ def test_free_twice_and_nothing_at_all():
 
 # what holds after any sequence of requests
 
-sizes = st.one_of(st.integers(1, 4096), st.integers(1, 3 * MIB), st.integers(MIB, 64 * MIB))
+sizes = st.one_of(
+    st.integers(1, 4096), st.integers(1, 3 * MIB), st.integers(MIB, 64 * MIB)
+)
 steps = st.lists(st.one_of(sizes, st.integers(-30, -1), st.just(None)), max_size=60)
 
 
@@ -149,23 +173,37 @@ def test_invariants(steps, capacity):
 
 
 def check(allocator, live):
-    free = [(address, size, pool) for pool, pieces in allocator.cached.items() for size, address in pieces]
+    free = [
+        (address, size, pool)
+        for pool, pieces in allocator.cached.items()
+        for size, address in pieces
+    ]
     pieces = sorted(
-        [*((b.address, b.size, b.pool, True) for b in live), *((*piece, False) for piece in free)]
+        [
+            *((b.address, b.size, b.pool, True) for b in live),
+            *((*piece, False) for piece in free),
+        ]
     )
     covered, last = 0, None
     for piece in pieces:
         address, size, pool, taken = piece
         assert size > 0 and size % 512 == 0
-        if address not in allocator.segments:  # then it goes on where the one before ends
+        if (
+            address not in allocator.segments
+        ):  # then it goes on where the one before ends
             assert last is not None and last[0] + last[1] == address and last[2] == pool
             assert taken or last[3]  # two free ones would have been merged
         else:
             assert last is None or last[0] + last[1] <= address  # no overlap
         covered, last = covered + size, piece
-    assert covered == allocator.reserved == sum(allocator.segments.values())  # segments are covered
+    assert (
+        covered == allocator.reserved == sum(allocator.segments.values())
+    )  # segments are covered
     assert allocator.allocated == sum(b.size for b in live) <= allocator.reserved
-    assert allocator.allocated <= allocator.max_allocated and allocator.reserved <= allocator.max_reserved
+    assert (
+        allocator.allocated <= allocator.max_allocated
+        and allocator.reserved <= allocator.max_reserved
+    )
     assert allocator.capacity is None or allocator.reserved <= allocator.capacity
     assert all(pieces == sorted(pieces) for pieces in allocator.cached.values())
 
@@ -202,7 +240,8 @@ def test_a_snapshot_made_by_hand():
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device, whose own allocator is the reference"
+    not torch.cuda.is_available(),
+    reason="needs a CUDA device, whose own allocator is the reference",
 )
 def test_a_real_snapshot_is_replayed_to_the_byte():
     torch.cuda.empty_cache()
@@ -210,7 +249,10 @@ def test_a_real_snapshot_is_replayed_to_the_byte():
     torch.cuda.memory._record_memory_history()
     layers = [torch.nn.Linear(700, 900, device="cuda") for _ in range(8)]
     for rows in (64, 4096, 300):
-        sum(layer(torch.ones(rows, 700, device="cuda")).square().mean() for layer in layers).backward()
+        sum(
+            layer(torch.ones(rows, 700, device="cuda")).square().mean()
+            for layer in layers
+        ).backward()
     trace = torch.cuda.memory._snapshot()["device_traces"][0]
     torch.cuda.memory._record_memory_history(enabled=None)
     assert replay_snapshot(trace).reserved == torch.cuda.memory_reserved() - before

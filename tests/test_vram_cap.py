@@ -70,11 +70,15 @@ def test_a_card_that_others_have_filled_leaves_nothing(card):
         assert card.fraction == 0
 
 
-@pytest.mark.parametrize("value", ["abc", "0", "-4", "inf", "nan", "4 GiB", "1e3", "0.0", "99999"])
+@pytest.mark.parametrize(
+    "value", ["abc", "0", "-4", "inf", "nan", "4 GiB", "1e3", "0.0", "99999"]
+)
 def test_a_value_that_cannot_be_is_one_line(card, monkeypatch, value):
     monkeypatch.setenv("AGNEWS_VRAM_GIB", value)
     for device in (CUDA, torch.device("cpu")):
-        with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is .* GiB above 0, such as 4"):
+        with pytest.raises(
+            InvalidValue, match="AGNEWS_VRAM_GIB is .* GiB above 0, such as 4"
+        ):
             VramCap(device)
     with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is"):
         this_card()
@@ -82,7 +86,10 @@ def test_a_value_that_cannot_be_is_one_line(card, monkeypatch, value):
 
 def test_more_than_the_card_has_is_one_line(card, monkeypatch):
     monkeypatch.setenv("AGNEWS_VRAM_GIB", "9")
-    with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is 9; the card has 8.00"), VramCap(CUDA):
+    with (
+        pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is 9; the card has 8.00"),
+        VramCap(CUDA),
+    ):
         pass
     assert card.fraction == 1.0
 
@@ -104,7 +111,9 @@ def test_a_step_several_times_as_slow_is_said_once(card, capsys):
         cap.watch(0.9, 400)
     told = capsys.readouterr().out
     assert (
-        told.count("note:") == 1 and "took 0.9 s, 9 times the usual" in told and "shared GPU memory" in told
+        told.count("note:") == 1
+        and "took 0.9 s, 9 times the usual" in told
+        and "shared GPU memory" in told
     )
 
 
@@ -122,7 +131,11 @@ def test_a_full_card_is_said_once(card, capsys):
         cap.watch(0.1, 400)
         cap.watch(0.1, 400)
     told = capsys.readouterr().out
-    assert told.count("note:") == 1 and "42 MiB of the card are free" in told and "times" not in told
+    assert (
+        told.count("note:") == 1
+        and "42 MiB of the card are free" in told
+        and "times" not in told
+    )
 
 
 def test_what_is_left_to_the_context_is_in_the_range():
@@ -133,7 +146,15 @@ def test_the_card_of_this_machine_knows_what_is_free(card, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = type(
-        "P", (), dict(name="NVIDIA X", total_memory=8192 * MIB, major=8, minor=6, multi_processor_count=9)
+        "P",
+        (),
+        dict(
+            name="NVIDIA X",
+            total_memory=8192 * MIB,
+            major=8,
+            minor=6,
+            multi_processor_count=9,
+        ),
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
     assert this_card().free_mib == pytest.approx(8192 - 800 - GROWTH_MIB)

@@ -18,7 +18,13 @@ from benchmarks import vram_accuracy
 
 DISTILBERT = DistilBertConfig(num_labels=4)
 SMALL = DistilBertConfig(
-    num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=500, max_position_embeddings=128
+    num_labels=4,
+    dim=64,
+    hidden_dim=128,
+    n_layers=2,
+    n_heads=4,
+    vocab_size=500,
+    max_position_embeddings=128,
 )
 NARROW = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
 SMALL_BERT = BertConfig(
@@ -47,7 +53,9 @@ def peak_without_workspaces(found):
 # against real allocations
 
 
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said whenever oneDNN is switched off
+@pytest.mark.filterwarnings(
+    "ignore:TF32 acceleration"
+)  # said whenever oneDNN is switched off
 @pytest.mark.parametrize(
     "options",
     [
@@ -62,7 +70,18 @@ def peak_without_workspaces(found):
         StepOptions(attention="eager", zero_grad="before backward"),
         StepOptions(attention="eager", keep_outputs=True),
     ],
-    ids=["fused", "foreach", "single", "adamw", "accumulated", "sgd", "adafactor", "pure", "zero", "outputs"],
+    ids=[
+        "fused",
+        "foreach",
+        "single",
+        "adamw",
+        "accumulated",
+        "sgd",
+        "adafactor",
+        "pure",
+        "zero",
+        "outputs",
+    ],
 )
 @pytest.mark.parametrize(
     "config, shape",
@@ -71,13 +90,17 @@ def peak_without_workspaces(found):
 )
 def test_the_traced_peak_is_the_real_one(config, shape, options):
     found = peak_without_workspaces(trace_steps(config, [shape] * 2, options))
-    assert found / MIB == pytest.approx(vram_accuracy.real_peak(config, *shape, options), rel=0.005)
+    assert found / MIB == pytest.approx(
+        vram_accuracy.real_peak(config, *shape, options), rel=0.005
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "pure fp16"])
 def test_half_precision_takes_less(precision):
     peaks = [
-        peak_without_workspaces(trace_steps(SMALL, [(32, 128)] * 2, StepOptions(precision=kind)))
+        peak_without_workspaces(
+            trace_steps(SMALL, [(32, 128)] * 2, StepOptions(precision=kind))
+        )
         for kind in ("fp32", precision)
     ]
     assert peaks[1] < (0.65 if "pure" in precision else 0.9) * peaks[0]
@@ -85,7 +108,8 @@ def test_half_precision_takes_less(precision):
 
 def test_both_kinds_of_autocast_take_the_same():
     sizes = [
-        trace_steps(SMALL, [(8, 64)] * 2, StepOptions(precision=kind)).peak()[0] for kind in ("fp16", "bf16")
+        trace_steps(SMALL, [(8, 64)] * 2, StepOptions(precision=kind)).peak()[0]
+        for kind in ("fp16", "bf16")
     ]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
 
@@ -95,20 +119,30 @@ def test_both_kinds_of_autocast_take_the_same():
     [
         (dict(precision="bf16", mask=False, capability=(8, 0)), True),
         (dict(precision="pure fp16", mask=False, capability=(9, 0)), True),
-        (dict(precision="bf16", mask=True, capability=(8, 0)), False),  # flash attention takes no mask
-        (dict(precision="fp16", mask=False, capability=(7, 5)), False),  # nor an older card
+        (
+            dict(precision="bf16", mask=True, capability=(8, 0)),
+            False,
+        ),  # flash attention takes no mask
+        (
+            dict(precision="fp16", mask=False, capability=(7, 5)),
+            False,
+        ),  # nor an older card
         (dict(precision="fp32", mask=False, capability=(8, 0)), False),  # nor fp32
     ],
 )
 def test_flash_attention_where_the_card_would_choose_it(change, flash):
-    ops = {a.op for a, _ in trace_steps(SMALL, [(4, 64)] * 2, StepOptions(**change)).events}
+    ops = {
+        a.op for a, _ in trace_steps(SMALL, [(4, 64)] * 2, StepOptions(**change)).events
+    }
     assert ("_scaled_dot_product_flash_attention" in ops) == flash
     assert ("_scaled_dot_product_efficient_attention" in ops) != flash
 
 
 def test_gradients_live_through_the_forward_pass_where_they_are_cleared_late():
     early, late = (
-        trace_steps(SMALL, [(32, 128)] * 3, StepOptions(optimizer="sgd", zero_grad=place)).peak()[0]
+        trace_steps(
+            SMALL, [(32, 128)] * 3, StepOptions(optimizer="sgd", zero_grad=place)
+        ).peak()[0]
         for place in ("after the step", "before backward")
     )
     assert late > early
@@ -120,14 +154,17 @@ def test_equal_steps_after_the_second_are_its_copies():
     with trace.FakeTensorMode(allow_non_fake_inputs=True):
         with trace.no_init_weights():
             model = trace.new_model(config, options)
-        with trace.on_cuda.patched(model, options):
+        with trace.on_cuda.cuda_kernels_on_cpu(model, options):
             really = recorder.Recorder(model, options).record([(8, 64)] * 5)
 
     def told(events):
         names = {}
         for a, _ in events:
             names.setdefault(a, len(names))
-        return [(names[a], a.size, a.op, a.category, a.phase, a.step, made) for a, made in events]
+        return [
+            (names[a], a.size, a.op, a.category, a.phase, a.step, made)
+            for a, made in events
+        ]
 
     assert told(trace_steps(SMALL, [(8, 64)] * 5, options).events) == told(really)
 
@@ -140,7 +177,9 @@ FAMILIES = {
     "roberta": transformers.RobertaConfig(num_hidden_layers=2),
     "xlm-roberta": transformers.XLMRobertaConfig(num_hidden_layers=2),
     "electra": transformers.ElectraConfig(num_hidden_layers=2),
-    "albert": transformers.AlbertConfig(hidden_size=64, intermediate_size=128, num_attention_heads=4),
+    "albert": transformers.AlbertConfig(
+        hidden_size=64, intermediate_size=128, num_attention_heads=4
+    ),
     "deberta-v2": transformers.DebertaV2Config(
         hidden_size=64,
         intermediate_size=128,
@@ -163,7 +202,9 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_every_family_is_traced(family, attention):
-    trace = trace_steps(FAMILIES[family], [(2, 64)] * 3, StepOptions(attention=attention))
+    trace = trace_steps(
+        FAMILIES[family], [(2, 64)] * 3, StepOptions(attention=attention)
+    )
     assert trace.flops > 0 and {a.phase for a, _ in trace.events} == {
         "load",
         "forward",
@@ -173,7 +214,9 @@ def test_every_family_is_traced(family, attention):
 
 
 def test_modernbert_takes_more_than_512_tokens():
-    short, long = (trace_steps(FAMILIES["modernbert"], [(2, n)] * 2).peak()[0] for n in (512, 1024))
+    short, long = (
+        trace_steps(FAMILIES["modernbert"], [(2, n)] * 2).peak()[0] for n in (512, 1024)
+    )
     assert long > 1.1 * short
 
 
@@ -182,14 +225,20 @@ def test_modernbert_takes_more_than_512_tokens():
     [
         (transformers.GPT2Config(n_layer=2), "gpt2 has no padding token"),
         (transformers.T5Config(), "A step of t5 cannot be traced"),
-        (transformers.BartConfig(encoder_layers=1, decoder_layers=1), "A step of bart cannot be traced"),
+        (
+            transformers.BartConfig(encoder_layers=1, decoder_layers=1),
+            "A step of bart cannot be traced",
+        ),
         (transformers.XLMConfig(n_layers=1), "A step of xlm cannot be traced"),
     ],
 )
 def test_what_cannot_be_traced_is_one_line(config, message, capfd):
     with pytest.raises(ValueError, match=message) as caught:
         trace_steps(config, [(2, 64)] * 3)
-    assert len(str(caught.value).splitlines()) == 1 and "Traceback" not in capfd.readouterr().err
+    assert (
+        len(str(caught.value).splitlines()) == 1
+        and "Traceback" not in capfd.readouterr().err
+    )
 
 
 # against others' figures
@@ -199,7 +248,9 @@ def test_what_cannot_be_traced_is_one_line(config, message, capfd):
 def test_peaks_of_an_independent_count(attention, expected):
     """DistilBERT, 8 x 512, fp32, no mask, foreach Adam: counted by another program than this one."""
     found = trace_steps(
-        DISTILBERT, [(8, 512)] * 2, StepOptions(attention=attention, implementation="foreach", mask=False)
+        DISTILBERT,
+        [(8, 512)] * 2,
+        StepOptions(attention=attention, implementation="foreach", mask=False),
     )
     assert peak_without_workspaces(found) / MIB == pytest.approx(expected, abs=1)
 
@@ -230,17 +281,23 @@ def test_categories_add_up():
     _, place = found.peak()
     weights = 66_956_548 * 4
     end = live_at(found.events, len(found.events))
-    assert end["weights"] == pytest.approx(weights, abs=5000)  # and the buffer of positions
+    assert end["weights"] == pytest.approx(
+        weights, abs=5000
+    )  # and the buffer of positions
     assert end["optimizer state"] == pytest.approx(2 * weights, abs=5000)
     assert end["gradients"] == 0 and end["workspaces"] == 2 * 8_519_680
     assert set(live_at(found.events, place)) <= {*TRACED_PARTS, "batch"}
-    before_step = next(i for i, (a, _) in enumerate(found.events) if a.phase == "optimizer")
+    before_step = next(
+        i for i, (a, _) in enumerate(found.events) if a.phase == "optimizer"
+    )
     assert live_at(found.events, before_step)["gradients"] == weights
 
 
 def test_every_release_follows_its_allocation():
     alive = set()
-    for allocation, made in trace_steps(SMALL, [(4, 16), (4, 24), (2, 16)], StepOptions()).events:
+    for allocation, made in trace_steps(
+        SMALL, [(4, 16), (4, 24), (2, 16)], StepOptions()
+    ).events:
         assert allocation.size > 0 and (allocation in alive) != made
         (alive.add if made else alive.remove)(allocation)
 
@@ -251,8 +308,14 @@ def test_op_module_phase_and_step_are_named():
     allocation = found.events[place][0]
     assert (allocation.op, allocation.phase, allocation.step) == ("sum", "backward", 3)
     assert allocation.module.startswith("distilbert.transformer.layer.5.ffn")
-    attention = {a.module for a, _ in found.events if a.op == "_scaled_dot_product_efficient_attention"}
-    assert attention == {f"distilbert.transformer.layer.{i}.attention" for i in range(6)}
+    attention = {
+        a.module
+        for a, _ in found.events
+        if a.op == "_scaled_dot_product_efficient_attention"
+    }
+    assert attention == {
+        f"distilbert.transformer.layer.{i}.attention" for i in range(6)
+    }
 
 
 def test_it_is_the_real_step():
@@ -273,7 +336,9 @@ def test_each_switch_does_what_it_should():
     assert peak(micro_batch_size=2) < plain - 200
     assert peak(checkpointing=True) < plain - 300
     assert peak(precision="fp16") < plain - 100
-    assert peak(shape=(8, 16), implementation="foreach") == pytest.approx(peak(shape=(8, 16)) + 255, abs=80)
+    assert peak(shape=(8, 16), implementation="foreach") == pytest.approx(
+        peak(shape=(8, 16)) + 255, abs=80
+    )
     assert peak(capability=(9, 0)) == pytest.approx(plain + 2 * (32 - 8.125))
 
 
@@ -288,11 +353,17 @@ def test_what_needed_more_before():
         then = trace_steps(SMALL, [(8, 64)] * 2, vram_accuracy.OptionsOf2019())
 
     def activations(found):
-        return sum(a.size for a, made in found.events if made and a.step == 2 and a.category == "activations")
+        return sum(
+            a.size
+            for a, made in found.events
+            if made and a.step == 2 and a.category == "activations"
+        )
 
     scores = 8 * 4 * 64 * 64 * 4
     mask = 8 * 64 * 64 * 4  # today's, spread over the queries
-    assert activations(then) - activations(now) == pytest.approx(2 * scores - mask, abs=0.3 * scores)
+    assert activations(then) - activations(now) == pytest.approx(
+        2 * scores - mask, abs=0.3 * scores
+    )
     assert not any(a.category == "workspaces" for a, _ in then.events)
 
 
@@ -305,7 +376,11 @@ def test_shapes_may_change_from_step_to_step():
 
 def test_lengths_that_are_no_multiple_of_8_are_padded_for_the_kernel():
     found = trace_steps(SMALL, [(2, 33)], StepOptions())
-    masks = [a.size for a, made in found.events if made and a.op in ("constant_pad_nd", "pad")]
+    masks = [
+        a.size
+        for a, made in found.events
+        if made and a.op in ("constant_pad_nd", "pad")
+    ]
     assert masks == [2 * 33 * 40 * 4] * 2  # one a layer
 
 
@@ -327,7 +402,9 @@ def test_shapes_out_of_range(shapes, message):
 
 
 def test_models_that_cannot_be_traced(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not hold a model that can be read"):
+    with pytest.raises(
+        FileNotFoundError, match="does not hold a model that can be read"
+    ):
         trace_steps(str(tmp_path), [(8, 16)])
     from transformers import CLIPConfig
 
@@ -356,7 +433,11 @@ def test_a_folder_is_enough(tiny):
 
 def test_the_names_of_a_recipe_need_no_hub(monkeypatch):
     monkeypatch.setattr("agnews_helpers.vram.trace.pretrained", None)
-    assert config_for(HUB_MODEL).to_dict() == config_for().to_dict() == DISTILBERT.to_dict()
+    assert (
+        config_for(HUB_MODEL).to_dict()
+        == config_for().to_dict()
+        == DISTILBERT.to_dict()
+    )
     assert config_for("mini").to_dict() == mini_config(num_labels=4).to_dict()
     assert config_for(SMALL) is SMALL
 
@@ -364,7 +445,9 @@ def test_the_names_of_a_recipe_need_no_hub(monkeypatch):
 def test_the_callers_configuration_stays_as_it_is():
     before = SMALL.to_dict()
     options = StepOptions(attention="eager", checkpointing=True)
-    assert trace_steps(SMALL, [(2, 8)], options) is trace_steps(SMALL, [(2, 8)], options)  # and is kept
+    assert trace_steps(SMALL, [(2, 8)], options) is trace_steps(
+        SMALL, [(2, 8)], options
+    )  # and is kept
     assert SMALL.to_dict() == before and SMALL._attn_implementation != "eager"
 
 

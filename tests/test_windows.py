@@ -25,7 +25,13 @@ from agnews_helpers.plumbing import storage
 
 SHELLS = {"system", "getoutput"}  # what IPython makes of !cmd and of x = !cmd
 SHELL_MAGICS = {"bash", "sh", "script", "sx", "system", "!"}
-NOT_FILES = ("os", "tarfile", "gzip", "Image", "webbrowser")  # their `open` is no text file's
+NOT_FILES = (
+    "os",
+    "tarfile",
+    "gzip",
+    "Image",
+    "webbrowser",
+)  # their `open` is no text file's
 
 
 def ruff(code):
@@ -96,16 +102,29 @@ os.replace("a", "b")"""
 
 def unseen(code):
     """What no rule of ruff finds: shells behind IPython's ! and %, and files whose type it does not know."""
-    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
-        name, keywords = ast.unparse(call.func), {keyword.arg: keyword.value for keyword in call.keywords}
+    for call in (
+        node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)
+    ):
+        name, keywords = (
+            ast.unparse(call.func),
+            {keyword.arg: keyword.value for keyword in call.keywords},
+        )
         owner, _, last = name.rpartition(".")
         mode = keywords.get("mode") or [*call.args, ast.Constant("r")][0]
         if owner == "get_ipython()" and (
-            last in SHELLS or last.startswith("run_") and ast.literal_eval(call.args[0]) in SHELL_MAGICS
+            last in SHELLS
+            or last.startswith("run_")
+            and ast.literal_eval(call.args[0]) in SHELL_MAGICS
         ):
             yield f"a shell: {ast.unparse(call)}"
-        opens = last == "open" and owner not in ("", *NOT_FILES) and "b" not in ast.unparse(mode)
-        if (opens or last in ("read_text", "write_text")) and "encoding" not in keywords:
+        opens = (
+            last == "open"
+            and owner not in ("", *NOT_FILES)
+            and "b" not in ast.unparse(mode)
+        )
+        if (
+            opens or last in ("read_text", "write_text")
+        ) and "encoding" not in keywords:
             yield f"{name} without encoding="
 
 
@@ -128,9 +147,13 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_no_shell_and_no_guessed_encoding(path):
-    parts = cells(path) if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
+    parts = (
+        cells(path) if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
+    )
     assert not [found for code in parts for found in unseen(code)]
 
 
@@ -158,7 +181,9 @@ def test_what_ruff_does_not_see_is_found(code, count):
     assert len(list(unseen(TransformerManager().transform_cell(code)))) == count
 
 
-RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])(\..*)?", re.I)
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])(\..*)?", re.I
+)
 
 
 def forbidden(names):
@@ -171,7 +196,9 @@ def forbidden(names):
             folded in seen
             or len(name) > 120
             or any(
-                re.search(r'[<>:"|?*\\\x00-\x1f]|[. ]$', part) or RESERVED.fullmatch(part) for part in parts
+                re.search(r'[<>:"|?*\\\x00-\x1f]|[. ]$', part)
+                or RESERVED.fullmatch(part)
+                for part in parts
             )
         ):
             yield name  # 120: Windows' 260 less a folder deep in a home
@@ -208,14 +235,25 @@ def test_a_name_that_windows_forbids_is_found(names):
 
 def test_names_that_windows_takes():
     assert not list(
-        forbidden([".ci/run", "console.py", "com.py", "com10.txt", "a.b", "dir one/\u00e4 \u00f6.csv"])
+        forbidden(
+            [
+                ".ci/run",
+                "console.py",
+                "com.py",
+                "com10.txt",
+                "a.b",
+                "dir one/\u00e4 \u00f6.csv",
+            ]
+        )
     )
 
 
 def test_a_run_writes_only_names_that_windows_takes(recipe, tokens, tmp_path):
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=3)
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
-    assert any("checkpoints/step-" in name for name in files) and not list(forbidden(files))
+    assert any("checkpoints/step-" in name for name in files) and not list(
+        forbidden(files)
+    )
 
 
 def run(code, *arguments, **environment):
@@ -245,19 +283,34 @@ def test_a_folder_is_saved_where_folders_cannot_be_opened(tmp_path, monkeypatch)
             raise PermissionError(13, "Permission denied", str(path))
         return os.open(path, flags)
 
-    monkeypatch.setattr(storage, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": open_file}))
-    storage.write_folder(tmp_path / "saved", lambda path: (path / "a.txt").write_text("a", encoding="utf-8"))
+    monkeypatch.setattr(
+        storage, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": open_file})
+    )
+    storage.write_folder(
+        tmp_path / "saved",
+        lambda path: (path / "a.txt").write_text("a", encoding="utf-8"),
+    )
     assert storage.damaged_files(tmp_path / "saved") == []
     assert set(storage.read_json(tmp_path / "saved" / "manifest.json")) == {"a.txt"}
 
 
 @pytest.mark.skipif(
-    not hasattr(psutil.Process, "memory_maps"), reason="macOS does not say which files are mapped"
+    not hasattr(psutil.Process, "memory_maps"),
+    reason="macOS does not say which files are mapped",
 )
-def test_no_file_stays_mapped_that_windows_could_then_not_replace(tiny, recipe, tmp_path):
+def test_no_file_stays_mapped_that_windows_could_then_not_replace(
+    tiny, recipe, tmp_path
+):
     shutil.copytree(tiny, tmp_path / "copy")
-    models = load_model(recipe.but(model=str(tmp_path / "copy"))), *load_classifier(tmp_path / "copy")
-    mapped = [file.path for file in psutil.Process().memory_maps() if str(tmp_path) in file.path]
+    models = (
+        load_model(recipe.replace(model=str(tmp_path / "copy"))),
+        *load_classifier(tmp_path / "copy"),
+    )
+    mapped = [
+        file.path
+        for file in psutil.Process().memory_maps()
+        if str(tmp_path) in file.path
+    ]
     assert len(models) == 3 and not mapped
 
 
@@ -273,7 +326,9 @@ C_LOCALE = {
 def a_folder_of_news(folder, line_end="\n"):
     folder.mkdir(parents=True)
     for name in ("train.csv", "test.csv"):
-        text = (SAMPLE / name).read_text(encoding="utf-8").replace('","', '","Müller: ', 1)
+        text = (
+            (SAMPLE / name).read_text(encoding="utf-8").replace('","', '","Müller: ', 1)
+        )
         (folder / name).write_bytes(text.replace("\n", line_end).encode("utf-8"))
     return folder
 
@@ -312,14 +367,27 @@ def test_folders_with_spaces_and_umlauts(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AGNEWS_TEST_ROWS", "20")
     out = ["--output-dir", str(place / "mein Lauf é")]
     assert main(["train", "--epochs", "1", "--steps", "2", *out]) == 0
-    assert main(["train", "--epochs", "1", "--resume", "--json", str(place / "Zahlen ü.json"), *out]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--epochs",
+                "1",
+                "--resume",
+                "--json",
+                str(place / "Zahlen ü.json"),
+                *out,
+            ]
+        )
+        == 0
+    )
     assert main(["evaluate", *out]) == 0 and main(["predict", "text", *out]) == 0
     assert not capsys.readouterr().err.count("Error")
 
 
 def test_a_checkout_with_crlf_has_the_same_rows(recipe, tmp_path):
     one, other = (
-        load_data(recipe.but(data=str(a_folder_of_news(tmp_path / name, end))))
+        load_data(recipe.replace(data=str(a_folder_of_news(tmp_path / name, end))))
         for name, end in (("lf", "\n"), ("crlf", "\r\n"))
     )
     assert all(one[split][:] == other[split][:] for split in one)
@@ -328,7 +396,9 @@ def test_a_checkout_with_crlf_has_the_same_rows(recipe, tmp_path):
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
 def test_pip_reads_constraints_with_crlf(name, tmp_path):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    (tmp_path / name).write_bytes("\r\n".join([*lines, "packaging==0.0"]).encode("utf-8"))
+    (tmp_path / name).write_bytes(
+        "\r\n".join([*lines, "packaging==0.0"]).encode("utf-8")
+    )
     code = (
         "from pip._internal.cli.main import main\n"
         f"arguments = ['install', '--dry-run', '--no-index', '-c', {str(tmp_path / name)!r}, 'packaging']\n"

@@ -7,7 +7,9 @@ from agnews_helpers import LABELS, Recipe, load_tokenizer
 SIZE = dict(dim=32, n_layers=2, n_heads=2, hidden_dim=64)
 
 
-def tiny_model_folder(folder: Path, *, kind: str = "DistilBertForSequenceClassification", **changes) -> Path:
+def tiny_model_folder(
+    folder: Path, *, kind: str = "DistilBertForSequenceClassification", **changes
+) -> Path:
     """Save a DistilBERT of 2 layers, 32 wide, with weights drawn from seed 0 and mini's tokenizer.
 
     kind : which of transformers' classes. changes : to its configuration.
@@ -15,10 +17,15 @@ def tiny_model_folder(folder: Path, *, kind: str = "DistilBertForSequenceClassif
     import torch
     import transformers
 
-    names = dict(id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
+    names = dict(
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: i for i, name in enumerate(LABELS)},
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = getattr(transformers, kind)(transformers.DistilBertConfig(**SIZE | names | changes))
+        model = getattr(transformers, kind)(
+            transformers.DistilBertConfig(**SIZE | names | changes)
+        )
     model.save_pretrained(folder)
     load_tokenizer(Recipe(model="mini")).save_pretrained(folder)
     return folder

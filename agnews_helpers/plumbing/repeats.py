@@ -13,13 +13,17 @@ SECONDS = 10.0  # after which only a part of the training rows has been looked a
 def note_repeats(train: dict, test: dict) -> None:
     """Print how many test texts stand in train as well, and how many nearly do."""
     if shared := len({*train["text"]} & {*test["text"]}):
-        print(f"note: {shared:,} texts stand in both train and test; a test score counts them as known.")
+        print(
+            f"note: {shared:,} texts stand in both train and test; a test score counts them as known."
+        )
     if (rows := len(train["text"])) + len(test["text"]) > MOST_ROWS:
         return
     looked, pairs = near_repeats(train["text"], test["text"])
     part = f" (of {rows:,} training rows {looked:,} were compared, then {SECONDS:.0f} seconds were over)"
     if pairs or looked < rows:
-        other = sum(test["label"][here] != train["label"][there] for here, there in pairs)
+        other = sum(
+            test["label"][here] != train["label"][there] for here, there in pairs
+        )
         found = f"{len(pairs):,} test rows have a near twin in train, {other:,} of them with another label"
         print(f"note: {found}{part if looked < rows else ''}.")
 
@@ -29,7 +33,9 @@ def words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", re.sub(r"\([^()]*\)", " ", text.lower())))
 
 
-def near_repeats(train: list[str], test: list[str], seconds=SECONDS) -> tuple[int, list[tuple[int, int]]]:
+def near_repeats(
+    train: list[str], test: list[str], seconds=SECONDS
+) -> tuple[int, list[tuple[int, int]]]:
     """For each test text its nearest training text, if their words are `ALIKE`: (texts of train seen, pairs).
 
     An exact join by prefix filter (Chaudhuri, Ganti and Kaushik, ICDE 2006): two sets with that Jaccard share
@@ -46,11 +52,17 @@ def near_repeats(train: list[str], test: list[str], seconds=SECONDS) -> tuple[in
     for here, found in enumerate(sets):
         for word in prefix(found):
             index[word].append(here)
-    for looked, text in enumerate(takewhile(lambda _: time.perf_counter() < end, train), 1):
+    for looked, text in enumerate(
+        takewhile(lambda _: time.perf_counter() < end, train), 1
+    ):
         theirs = words(text)
         for here in {i for word in prefix(theirs) for i in index.get(word, ())}:
             both = len(theirs & sets[here])
             share = both / (len(theirs) + len(sets[here]) - both)
-            if share >= ALIKE and share > best.get(here, (0,))[0] and test[here] != text:
+            if (
+                share >= ALIKE
+                and share > best.get(here, (0,))[0]
+                and test[here] != text
+            ):
                 best[here] = share, looked - 1
     return looked, sorted((here, there) for here, (_, there) in best.items())

@@ -61,10 +61,14 @@ class CachingAllocator:
         OutOfMemory where neither a cached piece nor a new segment is to be had within the capacity.
         """
         if requested < 1:
-            raise InvalidValue(f"a request of {requested} bytes; PyTorch allocates nothing for empty tensors")
+            raise InvalidValue(
+                f"a request of {requested} bytes; PyTorch allocates nothing for empty tensors"
+            )
         size = -(-requested // ROUND) * ROUND
         pool = "small" if size <= SMALL else "large"
-        fit = bisect_left(self.cached[pool], (size, -1))  # the smallest that is enough, at the lowest address
+        fit = bisect_left(
+            self.cached[pool], (size, -1)
+        )  # the smallest that is enough, at the lowest address
         if fit < len(self.cached[pool]):
             found, address = self.cached[pool][fit]
             self._uncache(pool, address)
@@ -109,7 +113,12 @@ class CachingAllocator:
         if self.capacity is not None and self.reserved + length > self.capacity:
             self.empty_cache()
             if self.reserved + length > self.capacity:
-                known = (size, self.capacity, self.allocated, self.reserved - self.allocated)
+                known = (
+                    size,
+                    self.capacity,
+                    self.allocated,
+                    self.reserved - self.allocated,
+                )
                 raise OutOfMemory(FULL.format(*(number / MIB for number in known)))
         address, self._top = self._top, self._top + length
         self.segments[address] = length

@@ -7,15 +7,24 @@ from itertools import product
 
 import pandas as pd
 
-from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, refusal
+from ..hardware import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card, precision_problem
 from ..plumbing.errors import InvalidValue
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
 from .trace import TRACED_STEPS, StepOptions, Trace, config_for, scaled_trace
 
-TRACED_PARTS = ("weights", "gradients", "optimizer state", "activations", "temporaries", "workspaces")
+TRACED_PARTS = (
+    "weights",
+    "gradients",
+    "optimizer state",
+    "activations",
+    "temporaries",
+    "workspaces",
+)
 LENGTHS = (64, 128, 256, 512)  # tokens per row, for tables
 TYPICAL = 64  # tokens; 83 % of AG News' batches, grouped by length, are no longer (of 7,600 rows)
-USUAL = StepOptions(attention="eager", implementation="foreach")  # what one gets without asking for better
+USUAL = StepOptions(
+    attention="eager", implementation="foreach"
+)  # what one gets without asking for better
 
 
 @dataclass(frozen=True)
@@ -45,15 +54,26 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
     Of a card in this machine, what is free on it. A system that we have no reports of is a ValueError.
     """
     if system not in SYSTEMS_GIB:
-        raise InvalidValue(f"system is {system!r}; it must be one of {', '.join(SYSTEMS_GIB)}.")
+        raise InvalidValue(
+            f"system is {system!r}; it must be one of {', '.join(SYSTEMS_GIB)}."
+        )
     if card.free_mib is not None:
         return card.free_mib, card.free_mib
     (least, most), (smallest, largest) = SYSTEMS_GIB[system], CONTEXT_MIB
     whole = card.vram_gib * 1024
-    return max(0.0, whole - most * 1024 - largest), max(0.0, whole - least * 1024 - smallest)
+    return max(0.0, whole - most * 1024 - largest), max(
+        0.0, whole - least * 1024 - smallest
+    )
 
 
-def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
+def step_budget(
+    config,
+    rows: int,
+    length: int,
+    options=StepOptions(),
+    card=GTX_1650_TI,
+    system="windows",
+):
     """The `Budget` of a batch of `rows` x `length` tokens. Errors as for `trace_steps` and `usable_mib`."""
     usable = usable_mib(card, system)
     trace = scaled_trace(config, rows, length, options)
@@ -62,10 +82,14 @@ def step_budget(config, rows: int, length: int, options=StepOptions(), card=GTX_
     _, peak = trace.peak()
     parts = dict.fromkeys(TRACED_PARTS, 0.0)
     for allocation, made in trace.events[: peak + 1]:
-        parts[_part(allocation)] += (allocation.size if made else -allocation.size) / MIB
+        parts[_part(allocation)] += (
+            allocation.size if made else -allocation.size
+        ) / MIB
     parts |= {"cached": reserved - sum(parts.values()), "CUDA context": CONTEXT_MIB[1]}
     beyond = "spills" if system == "windows" else "out of memory"
-    enough = (reserved <= mib or runs_within(trace, mib) for mib in usable)  # the second gives cache back
+    enough = (
+        reserved <= mib or runs_within(trace, mib) for mib in usable
+    )  # the second gives cache back
     verdicts = ("fits" if fits else beyond for fits in enough)
     top = trace.events[peak][0]
     where = f"{top.op} of {top.module or 'the optimizer'} ({top.phase})"
@@ -81,7 +105,9 @@ def runs_within(trace: Trace, capacity_mib: float) -> bool:
     return True
 
 
-def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"):
+def largest_batch(
+    config, length: int, options=StepOptions(), card=GTX_1650_TI, system="windows"
+):
     """The largest batch size at this length: (in the worst case of the system, in the best); at most 4,096.
 
     Taken at once: `micro_batch_size` does not count. Found by halving. Gaps between segments make the edge a
@@ -90,13 +116,22 @@ def largest_batch(config, length: int, options=StepOptions(), card=GTX_1650_TI, 
     whole = replace(options, micro_batch_size=None)
     traced = partial(scaled_trace, config_for(config), length=length, options=whole)
     return tuple(
-        bisect_left(range(1, 4097), True, key=lambda rows: not runs_within(traced(rows), capacity))
+        bisect_left(
+            range(1, 4097),
+            True,
+            key=lambda rows: not runs_within(traced(rows), capacity),
+        )
         for capacity in usable_mib(card, system)
     )
 
 
 def budget_table(
-    config, batch_size=8, lengths=LENGTHS, card=GTX_1650_TI, system="windows", base=StepOptions()
+    config,
+    batch_size=8,
+    lengths=LENGTHS,
+    card=GTX_1650_TI,
+    system="windows",
+    base=StepOptions(),
 ) -> pd.DataFrame:
     """One row for each attention and length: MiB of each part at the peak, their total, both verdicts."""
     rows = {}
@@ -104,11 +139,17 @@ def budget_table(
         options = replace(base, attention=attention)
         budget = step_budget(config, batch_size, length, options, card, system)
         verdicts = {"verdict": budget.verdict, "at best": budget.at_best}
-        rows[attention, length] = budget.parts | {"total": sum(budget.parts.values())} | verdicts
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["attention", "length"])
+        rows[attention, length] = (
+            budget.parts | {"total": sum(budget.parts.values())} | verdicts
+        )
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(
+        ["attention", "length"]
+    )
 
 
-def levers(config, rows=8, length=512, base=USUAL, card=GTX_1650_TI, system="windows") -> pd.DataFrame:
+def memory_savings(
+    config, rows=8, length=512, base=USUAL, card=GTX_1650_TI, system="windows"
+) -> pd.DataFrame:
     """What each change alone does to `base`: MiB reserved at the peak, MiB saved, the worst case's verdict.
 
     And the flag of ``agnews train`` that makes it. A change that the model or the card cannot make has the
@@ -119,8 +160,14 @@ def levers(config, rows=8, length=512, base=USUAL, card=GTX_1650_TI, system="win
         "as it is": ({}, ""),
         "SDPA instead of eager attention": ({"attention": "sdpa"}, ""),
         "fused instead of foreach Adam": ({"implementation": "fused"}, ""),
-        f"two parts of {half} rows": ({"micro_batch_size": half}, f"--micro-batch-size {half}"),
-        "layers computed twice, not kept": ({"checkpointing": True}, "--gradient-checkpointing"),
+        f"two parts of {half} rows": (
+            {"micro_batch_size": half},
+            f"--micro-batch-size {half}",
+        ),
+        "layers computed twice, not kept": (
+            {"checkpointing": True},
+            "--gradient-checkpointing",
+        ),
         f"padded to {TYPICAL}, as most of AG News' batches": ({}, ""),
         f"{short} autocast": ({"precision": short}, f"--precision {short}"),
     }
@@ -128,13 +175,17 @@ def levers(config, rows=8, length=512, base=USUAL, card=GTX_1650_TI, system="win
     for name, (change, flag) in cases.items():
         tokens = TYPICAL if name.startswith("padded") else length
         try:
-            if "precision" in change and refusal(short, "cuda", card):
+            if "precision" in change and precision_problem(short, "cuda", card):
                 raise InvalidValue("not on this card")
-            budget = step_budget(config, rows, tokens, replace(base, **change), card, system)
+            budget = step_budget(
+                config, rows, tokens, replace(base, **change), card, system
+            )
             found[name] = budget.reserved, budget.verdict, flag
         except InvalidValue as error:
             found[name] = float("nan"), str(error), ""
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["reserved", "verdict", "flag"])
+    table = pd.DataFrame.from_dict(
+        found, orient="index", columns=["reserved", "verdict", "flag"]
+    )
     table.insert(1, "saved", table["reserved"].iloc[0] - table["reserved"])
     return table.rename_axis("change")
 

@@ -14,7 +14,7 @@ KEPT_IN_FP32 = ("layer_norm", "softmax", "cross_entropy")
 
 
 @contextmanager
-def patched(model, options):
+def cuda_kernels_on_cpu(model, options):
     """`torch.nn.functional` and the model's forward pass choose as they would on a CUDA device."""
     attention = partial(fused_attention, flash=options.capability >= (8, 0))
     functions = {"dropout": native_dropout, "scaled_dot_product_attention": attention}
@@ -22,7 +22,10 @@ def patched(model, options):
     if options.precision in ("fp16", "bf16"):
         functions |= {name: _in_fp32(getattr(F, name)) for name in KEPT_IN_FP32}
         forward = torch.autocast("cpu", options.dtype)(forward)
-    with mock.patch.multiple(F, **functions), mock.patch.object(model, "forward", forward):
+    with (
+        mock.patch.multiple(F, **functions),
+        mock.patch.object(model, "forward", forward),
+    ):
         yield
 
 
@@ -32,7 +35,15 @@ def native_dropout(input, p=0.5, training=True, inplace=False):
 
 
 def fused_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, flash=False, **_
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    flash=False,
+    **_,
 ):
     """Flash attention where the card has it, for half precision without a mask; or the memory-efficient one.
 
@@ -42,17 +53,28 @@ def fused_attention(
     """
     if flash and attn_mask is None and query.dtype in HALVES:
         how = dict(scale=scale)
-        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, **how)[0]
+        return aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, **how
+        )[0]
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             additive = torch.zeros_like(attn_mask, dtype=query.dtype)
-            attn_mask = additive.masked_fill_(attn_mask.logical_not(), float("-inf"))  # bool freed at once
+            attn_mask = additive.masked_fill_(
+                attn_mask.logical_not(), float("-inf")
+            )  # bool freed at once
         length = attn_mask.shape[-1]
         if length % 8:
             attn_mask = F.pad(attn_mask, (0, 8 - length % 8))[..., :length]
         attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
     return aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+        query,
+        key,
+        value,
+        attn_mask,
+        torch.is_grad_enabled(),
+        dropout_p,
+        is_causal,
+        scale=scale,
     )[0]
 
 
@@ -67,7 +89,10 @@ def workspace_size(capability: tuple[int, int]) -> int:
 
 def storage_size(func, tensor, nbytes: int) -> int:
     """Bytes of a result on CUDA: the kernel pads attention's log-sum-exp to a multiple of 32 queries."""
-    if func is aten._scaled_dot_product_efficient_attention.default and tensor.dim() == 3:
+    if (
+        func is aten._scaled_dot_product_efficient_attention.default
+        and tensor.dim() == 3
+    ):
         batch, heads, length = tensor.shape
         return batch * heads * -(-length // 32) * 32 * tensor.element_size()
     return nbytes
@@ -80,6 +105,8 @@ def _in_fp32(function):
 
     def call(*args, **kwargs):
         with torch.autocast("cpu", enabled=False):
-            return function(*map(up, args), **{name: up(value) for name, value in kwargs.items()})
+            return function(
+                *map(up, args), **{name: up(value) for name, value in kwargs.items()}
+            )
 
     return call

@@ -6,7 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -17,7 +20,11 @@ from . import on_cuda
 
 aten = torch.ops.aten
 MATMULS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -39,7 +46,9 @@ class Allocation:
 def make_optimizer(model, options):
     """The optimizer that the options describe, at the recipe's learning rate."""
     if options.optimizer == "adafactor":
-        return Adafactor(model.parameters(), lr=2e-5, scale_parameter=False, relative_step=False)
+        return Adafactor(
+            model.parameters(), lr=2e-5, scale_parameter=False, relative_step=False
+        )
     flags = {name: options.implementation == name for name in ("fused", "foreach")}
     return OPTIMIZERS[options.optimizer](model.parameters(), lr=2e-5, **flags)
 
@@ -62,15 +71,24 @@ class Recorder(TorchDispatchMode):
 
     def record(self, shapes) -> list[tuple[Allocation, bool]]:
         """Load the model and take one training step for each (rows, tokens). Returns a `Trace`'s events."""
-        with register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave), self:
-            self.model.apply(self._load)  # children first: the order in which ``model.to("cuda")`` copies
+        with (
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave),
+            self,
+        ):
+            self.model.apply(
+                self._load
+            )  # children first: the order in which ``model.to("cuda")`` copies
             events = self._run(shapes)
         # Finalizers hold the recorder while their storages live: it must not hold those of the weights too.
         self.model = self.names = self.loss = self.outputs = None
         return events
 
     def _load(self, module) -> None:
-        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+        for tensor in [
+            *module.parameters(recurse=False),
+            *module.buffers(recurse=False),
+        ]:
             self._note(tensor, "to", (), "weights", self.names[module])
 
     def _enter(self, module, _) -> None:
@@ -122,10 +140,14 @@ class Recorder(TorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asked thousands of times in a step
             return torch.device("cpu")
         thread = "autograd's" if self.phase == "backward" else "main"
-        if func in MATMULS and thread not in self.threads:  # takes cuBLAS' scratch memory, and keeps it
+        if (
+            func in MATMULS and thread not in self.threads
+        ):  # takes cuBLAS' scratch memory, and keeps it
             self.threads.add(thread)
             if size := on_cuda.workspace_size(self.options.capability):
-                workspace = Allocation(size, "cuBLAS", "", self.phase, self.step, "workspaces")
+                workspace = Allocation(
+                    size, "cuBLAS", "", self.phase, self.step, "workspaces"
+                )
                 self.events.append((workspace, True))
         result = func(*args, **(kwargs or {}))
         if operations := flop_registry.get(func._overloadpacket):
@@ -139,11 +161,19 @@ class Recorder(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key, size = storage._cdata, on_cuda.storage_size(func, tensor, storage.nbytes())
         # Adam's step counters, and the scalars made of them, stay on the CPU unless it is fused.
-        on_host = self.phase == "optimizer" and self.options.implementation != "fused" and tensor.numel() == 1
+        on_host = (
+            self.phase == "optimizer"
+            and self.options.implementation != "fused"
+            and tensor.numel() == 1
+        )
         if not size or on_host or key in self.live:
             return
         if module is None:
-            module = self.modules[-1] if self.modules and self.phase == "forward" else self._module_of(args)
+            module = (
+                self.modules[-1]
+                if self.modules and self.phase == "forward"
+                else self._module_of(args)
+            )
         op = func if isinstance(func, str) else func._schema.name.removeprefix("aten::")
         self.live[key] = Allocation(size, op, module, self.phase, self.step, category)
         self.events.append((self.live[key], True))
@@ -154,7 +184,9 @@ class Recorder(TorchDispatchMode):
         released, newest = self.live.pop(key), self.newest
         self.newest = None
         last, _ = self.events[-1]
-        added = newest and last.op == "add" and last.phase == released.phase == "backward"
+        added = (
+            newest and last.op == "add" and last.phase == released.phase == "backward"
+        )
         if added and last.size == released.size:
             # The sum of two gradients of one tensor. The real engine adds in place when nobody else holds the
             # first, but not under a dispatch mode, where it makes a new tensor and drops the old one at once.
@@ -165,7 +197,9 @@ class Recorder(TorchDispatchMode):
 
     def _module_of(self, args) -> str:
         """In the backward pass: the module whose weight or activation the op uses, or else its gradient."""
-        known = [allocation for allocation in self._allocations(args) if allocation.module]
+        known = [
+            allocation for allocation in self._allocations(args) if allocation.module
+        ]
         known.sort(key=lambda allocation: allocation.phase not in ("forward", "load"))
         return known[0].module if known else ""
 

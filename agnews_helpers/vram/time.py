@@ -16,7 +16,9 @@ SHARE_OF_PEAK = 0.62
 ADAM_BYTES = 28  # for each parameter: read weight, gradient and both means, write weight and both means
 
 
-def step_work(config, rows: int, length: int, options=StepOptions()) -> tuple[float, float]:
+def step_work(
+    config, rows: int, length: int, options=StepOptions()
+) -> tuple[float, float]:
     """What one step of `rows` x `length` tokens has to do: (floating-point operations, bytes moved).
 
     Operations are those of the traced step's products, as PyTorch's flop counter has them. Every tensor that
@@ -25,12 +27,18 @@ def step_work(config, rows: int, length: int, options=StepOptions()) -> tuple[fl
     """
     trace = scaled_trace(config, rows, length, options)
     made = [a for a, new in trace.events if new]
-    moved = [a for a in made if a.step == 2 and a.phase != "optimizer" and a.category != "workspaces"]
+    moved = [
+        a
+        for a in made
+        if a.step == 2 and a.phase != "optimizer" and a.category != "workspaces"
+    ]
     parameters = sum(a.size for a in made if a.phase == "load") / 4
     return trace.flops, 2 * sum(a.size for a in moved) + ADAM_BYTES * parameters
 
 
-def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, bandwidth: float) -> float:
+def epoch_seconds(
+    config, lengths: Sequence[int], recipe: Recipe, flops: float, bandwidth: float
+) -> float:
     """Time of one epoch over rows of these lengths, batch by batch as `epoch_batches` makes them.
 
     At so many FLOP/s and bytes/s, one after the other, because the kernels of a step do not overlap. A step's
@@ -44,7 +52,9 @@ def epoch_seconds(config, lengths: Sequence[int], recipe: Recipe, flops: float, 
     return float(np.polyval(np.polyfit(grid, seconds, 2), padded).sum())
 
 
-def full_run_hours(config, lengths, recipe: Recipe, card: Card = GTX_1650_TI, rows=114_000) -> float | None:
+def full_run_hours(
+    config, lengths, recipe: Recipe, card: Card = GTX_1650_TI, rows=114_000
+) -> float | None:
     """Hours that all epochs take over `rows` rows as long as `lengths`; None for a card of unknown speed.
 
     An estimate from the card's published peak and bandwidth, not a measurement.
@@ -52,4 +62,10 @@ def full_run_hours(config, lengths, recipe: Recipe, card: Card = GTX_1650_TI, ro
     if not card.fp32_tflops or not card.bandwidth:
         return None
     speeds = SHARE_OF_PEAK * card.fp32_tflops * 1e12, card.bandwidth * 1e9
-    return recipe.epochs * epoch_seconds(config, lengths, recipe, *speeds) * rows / len(lengths) / 3600
+    return (
+        recipe.epochs
+        * epoch_seconds(config, lengths, recipe, *speeds)
+        * rows
+        / len(lengths)
+        / 3600
+    )

@@ -21,7 +21,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
-from ..model import recomputed
+from ..model import gradient_checkpointing
 from ..plumbing.errors import InvalidValue
 from ..plumbing.hub import pretrained
 from ..plumbing.mini import mini_config
@@ -30,7 +30,7 @@ from . import on_cuda
 from .recorder import Allocation, Recorder
 
 TRACED_STEPS = 3  # optimizer state appears in the first step, its traces in the allocator in the second
-PRIME = 4099  # rows that stand for any number; no size in a model is a multiple of it by chance
+PRIME_ROWS = 4099  # rows that stand for any number; no size in a model is a multiple of it by chance
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,13 @@ class StepOptions:
         for name, kind in get_type_hints(type(self)).items():
             known, value = get_args(kind), getattr(self, name)
             if get_origin(kind) is Literal and value not in known:
-                raise InvalidValue(f"StepOptions.{name} is {value!r}; it must be one of {', '.join(known)}.")
+                raise InvalidValue(
+                    f"StepOptions.{name} is {value!r}; it must be one of {', '.join(known)}."
+                )
         if (rows := self.micro_batch_size) is not None and rows < 1:
-            raise InvalidValue(f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None.")
+            raise InvalidValue(
+                f"StepOptions.micro_batch_size is {rows}; it must be at least 1, or None."
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,7 +90,9 @@ class Trace:
     def peak(self) -> tuple[int, int]:
         """Bytes of the tensors that live together at most, without rounding, and the index of that event."""
         live = accumulate(a.size if made else -a.size for a, made in self.events)
-        return max((size, i) for i, size in enumerate(live))  # of equal ones the last: a steady step's
+        return max(
+            (size, i) for i, size in enumerate(live)
+        )  # of equal ones the last: a steady step's
 
 
 def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
@@ -102,8 +108,12 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
     """
     config, shapes = config_for(config), tuple(map(tuple, shapes))
     if not shapes:
-        raise InvalidValue("The list of batch shapes is empty; give at least one (rows, tokens).")
-    positions = getattr(config, "max_position_embeddings", None) or -1  # XLNet says -1: as many as you like
+        raise InvalidValue(
+            "The list of batch shapes is empty; give at least one (rows, tokens)."
+        )
+    positions = (
+        getattr(config, "max_position_embeddings", None) or -1
+    )  # XLNet says -1: as many as you like
     for rows, length in shapes:
         if rows < 1 or length < 1 or 0 < positions < length:
             allowed = f"rows must be at least 1, tokens from 1 to {positions} (the model's positions)"
@@ -116,32 +126,56 @@ def trace_steps(config, shapes, options: StepOptions = StepOptions()) -> Trace:
 def _trace(description: str, shapes: tuple, options: StepOptions) -> Trace:
     config = transformers.AutoConfig.for_model(**json.loads(description))
     alike = len(shapes) > 2 and len({*shapes}) == 1
-    quiet = mock.patch.object(logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True)
+    quiet = mock.patch.object(
+        logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True
+    )
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             with no_init_weights():
                 model = new_model(config, options)
-            again = recomputed(model, options.checkpointing, preserve_rng_state=False)
-            with again, quiet, on_cuda.patched(model, options):
+            again = gradient_checkpointing(
+                model, options.checkpointing, preserve_rng_state=False
+            )
+            with again, quiet, on_cuda.cuda_kernels_on_cpu(model, options):
                 recorder = Recorder(model, options)
                 events = recorder.record(shapes[:2] if alike else shapes)
     except InvalidValue:
         raise
-    except Exception as error:  # some look at their numbers, which tensors without storage do not have
+    except (
+        Exception
+    ) as error:  # some look at their numbers, which tensors without storage do not have
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-        raise InvalidValue(f"A step of {config.model_type} cannot be traced ({reason}).") from error
-    return Trace(_continued(events, len(shapes)) if alike else events, recorder.flops[recorder.step])
+        raise InvalidValue(
+            f"A step of {config.model_type} cannot be traced ({reason})."
+        ) from error
+    return Trace(
+        _continued(events, len(shapes)) if alike else events,
+        recorder.flops[recorder.step],
+    )
 
 
 def _continued(events, steps: int):
     """The events of two equal steps, followed by those of the second once more for each further step."""
     start = next(i for i, (allocation, _) in enumerate(events) if allocation.step == 2)
-    steady, freed = events[start:], {allocation for allocation, made in events[start:] if not made}
-    old = [allocation for allocation, made in events[:start] if made and allocation in freed]
-    lasting = [allocation for allocation, made in steady if made and allocation not in freed]
+    steady, freed = (
+        events[start:],
+        {allocation for allocation, made in events[start:] if not made},
+    )
+    old = [
+        allocation
+        for allocation, made in events[:start]
+        if made and allocation in freed
+    ]
+    lasting = [
+        allocation for allocation, made in steady if made and allocation not in freed
+    ]
     before = dict(zip(old, lasting))  # what a step releases of the one before it
     for step in range(3, steps + 1):
-        new = {allocation: replace(allocation, step=step) for allocation, made in steady if made}
+        new = {
+            allocation: replace(allocation, step=step)
+            for allocation, made in steady
+            if made
+        }
         events = events + [(new.get(a) or before[a], made) for a, made in steady]
         before = {a: new[b] for a, b in zip(old, lasting)}
     return events
@@ -149,18 +183,25 @@ def _continued(events, steps: int):
 
 def new_model(config, options: StepOptions):
     """A new model in the precision, and with the attention, of the options."""
-    auto, pure = transformers.AutoModelForSequenceClassification, options.precision.startswith("pure")
+    auto, pure = (
+        transformers.AutoModelForSequenceClassification,
+        options.precision.startswith("pure"),
+    )
     dtype = options.dtype if pure else torch.float32
-    model = auto.from_config(copy.deepcopy(config), dtype=dtype)  # it would write into the config
+    model = auto.from_config(
+        copy.deepcopy(config), dtype=dtype
+    )  # it would write into the config
     model.config._attn_implementation = options.attention
     return model
 
 
-def scaled_trace(config, rows: int, length: int, options: StepOptions = StepOptions()) -> Trace:
+def scaled_trace(
+    config, rows: int, length: int, options: StepOptions = StepOptions()
+) -> Trace:
     """The trace of `TRACED_STEPS` batches of any number of rows at once, from one that was really made.
 
     For one length the order of events does not depend on the rows, and a storage has room for every row or
-    has nothing to do with them. So `PRIME` rows are traced: what is a multiple of that belongs to the rows.
+    has nothing to do with them. So `PRIME_ROWS` rows are traced: what is a multiple of that belongs to the rows.
     A test holds this against traces of their own, which a batch in parts still has. Arguments and errors as
     for `trace_steps`.
     """
@@ -168,10 +209,15 @@ def scaled_trace(config, rows: int, length: int, options: StepOptions = StepOpti
         raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
     if options.micro_batch_size:
         return trace_steps(config, [(rows, length)] * TRACED_STEPS, options)
-    trace = trace_steps(config, [(PRIME, length)] * TRACED_STEPS, options)
-    by_row = {a for a, made in trace.events if made and a.step and a.size % PRIME == 0}
-    scaled = {a: replace(a, size=a.size // PRIME * rows) for a in by_row}
-    return Trace([(scaled.get(a, a), made) for a, made in trace.events], trace.flops // PRIME * rows)
+    trace = trace_steps(config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)
+    by_row = {
+        a for a, made in trace.events if made and a.step and a.size % PRIME_ROWS == 0
+    }
+    scaled = {a: replace(a, size=a.size // PRIME_ROWS * rows) for a in by_row}
+    return Trace(
+        [(scaled.get(a, a), made) for a, made in trace.events],
+        trace.flops // PRIME_ROWS * rows,
+    )
 
 
 def config_for(model=HUB_MODEL):
@@ -188,9 +234,16 @@ def config_for(model=HUB_MODEL):
         return mini_config(num_labels=4)
     ready = isinstance(model, transformers.PretrainedConfig)
     config = model if ready else pretrained(transformers.AutoConfig, str(model))
-    if type(config) not in transformers.AutoModelForSequenceClassification._model_mapping:
+    if (
+        type(config)
+        not in transformers.AutoModelForSequenceClassification._model_mapping
+    ):
         name = type(config).__name__
-        raise InvalidValue(f"{name} has no sequence classifier in transformers; take one like DistilBERT.")
+        raise InvalidValue(
+            f"{name} has no sequence classifier in transformers; take one like DistilBERT."
+        )
     if getattr(config, "pad_token_id", None) is None:
-        raise InvalidValue(f"{config.model_type} has no padding token, which batches need (pad_token_id).")
+        raise InvalidValue(
+            f"{config.model_type} has no padding token, which batches need (pad_token_id)."
+        )
     return config

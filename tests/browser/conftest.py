@@ -30,13 +30,19 @@ PLACES = (
 SETTINGS = {
     # Every cell is laid out and every picture drawn, on the screen or not, so that all can be measured.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },
 }
 
 
 def find_browser() -> str:
     """The path of Chromium or Chrome, wherever it comes from: Debian's package, a usual installation."""
-    found = [*filter(None, map(shutil.which, NAMES)), *(str(path) for path in PLACES if path.is_file())]
+    found = [
+        *filter(None, map(shutil.which, NAMES)),
+        *(str(path) for path in PLACES if path.is_file()),
+    ]
     if not found:
         pytest.fail(
             f"No browser: none of {', '.join(NAMES)} is on PATH. Install one: apt-get install chromium",
@@ -68,13 +74,23 @@ def environment(home: Path) -> dict:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("JUPYTER", "IPYTHON")) and name not in ("MPLBACKEND", "PYTEST_CURRENT_TEST")
+        if not name.startswith(("JUPYTER", "IPYTHON"))
+        and name not in ("MPLBACKEND", "PYTEST_CURRENT_TEST")
     }
     folders = {
         name: str(home / name.lower())
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "IPYTHONDIR",
+        )
     }
-    overrides = Path(folders["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
+    overrides = (
+        Path(folders["JUPYTER_CONFIG_DIR"])
+        / "labconfig"
+        / "default_setting_overrides.json"
+    )
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS), encoding="utf-8")
     return {**kept, **folders, "JUPYTER_PREFER_ENV_PATH": "1"}
@@ -85,7 +101,11 @@ def lab(tmp_path_factory):
     """Started once, on a free port of this machine only. Should pytest be killed, it ends by itself."""
     home = tmp_path_factory.mktemp("jupyterlab")
     folder = home / "notebooks"
-    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns("runs", ".ipynb_checkpoints"))
+    shutil.copytree(
+        ROOT / "notebooks",
+        folder,
+        ignore=shutil.ignore_patterns("runs", ".ipynb_checkpoints"),
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,7 +121,9 @@ def lab(tmp_path_factory):
     ]
     env = environment(home)
     # A new machine builds its list of fonts once: it would be a warning in the first notebook that draws.
-    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import matplotlib.font_manager"], env=env, check=True
+    )
     with open(home / "server.log", "w+", encoding="utf-8") as log:
         server = subprocess.Popen(
             [
@@ -133,7 +155,10 @@ def _wait_for(lab, server, log, seconds=120):
             if server.poll() is not None:
                 break
             time.sleep(0.5)
-    pytest.fail("JupyterLab did not start:\n" + log.read_text(encoding="utf-8")[-3000:], pytrace=False)
+    pytest.fail(
+        "JupyterLab did not start:\n" + log.read_text(encoding="utf-8")[-3000:],
+        pytrace=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +173,9 @@ def browser():
         "--no-first-run",
     ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), headless=True, args=flags)
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(), headless=True, args=flags
+        )
         yield browser
         browser.close()
 
@@ -167,11 +194,16 @@ class Notebook:
         page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
         page.on(
             "requestfailed",
-            lambda request: self.complaints.append(f"request: {request.url} {request.failure}"),
+            lambda request: self.complaints.append(
+                f"request: {request.url} {request.failure}"
+            ),
         )
         page.on(
             "console",
-            lambda message: message.type == "error" and self.complaints.append(f"console: {message.text}"),
+            lambda message: (
+                message.type == "error"
+                and self.complaints.append(f"console: {message.text}")
+            ),
         )
         page.goto(
             f"{lab.url}/lab/tree/{name}?reset&token={TOKEN}"
@@ -186,7 +218,9 @@ class Notebook:
 
     def wait_for(self, condition: str, minutes: float = 1) -> None:
         # Asked twice a second: by default it would be at each frame, and the kernel needs the processor, too.
-        self.page.wait_for_function(f"() => {condition}", timeout=60_000 * minutes, polling=500)
+        self.page.wait_for_function(
+            f"() => {condition}", timeout=60_000 * minutes, polling=500
+        )
 
     def wait_until_done(self) -> None:
         # The kernel is idle between two cells, too, and a folded cell has no number: so the cells are asked.
@@ -206,17 +240,23 @@ class Notebook:
         """Press Ctrl-S, and read the cells of the file that was written."""
         self.page.keyboard.press("ControlOrMeta+s")
         self.page.wait_for_selector(
-            ".lm-TabBar-tab.lm-mod-current.jp-mod-dirty", state="detached", timeout=60_000
+            ".lm-TabBar-tab.lm-mod-current.jp-mod-dirty",
+            state="detached",
+            timeout=60_000,
         )
         return json.loads(self.path.read_text(encoding="utf-8"))["cells"]
 
     def cells(self, script: str) -> list:
         """What a JavaScript expression in `cell`, a cell's element, is for each cell from top to bottom."""
         return self.page.evaluate(
-            "() => [...document.querySelectorAll('.jp-Notebook-cell')].map(cell => (" + script + "))"
+            "() => [...document.querySelectorAll('.jp-Notebook-cell')].map(cell => ("
+            + script
+            + "))"
         )
 
-    def take_pictures(self, folder: Path, height: int = 1500, overlap: int = 60) -> None:
+    def take_pictures(
+        self, folder: Path, height: int = 1500, overlap: int = 60
+    ) -> None:
         """The whole notebook, in pictures of a page's height that overlap a little."""
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(f"{self.path.stem}_*.png"):
@@ -227,7 +267,9 @@ class Notebook:
             it.scrollTop - it.getBoundingClientRect().top +
                 [...it.querySelectorAll('.jp-Notebook-cell')].at(-1).getBoundingClientRect().bottom,
             it.clientHeight]""")
-        for number, top in enumerate(range(0, round(end) - overlap, shown - overlap), 1):
+        for number, top in enumerate(
+            range(0, round(end) - overlap, shown - overlap), 1
+        ):
             scroller.evaluate("(it, top) => { it.scrollTop = top }", top)
             self.page.wait_for_timeout(300)
             self.page.screenshot(path=folder / f"{self.path.stem}_{number}.png")

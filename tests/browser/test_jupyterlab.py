@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # one after the other: 06 uses what 04 leaves
+NOTEBOOKS = sorted(
+    (ROOT / "notebooks").glob("*.ipynb")
+)  # one after the other: 06 uses what 04 leaves
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
 # A kernel says so where other programs leave it no time; the notebook is not to blame.
@@ -44,14 +46,18 @@ REDS = f"""[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type="{RED
 def run(request, opened):
     """A notebook, opened, run and saved: its cells as `stored` in the project, as `saved` after the run."""
     with opened(request.param.name) as notebook:
-        first = SimpleNamespace(folded=notebook.cells(FOLDED), answers_hidden=notebook.cells(ANSWER_HIDDEN))
+        first = SimpleNamespace(
+            folded=notebook.cells(FOLDED), answers_hidden=notebook.cells(ANSWER_HIDDEN)
+        )
         notebook.start_all()
         try:
             notebook.wait_until_done()
         finally:
             notebook.take_pictures(ROOT / "build" / "screenshots")
         stored = json.loads(request.param.read_text(encoding="utf-8"))["cells"]
-        yield SimpleNamespace(notebook=notebook, first=first, stored=stored, saved=notebook.save())
+        yield SimpleNamespace(
+            notebook=notebook, first=first, stored=stored, saved=notebook.save()
+        )
 
 
 def count(cell, kind):
@@ -60,19 +66,30 @@ def count(cell, kind):
 
 def bars_of(cell):
     """How many progress bars a cell shows; its sliders are a VBox."""
-    shown = [output["data"] for output in cell.get("outputs", []) if WIDGET in output.get("data", {})]
+    shown = [
+        output["data"]
+        for output in cell.get("outputs", [])
+        if WIDGET in output.get("data", {})
+    ]
     return sum(not "".join(data["text/plain"]).startswith("VBox") for data in shown)
 
 
 def test_every_cell_ran_and_none_ended_in_an_error(run):
     code = [cell for cell in run.saved if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
-    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+    assert not [
+        output
+        for cell in code
+        for output in cell["outputs"]
+        if output["output_type"] == "error"
+    ]
 
 
 def test_no_red_box_that_the_stored_notebook_has_not(run):
     for stored, reds in zip(run.stored, run.notebook.cells(REDS), strict=True):
-        expected = any(output.get("name") == "stderr" for output in stored.get("outputs", []))
+        expected = any(
+            output.get("name") == "stderr" for output in stored.get("outputs", [])
+        )
         assert expected or not [text for text in reds if text.replace(BUSY, "").strip()]
 
 
@@ -82,7 +99,9 @@ def test_solutions_are_folded_before_and_after_the_run(run):
     folded = [cell.get("source_hidden", False) for cell in hidden]
     assert any(folded)
     assert run.first.folded == folded and run.notebook.cells(FOLDED) == folded
-    assert run.first.answers_hidden == [cell.get("outputs_hidden", False) for cell in hidden]
+    assert run.first.answers_hidden == [
+        cell.get("outputs_hidden", False) for cell in hidden
+    ]
 
 
 def test_every_figure_is_drawn(run):
@@ -92,7 +111,8 @@ def test_every_figure_is_drawn(run):
 
 def test_every_picture_in_the_text_is_loaded(run):
     expected = [
-        "".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0 for cell in run.stored
+        "".join(cell["source"]).count("![") if cell["cell_type"] == "markdown" else 0
+        for cell in run.stored
     ]
     assert run.notebook.cells(PICTURES) == expected
 
@@ -108,7 +128,9 @@ def test_the_text_is_rendered_to_the_last_mark(run):
 
 
 def test_the_questions_hide_their_answers(run):
-    expected = [[False] * "".join(cell["source"]).count("<details>") for cell in run.stored]
+    expected = [
+        [False] * "".join(cell["source"]).count("<details>") for cell in run.stored
+    ]
     assert run.notebook.cells(ANSWERS) == expected
     question = run.notebook.page.locator("details").first
     answer = question.locator("p").first
@@ -120,10 +142,14 @@ def test_the_questions_hide_their_answers(run):
 
 def test_progress_bars_are_drawn_and_full(run):
     """But for the last one of a cell that says its run was stopped: it ends where the run was stopped."""
-    for saved, bars, text in zip(run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True):
+    for saved, bars, text in zip(
+        run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True
+    ):
         assert len(bars) == bars_of(saved) and all(bar["visible"] for bar in bars), text
         assert not [
-            words for words in ("HBox(", "Error displaying widget", "Loading widget") if words in text
+            words
+            for words in ("HBox(", "Error displaying widget", "Loading widget")
+            if words in text
         ], text
         for bar in bars[:-1] if "Stopped after" in text else bars:
             assert bar["width"] == "100%" and not bar["red"], bar["text"]
@@ -135,10 +161,14 @@ def test_a_slider_moves_its_answer(run):
     if page.locator(".widget-hslider").count():
         answer = page.locator(".widget-html-content").last
         before = answer.inner_text()
-        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press("ArrowLeft")
+        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press(
+            "ArrowLeft"
+        )
         page.wait_for_timeout(2000)
         assert "MiB reserved" in before and answer.inner_text() != before
-        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press("ArrowRight")
+        page.locator(".widget-hslider").nth(1).locator(".noUi-handle").press(
+            "ArrowRight"
+        )
     elif page.locator(".widget-text input").count():
         field = page.locator(".widget-text input").last
         answer = page.locator(".widget-html-content", has_text="World").last
@@ -148,7 +178,9 @@ def test_a_slider_moves_its_answer(run):
         page.wait_for_timeout(5000)
         assert "World" in before and answer.inner_html() != before
     else:
-        assert not re.search("Slider|Text\\(", "".join("".join(cell["source"]) for cell in run.stored))
+        assert not re.search(
+            "Slider|Text\\(", "".join("".join(cell["source"]) for cell in run.stored)
+        )
 
 
 CORNERS = """[...cell.querySelectorAll('.jp-OutputArea-output img')].map(image => {
@@ -166,13 +198,17 @@ def test_figures_can_be_read_in_the_dark_theme(run):
     theme = "jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {}'}})"
     page.evaluate(theme.format("Dark"))
     try:
-        page.wait_for_selector("body[data-jp-theme-light='false']", state="attached", timeout=20_000)
+        page.wait_for_selector(
+            "body[data-jp-theme-light='false']", state="attached", timeout=20_000
+        )
         run.notebook.take_pictures(ROOT / "build" / "screenshots" / "dark")
         corners = sum(run.notebook.cells(CORNERS), [])
         assert corners and set(corners) == {255}
     finally:
         page.evaluate(theme.format("Light"))
-        page.wait_for_selector("body[data-jp-theme-light='true']", state="attached", timeout=20_000)
+        page.wait_for_selector(
+            "body[data-jp-theme-light='true']", state="attached", timeout=20_000
+        )
 
 
 def test_nothing_has_to_be_scrolled_sideways(run):
@@ -182,11 +218,15 @@ def test_nothing_has_to_be_scrolled_sideways(run):
 def test_the_browser_complains_about_nothing(run):
     # JupyterLab shows a text first, then puts in the pictures attached to it: only the first attempt fails.
     # And it takes back a request of its own that a newer one replaces, such as to save the layout.
-    harmless = ("request: attachment:", "console: Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME")
+    harmless = (
+        "request: attachment:",
+        "console: Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME",
+    )
     assert not [
         complaint
         for complaint in run.notebook.complaints
-        if not complaint.startswith(harmless) and not complaint.endswith("net::ERR_ABORTED")
+        if not complaint.startswith(harmless)
+        and not complaint.endswith("net::ERR_ABORTED")
     ]
 
 
@@ -196,7 +236,10 @@ def test_a_folded_solution_opens_when_clicked(run):
     cell = run.notebook.page.locator(".jp-Notebook-cell").nth(number)
     cell.locator(".jp-InputPlaceholder").click()
     cell.locator(".cm-content").wait_for(state="visible", timeout=10_000)
-    assert "".join(run.stored[number]["source"]).splitlines()[-1] in cell.locator(".cm-content").inner_text()
+    assert (
+        "".join(run.stored[number]["source"]).splitlines()[-1]
+        in cell.locator(".cm-content").inner_text()
+    )
     cell.locator(".jp-InputCollapser").click()
     assert run.notebook.cells(FOLDED)[number]
 
@@ -211,11 +254,18 @@ def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tin
         run = train(load_model(recipe), tokens, recipe, output_dir="runs/stop-button")"""
     cells = [
         v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
-        v4.new_code_cell("print('finished:', run.finished, '| steps taken:', len(run.steps) > 0)"),
+        v4.new_code_cell(
+            "print('finished:', run.finished, '| steps taken:', len(run.steps) > 0)"
+        ),
     ]
-    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    kernel = {
+        "name": "python3",
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+    }
     (lab.folder / "stop.ipynb").write_text(
-        json.dumps(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})), encoding="utf-8"
+        json.dumps(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})),
+        encoding="utf-8",
     )
     with opened("stop.ipynb") as notebook:
         notebook.start_all()
@@ -228,5 +278,8 @@ def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tin
         assert "Stopped after" in texts[0] and "error" not in [
             output["output_type"] for output in trained["outputs"]
         ]
-        assert texts[1].strip() == "finished: False | steps taken: True" and looked["execution_count"] == 2
+        assert (
+            texts[1].strip() == "finished: False | steps taken: True"
+            and looked["execution_count"] == 2
+        )
         assert not any(notebook.cells(REDS))
