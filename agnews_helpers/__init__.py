@@ -10,6 +10,7 @@ __version__ = "2.0.0"
 # module -> its public names, in the order of the notebooks
 _NAMES = {
     "recipe": "Recipe LABELS",
+    "profiles": "recipe_for_this_machine environment_overrides",
     "data": "load_data SUPPORT",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",

@@ -18,7 +18,8 @@ from .plumbing.storage import (
     try_file,
     write_json,
 )
-from .recipe import ALLOWED, Recipe, from_environment
+from .profiles import environment_overrides, recipe_for_this_machine
+from .recipe import ALLOWED, Recipe
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 CHUNK = 1_000  # texts that are in memory at a time
@@ -339,7 +340,7 @@ def _train(options) -> tuple[int, dict]:
     begun = (
         checkpoints.recipe_of_run(folder).replace(**flags) if resume else None
     )  # goes on as it was begun
-    recipe = begun or Recipe.for_this_machine(**flags)
+    recipe = begun or recipe_for_this_machine(**flags)
     here = hardware.process_state()
     here.print(recipe.describe())  # of several processes the first
     atexit.register(
@@ -392,9 +393,9 @@ def _evaluate(options) -> tuple[int, dict]:
     if (
         begun and "profile" not in flags
     ):  # the data and the length of the classifier's own run
-        recipe = Recipe.from_dict(begun).replace(**from_environment(os.environ) | flags)
+        recipe = Recipe.from_dict(begun).replace(**environment_overrides() | flags)
     else:
-        recipe = Recipe.for_this_machine(**flags)
+        recipe = recipe_for_this_machine(**flags)
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     rows = data.load_test(recipe, model.class_names(classifier))

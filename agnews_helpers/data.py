@@ -15,7 +15,8 @@ from .plumbing.errors import DataError
 from .plumbing.hub import from_hub
 from .plumbing.repeats import note_repeats
 from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wrong
-from .recipe import HUB_DATA, LABELS, PROFILES, Recipe
+from .profiles import PROFILES
+from .recipe import HUB_DATA, LABELS, Recipe
 
 SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
 SUPPORT = (

@@ -14,17 +14,20 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from .hardware import this_card, version_of
+from .plumbing.errors import HubUnreachable
 from .plumbing.hub import NO_ID, HubStatus, why_unreachable
 from .plumbing.mini import MiniUnavailable, checked_file, mini_place
 from .plumbing.storage import damaged_files
+from .profiles import (
+    PROFILES,
+    environment_overrides,
+    hub_status,
+    recipe_for_this_machine,
+)
 from .recipe import (
     HUB_DATA,
     HUB_MODEL,
-    PROFILES,
-    HubUnreachable,
     Recipe,
-    from_environment,
-    hub_status,
 )
 
 CHECK_IMPORTS = (
@@ -76,10 +79,10 @@ def broken_imports() -> Iterator[Check]:
 def recipe_or_default() -> Recipe:
     """The recipe that would run, also where it needs the Hub and the Hub does not answer: a finding, here."""
     try:
-        return Recipe.for_this_machine()
+        return recipe_for_this_machine()
     except HubUnreachable:
-        values = PROFILES[profile := os.environ["AGNEWS_PROFILE"]] | from_environment(
-            os.environ
+        values = (
+            PROFILES[profile := os.environ["AGNEWS_PROFILE"]] | environment_overrides()
         )
         return Recipe(profile, **values).with_reason("asked for by AGNEWS_PROFILE")
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .plumbing.storage import read_json, save_text
-from .recipe import Recipe
+from .profiles import recipe_for_this_machine
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -23,7 +23,7 @@ def run_notebooks(source: Path, target: Path) -> dict:
         raise FileNotFoundError(
             f"{source} holds no numbered notebook, or is --target. Give --source."
         )
-    recipe = Recipe.for_this_machine()
+    recipe = recipe_for_this_machine()
     print(recipe.describe(), f"from       {source}", sep="\n", flush=True)
     target.mkdir(parents=True, exist_ok=True)
     runs, aside = target / "runs", target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"

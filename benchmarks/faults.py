@@ -306,7 +306,8 @@ def _intact_steps(folder: Path) -> int:
     """Steps of the newest checkpoint that is whole; all of them once the run is finished and whole."""
     facts = run_facts(folder) if folder.exists() else {}
     if facts.get("finished") and all(
-        storage.matches_sha256(folder / name, wanted) for name, wanted in facts["files"].items()
+        storage.matches_sha256(folder / name, wanted)
+        for name, wanted in facts["files"].items()
     ):
         return facts["steps"]
     whole = [path for path in checkpoints_in(folder) if not storage.damaged_files(path)]

@@ -19,7 +19,14 @@ import pandas as pd
 import torch
 from whole_run import whole_run
 
-from agnews_helpers import Recipe, load_data, load_model, load_tokenizer, tokenize
+from agnews_helpers import (
+    Recipe,
+    load_data,
+    load_model,
+    load_tokenizer,
+    recipe_for_this_machine,
+    tokenize,
+)
 
 HERE = Path(__file__)
 SEEDS, EPOCHS = (1, 2, 3), 4
@@ -208,7 +215,7 @@ def measure(path: Path, test_rows: int) -> None:
             for name, method in wanted.items()
             if (name, size, seed) not in done
         }
-        recipe = Recipe.for_this_machine(
+        recipe = recipe_for_this_machine(
             profile="offline", seed=seed, test_rows=test_rows
         )
         news = rows_of(recipe, size) if wanted else None

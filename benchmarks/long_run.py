@@ -64,17 +64,17 @@ def test(model, rows, recipe) -> dict:
 def run(work: Path) -> None:
     """Begin the run or go on with it, and log its steps and tests."""
     from agnews_helpers import (
-        Recipe,
         load_data,
         load_model,
         load_tokenizer,
+        recipe_for_this_machine,
         tokenize,
         train,
         training,
     )
     from agnews_helpers.checkpoints import State
 
-    recipe = Recipe.for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
+    recipe = recipe_for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
     count, end_epoch, evaluate = State.count, State.end_epoch, training.evaluate
     here, tested = psutil.Process(), {}
@@ -123,9 +123,9 @@ def baseline(work: Path) -> None:
     """TF-IDF and logistic regression on the same rows, as in notebook 01."""
     from learning_curve import linear
 
-    from agnews_helpers import Recipe, load_data
+    from agnews_helpers import load_data, recipe_for_this_machine
 
-    recipe = Recipe.for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
+    recipe = recipe_for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     news = load_data(recipe)
     log(
         work,

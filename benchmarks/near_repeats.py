@@ -10,13 +10,18 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from agnews_helpers import LABELS, Recipe, load_data, near_repeats
+from agnews_helpers import (
+    LABELS,
+    load_data,
+    near_repeats,
+    recipe_for_this_machine,
+)
 
 HERE = Path(__file__)
 
 
 def main() -> None:
-    news = load_data(Recipe.for_this_machine(profile="offline", validation_share=0.01))
+    news = load_data(recipe_for_this_machine(profile="offline", validation_share=0.01))
     train = {
         key: news["train"][key][:] + news["validation"][key][:]
         for key in ("text", "label")

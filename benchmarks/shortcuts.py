@@ -16,11 +16,11 @@ from datasets import Dataset
 from whole_run import whole_run
 
 from agnews_helpers import (
-    Recipe,
     evaluate,
     load_data,
     load_model,
     load_tokenizer,
+    recipe_for_this_machine,
     tokenize,
 )
 
@@ -34,7 +34,7 @@ TELLTALES = {
 
 
 def main() -> None:
-    recipe = Recipe.for_this_machine(profile="offline", model="mini", train_rows=2000)
+    recipe = recipe_for_this_machine(profile="offline", model="mini", train_rows=2000)
     tokenizer = load_tokenizer(recipe)
     tokens = tokenize(load_data(recipe), tokenizer, recipe)
     run = whole_run(load_model(recipe), tokens, recipe)

@@ -48,9 +48,9 @@ def newsletter(rows: int):
 
 
 def _recipe():
-    from agnews_helpers import Recipe
+    from agnews_helpers import recipe_for_this_machine
 
-    return Recipe.for_this_machine(
+    return recipe_for_this_machine(
         model="mini",
         data=os.environ.get("AGNEWS_DATA", "sample"),
         profile="offline",

@@ -449,7 +449,9 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
 ):
     real = storage.damaged_files
     monkeypatch.setattr(
-        storage, "patiently", lambda function, *arguments: function(*arguments)
+        storage,
+        "retry_permission_error",
+        lambda function, *arguments: function(*arguments),
     )
 
     def fails(path):

@@ -347,7 +347,7 @@ def test_the_hub_that_a_profile_needs_is_one_finding_among_others(
     profile, model, monkeypatch, capsys
 ):
     silent = HubStatus(False, "the Hugging Face Hub does not answer")
-    monkeypatch.setattr("agnews_helpers.recipe.hub_status", lambda: silent)
+    monkeypatch.setattr("agnews_helpers.profiles.hub_status", lambda: silent)
     monkeypatch.setattr(doctor, "hub_status", lambda: silent)
     monkeypatch.setenv("AGNEWS_PROFILE", profile)
     if model:

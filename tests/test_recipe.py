@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agnews_helpers import HubUnreachable, Recipe
-from agnews_helpers import recipe as module
+from agnews_helpers import HubUnreachable, Recipe, recipe_for_this_machine
+from agnews_helpers import profiles as module
 from agnews_helpers.plumbing.hub import HubStatus, why_unreachable
-from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, hub_status
+from agnews_helpers.profiles import hub_status
+from agnews_helpers.recipe import ALLOWED, HUB_DATA, HUB_MODEL
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +134,7 @@ def test_a_value_out_of_range_is_named(field, value):
 
 
 def test_every_field_is_checked():
-    assert list(module.ALLOWED) == [item.name for item in fields(Recipe)]
+    assert list(ALLOWED) == [item.name for item in fields(Recipe)]
 
 
 def test_a_copy_is_checked_too():
@@ -150,13 +151,13 @@ def test_a_recipe_comes_back_from_its_dict():
     assert Recipe.from_dict({"epochs": 2}) == Recipe(epochs=2)
     with pytest.raises(ValueError, match=r"Recipe\.epochs is '4'"):
         Recipe.from_dict({"epochs": "4"})
-    with pytest.raises(ValueError, match="names and values, not of None"):
+    with pytest.raises(ValueError, match="names and values, not None"):
         Recipe.from_dict(None)
 
 
 def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):
     monkeypatch.setenv("AGNEWS_PROFILE", "offline")
-    recipe = Recipe.for_this_machine()
+    recipe = recipe_for_this_machine()
     assert recipe.describe().startswith(
         "profile    offline (asked for by AGNEWS_PROFILE)\nmodel      mini;"
     )
@@ -178,7 +179,7 @@ def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeyp
 )
 def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profile):
     hub(monkeypatch, reachable), cuda(monkeypatch, gpu)
-    recipe = Recipe.for_this_machine()
+    recipe = recipe_for_this_machine()
     assert recipe.profile == profile
     assert recipe.model == ("mini" if profile == "offline" else HUB_MODEL)
     assert (
@@ -189,7 +190,7 @@ def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profi
 
 def test_what_was_downloaded_before_counts_as_hub(monkeypatch):
     hub(monkeypatch, reachable=False, cached=True), cuda(monkeypatch, False)
-    assert Recipe.for_this_machine().profile == "laptop"
+    assert recipe_for_this_machine().profile == "laptop"
 
 
 def test_full_without_a_hub_stops_with_the_reason(monkeypatch):
@@ -199,7 +200,7 @@ def test_full_without_a_hub_stops_with_the_reason(monkeypatch):
         HubUnreachable,
         match="'full' needs the Hugging Face Hub, and the Hub is a test.*AGNEWS_PROFILE=offline",
     ):
-        Recipe.for_this_machine()
+        recipe_for_this_machine()
 
 
 def test_full_with_local_folders_needs_no_hub(monkeypatch):
@@ -207,14 +208,14 @@ def test_full_with_local_folders_needs_no_hub(monkeypatch):
     monkeypatch.setenv("AGNEWS_PROFILE", "full")
     monkeypatch.setenv("AGNEWS_MODEL", "mini")
     monkeypatch.setenv("AGNEWS_DATA", "rows")
-    assert Recipe.for_this_machine().data == "rows"
+    assert recipe_for_this_machine().data == "rows"
 
 
 def test_the_environment_and_arguments_override(monkeypatch):
     hub(monkeypatch, reachable=False)
     monkeypatch.setenv("AGNEWS_TRAIN_ROWS", "2000")
     monkeypatch.setenv("AGNEWS_DATA", "somewhere/rows")
-    recipe = Recipe.for_this_machine(epochs=2, batch_size=None)
+    recipe = recipe_for_this_machine(epochs=2, batch_size=None)
     assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
     assert (
         "somewhere" not in recipe.describe()
@@ -233,13 +234,13 @@ def test_a_bad_variable_is_named(monkeypatch, name, value):
     hub(monkeypatch, reachable=False)
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"{name} is '{value}'"):
-        Recipe.for_this_machine()
+        recipe_for_this_machine()
 
 
 def test_an_unknown_argument_is_named(monkeypatch):
     hub(monkeypatch, reachable=False)
     with pytest.raises(ValueError, match="no field batchsize"):
-        Recipe.for_this_machine(batchsize=8)
+        recipe_for_this_machine(batchsize=8)
 
 
 def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
@@ -251,8 +252,8 @@ def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", hang)
     start = time.perf_counter()
-    assert Recipe.for_this_machine().profile == "offline"
-    assert Recipe.for_this_machine().profile == "offline"
+    assert recipe_for_this_machine().profile == "offline"
+    assert recipe_for_this_machine().profile == "offline"
     assert (
         time.perf_counter() - start < 3 and len(asked) == 1
     )  # both: decided once per process

@@ -1,0 +1,118 @@
+"""Which of the three sizes runs here, and the ``AGNEWS_`` variables. Notebook 01."""
+
+import os
+from typing import Any
+
+from .plumbing import hub
+from .plumbing.errors import HubUnreachable, InvalidValue
+from .recipe import HUB_DATA, HUB_MODEL, PROFILE_NAMES, Recipe
+
+# What each profile changes; everything else is the recipe's default.
+PROFILES = {
+    "offline": dict(model="mini", data="sample", train_rows=None, test_rows=None),
+    "laptop": dict(model=HUB_MODEL, data=HUB_DATA, train_rows=800, test_rows=400),
+    "full": dict(model=HUB_MODEL, data=HUB_DATA, train_rows=None, test_rows=None),
+}
+TEXT_VARIABLES = ("model", "data", "label_column", "text_columns")
+NUMBER_VARIABLES = ("train_rows", "test_rows")
+
+
+def recipe_for_this_machine(**overrides: Any) -> Recipe:
+    """Return the recipe in the size that fits this machine.
+
+    The profile is `overrides["profile"]`, else ``AGNEWS_PROFILE``, otherwise chosen
+    automatically: ``full`` with the Hub (or its cache) and CUDA, ``laptop`` with the
+    Hub only, else ``offline``. `environment_overrides` override single fields, and
+    `overrides` override those.
+
+    Parameters
+    ----------
+    **overrides
+        Field of `Recipe` -> value; None is ignored.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    HubUnreachable
+        If the profile was asked for, needs the Hub, and the Hub does not answer.
+    InvalidValue
+        If a variable or an override is out of range.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    fields = Recipe.__annotations__
+    if unknown := ", ".join(sorted(given.keys() - fields)):
+        raise InvalidValue(
+            f"Recipe has no field {unknown}; it has {', '.join(fields)}."
+        )
+    source = "argument" if "profile" in given else "AGNEWS_PROFILE"
+    asked = given.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
+    profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
+    if profile not in PROFILE_NAMES:
+        allowed = f"it must be one of {', '.join(PROFILE_NAMES)}"
+        raise InvalidValue(f"{source} is {profile!r}; {allowed}.")
+    recipe = Recipe(profile, **PROFILES[profile] | environment_overrides() | given)
+    if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:
+        status = hub_status()
+        if not status.usable:
+            raise HubUnreachable(
+                f"The profile '{profile}' needs the Hugging Face Hub, and "
+                f"{status.reason}. Go online, or set AGNEWS_PROFILE=offline, or point "
+                "AGNEWS_MODEL and AGNEWS_DATA at local folders."
+            )
+    return recipe.with_reason(reason)
+
+
+def environment_overrides() -> dict[str, Any]:
+    """Return the fields that ``AGNEWS_*`` variables set; an empty one counts as unset.
+
+    ``AGNEWS_MODEL``, ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``,
+    ``AGNEWS_TRAIN_ROWS`` and ``AGNEWS_TEST_ROWS``.
+
+    Returns
+    -------
+    dict
+        Field of `Recipe` -> value.
+
+    Raises
+    ------
+    InvalidValue
+        If a number of rows is no whole number.
+    """
+    values = {}
+    for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES):
+        variable = f"AGNEWS_{name.upper()}"
+        if text := os.environ.get(variable):
+            if name in NUMBER_VARIABLES and not text.isdecimal():
+                raise InvalidValue(
+                    f"{variable} is {text!r}; it must be a whole number."
+                )
+            values[name] = int(text) if name in NUMBER_VARIABLES else text
+    return values
+
+
+def hub_status() -> hub.HubStatus:
+    """Say whether the recipe's model and data can be had from the Hub or its cache.
+
+    The network is asked once per process.
+
+    Returns
+    -------
+    HubStatus
+        ``usable`` (bool) and ``reason`` (str).
+    """
+    return hub.hub_status(HUB_MODEL, HUB_DATA)
+
+
+def _choose_profile() -> tuple[str, str]:
+    """Return the profile that fits this machine, and why."""
+    status = hub_status()
+    if not status.usable:
+        return "offline", status.reason
+    import torch  # only now: the answer above needs no torch
+
+    if torch.cuda.is_available():
+        return "full", f"a CUDA device is there, and {status.reason}"
+    return "laptop", f"no CUDA device, and {status.reason}"
