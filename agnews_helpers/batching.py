@@ -120,27 +120,15 @@ class Collator:
         }
 
 
-def process_rows(batch: list[int], process: int, processes: int) -> list[int]:
-    """The rows of a batch that one of several processes takes: every so-many-th, so that all get equal work.
-
-    Rows are sorted by length. Where a process gets none, it takes the first row; see `training.mean_over`.
-    """
-    return batch[process::processes] or batch[:1]
-
-
 def make_loader(
-    rows, batches: list, recipe: Recipe, accelerator=None, pad_token_id: int = 0
+    rows, batches: list, recipe: Recipe, pad_token_id: int = 0
 ) -> DataLoader:
     """A `DataLoader` over tokenized rows, which makes the given batches in the given order.
 
     rows : a split of what `tokenize` returns.
     batches : row numbers, from `epoch_batches` for training or `sorted_batches` for evaluation.
-    accelerator : deals each batch out among the processes, where there are several; None for one.
     pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
     """
-    if accelerator is not None:
-        process, processes = accelerator.process_index, accelerator.num_processes
-        batches = [process_rows(batch, process, processes) for batch in batches]
     # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A
     # generator of its own: a loader draws a number when it starts, which would change the dropout of a run
     # that is continued.

@@ -10,9 +10,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .batching import PROGRESS_BAR_FROM_ROWS, make_loader, sorted_batches, tokenize
-from .hardware import process_state
 from .model import check_model_and_tokenizer, class_names, load_classifier, run_facts
 from .plumbing.errors import InvalidValue, NonFiniteError
+from .plumbing.processes import process_state
 from .plumbing.tables import problem_of
 from .recipe import Recipe
 
