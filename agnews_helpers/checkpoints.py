@@ -166,11 +166,12 @@ class State:
         if not steps:
             return ""
         minutes = statistics.fmean(steps) * self.total_steps / 60
-        hours = f"{minutes / 60:.1f} hours"
+        duration = f"{minutes:.1f} minutes"
+        if minutes >= 90:
+            duration = f"{minutes / 60:.1f} hours"
         return (
             f"At this pace all {self.epochs} epochs of {self.rows:,} training rows "
-            f"take about {hours if minutes >= 90 else f'{minutes:.1f} minutes'}, validation "
-            "left out."
+            f"take about {duration}, validation left out."
         )
 
 
