@@ -335,12 +335,10 @@ def load_classifier(
     if (folder / storage.BEST).is_dir():
         folder = folder / storage.BEST
     for name in CLASSIFIER_FILES:
-        path = folder / name
-        if not path.exists():
+        if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder} holds no trained classifier (no {name}). {remedy}"
             )
-        path.open("rb").close()
     if facts and not facts.get("finished"):
         epoch = facts.get("epoch")
         progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"

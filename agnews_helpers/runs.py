@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ from .recipe import Recipe
 FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 CHECKPOINTS_KEPT = 2
 OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+FINISHED_FILES = (
+    f"{storage.BEST}/{storage.MANIFEST}",
+    storage.HISTORY,
+    storage.STEPS,
+)
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -217,7 +223,8 @@ class OpenRun:
         other_run = ""
         if self._record.get("finished"):
             other_run = differences(self._record["identity"], self.identity)
-            damaged = storage.damaged_files(self.path, self._record["files"])
+            damaged = storage.damaged_files(self.path / storage.BEST)
+            damaged += storage.damaged_files(self.path, self._record["files"])
             if not other_run and not damaged:
                 self.is_finished = True
                 self._remove_checkpoints(self.identity)
@@ -304,11 +311,13 @@ class OpenRun:
         self.model.to(state.device)
         load_weights(self.model, self.path / storage.BEST)
         facts = run_facts(self.path)
+        # Otherwise pandas 2 loses the last digit.
+        read_table = partial(pd.read_csv, index_col=0, float_precision="round_trip")
         return Run(
             self.model,
             self.path,
-            _read_table(self.path / storage.HISTORY),
-            _read_table(self.path / storage.STEPS),
+            read_table(self.path / storage.HISTORY),
+            read_table(self.path / storage.STEPS),
             facts["epoch"],
             facts["seconds"],
         )
@@ -423,12 +432,8 @@ class OpenRun:
         if run:
             storage.save_text(self.path / storage.HISTORY, run.history.to_csv())
             storage.save_text(self.path / storage.STEPS, run.steps.to_csv())
-            names = [f"{storage.BEST}/{path.name}" for path in best.iterdir()]
-            names += [storage.HISTORY, storage.STEPS]
             facts["seconds"] = run.seconds
-            facts["files"] = {
-                name: storage.sha256(self.path / name) for name in sorted(names)
-            }
+            facts["files"] = {n: storage.sha256(self.path / n) for n in FINISHED_FILES}
         self._write_record(facts)
 
     def _write_record(self, facts: dict[str, Any]) -> None:
@@ -541,7 +546,8 @@ def identity_of(
     """
     values: dict[str, Any] = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
-        values[f"data ({name})"] = fingerprint(tokens[name])
+        split = tokens[name]
+        values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
     files = [storage.sha256(path) for path in source_files(model.name_or_path)]
     values["model"] = _digest(files or [(name, list(w.shape)) for name, w in weights])
@@ -572,33 +578,5 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def fingerprint(split: Dataset) -> str:
-    """Return a digest of a split's tokens and labels, in their order.
-
-    Parameters
-    ----------
-    split : Dataset
-        From `tokenize`.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-    """
-    table = split.select_columns(["input_ids", "label"]).with_format("arrow")[:]
-    ids = table["input_ids"].combine_chunks()
-    sums = hashlib.sha256()
-    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
-        numbers = column.to_numpy(zero_copy_only=False).astype("int64")
-        sums.update(numbers.tobytes())
-    return sums.hexdigest()[:16]
-
-
 def _digest(values: list) -> str:
     return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read history.csv or steps.csv. As numbers, pandas 2 would lose the last digit."""
-    table = pd.read_csv(path, index_col=0, dtype=str)
-    return table.astype(float).rename(index=int)

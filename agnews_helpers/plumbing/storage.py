@@ -29,7 +29,6 @@ MANIFEST = "manifest.json"
 # What no other output may be called.
 RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
-REPLACED = PARTIAL + "replaced-"  # prefix: until its successor has the name
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 warn_once = functools.cache(print)  # each text is printed once per process
@@ -73,13 +72,10 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
             shutil.copymode(partial / MANIFEST, path)
             _flush(path)
         _flush(partial)
-        replaced = None
         if folder.exists():
-            replaced = _move_away(folder)
+            remove_folder(folder)
         retry_permission_error(os.replace, partial, folder)
         _flush(folder.parent)
-        if replaced:
-            shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -93,14 +89,21 @@ def remove_folder(folder: Path) -> None:
     folder : Path
         A folder that exists.
     """
-    if moved := _move_away(folder):
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    present = {path.relative_to(folder).as_posix() for path in paths}
+    ours = set()
+    with suppress(Damaged):
+        ours = {*read_json(folder / MANIFEST), MANIFEST}
+    if present <= ours:
+        moved = folder.with_name(f"{PARTIAL}old-{folder.name}")
+        retry_permission_error(os.replace, folder, moved)
         shutil.rmtree(moved, ignore_errors=True)
+    else:
+        set_aside(folder, "it holds files that its manifest does not name")
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what a process that died was writing into, or removing from, a folder.
-
-    A folder that was about to be replaced, and was not, gets its name back.
+    """Delete what a process that died was writing or deleting in a folder.
 
     Parameters
     ----------
@@ -108,30 +111,10 @@ def remove_partial(folder: Path) -> None:
         The folder to clean.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        original = folder / path.name.removeprefix(REPLACED)
-        if path.name.startswith(REPLACED + BEST) and not original.exists():
-            os.replace(path, original)
-        elif path.is_dir():
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _move_away(folder: Path) -> Path | None:
-    """Rename a folder that is to be deleted; set it aside if it holds foreign files."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    present = {path.relative_to(folder).as_posix() for path in paths}
-    try:
-        ours = {*read_json(folder / MANIFEST), MANIFEST}
-    except Damaged:
-        ours = set()
-    if not present <= ours:
-        set_aside(folder, "it holds files that its manifest does not name")
-        return None
-    moved = folder.with_name(REPLACED + folder.name)
-    shutil.rmtree(moved, ignore_errors=True)
-    retry_permission_error(os.replace, folder, moved)
-    return moved
 
 
 def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
