@@ -162,7 +162,7 @@ def test_a_failure_leaves_the_model_as_it_was(
     model = load_model(two)
 
     def fail(*_):
-        assert model.config._attn_implementation == cpu_kernels.NAME
+        assert model.config._attn_implementation == cpu_kernels.ATTENTION_NAME
         raise RuntimeError("broken")
 
     def looks(model):
