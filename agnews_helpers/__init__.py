@@ -15,8 +15,8 @@ _NAMES = {
     "model": "load_tokenizer load_model pretrained_name load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
     "training": "train forward_backward find_or_train Run",
-    "evaluation": "evaluate score Report calibration calibration_error",
-    "prediction": "predict_logits classify",
+    "evaluation": "evaluate score Report calibration calibration_error "
+    "predict_logits classify",
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.repeats": "near_repeats",
