@@ -429,6 +429,8 @@ def _predict(options) -> tuple[int, dict]:
     if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        if not texts:
+            return 0, {"predictions": found}
     table = classify(texts, options.output_dir)
     for text, label, *chances in table.itertuples(index=False, name=None):
         chances = dict(zip(table.columns[2:], chances))

@@ -13,7 +13,6 @@ from matplotlib import pyplot as plt
 from transformers import DistilBertConfig
 
 from agnews_helpers import (
-    GTX_1650_TI,
     LABELS,
     StepOptions,
     budget_table,
@@ -167,13 +166,6 @@ DRAWINGS = {
         timeline(
             trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach"))
         )
-    ),
-    "gpu_picture": lambda: plots.gpu_picture(
-        GTX_1650_TI,
-        TABLE,
-        "Bars: counted.\nCard: published facts.",
-        {"linux": 0.19, "windows": 0.95},
-        "DistilBERT, batch size 8: one training step",
     ),
 }
 
