@@ -14,13 +14,14 @@ _NAMES = {
     "data": "load_data SUPPORT",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
-    "training": "train forward_backward find_or_train Run",
+    "training": "train forward_backward",
+    "runs": "Run",
     "evaluation": "evaluate score Report calibration calibration_error "
     "predict_logits classify",
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.repeats": "near_repeats",
-    "plumbing.vram_cap": "VramCap",
+    "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
     "FolderInUse ResumeError NonFiniteError DoesNotFit",
     "vram.trace": "StepOptions trace_steps",

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm.auto import trange
@@ -147,7 +146,7 @@ class Collator:
     A class and not a nested function, so that `DataLoader` workers can be started on
     Windows, too.
 
-    Attributes
+    Parameters
     ----------
     pad_token_id : int
         Id that fills up the short rows.
@@ -183,36 +182,8 @@ class Collator:
         }
 
 
-def process_rows(batch: list[int], process: int, processes: int) -> list[int]:
-    """Return one process's share of a batch: every n-th row.
-
-    The rows are sorted by length, so every n-th row gives each process short and long
-    ones alike.
-
-    Parameters
-    ----------
-    batch : list[int]
-        Row indices of the global batch.
-    process : int
-        Rank of the process, from 0.
-    processes : int
-        Number of processes.
-
-    Returns
-    -------
-    list[int]
-        Row indices. A process without a row of a short batch gets the first row, whose
-        loss then counts as zero (`training.mean_over`).
-    """
-    return batch[process::processes] or batch[:1]
-
-
 def make_loader(
-    split: Dataset,
-    batches: list[list[int]],
-    recipe: Recipe,
-    accelerator: Accelerator | None = None,
-    pad_token_id: int = 0,
+    split: Dataset, batches: list[list[int]], recipe: Recipe, pad_token_id: int = 0
 ) -> DataLoader:
     """Build the `DataLoader` of a tokenized split.
 
@@ -224,8 +195,6 @@ def make_loader(
         Row indices from `epoch_batches` (training) or `sorted_batches` (evaluation).
     recipe : Recipe
         Its `padding` decides to which length the rows are padded.
-    accelerator : Accelerator or None
-        In a multi-process run: gives each process its share of every batch.
     pad_token_id : int
         Id that fills up the short rows; 0 is ``[PAD]`` in BERT and DistilBERT.
 
@@ -234,9 +203,6 @@ def make_loader(
     DataLoader
         Gives the batches in their order, as `Collator` makes them.
     """
-    if accelerator is not None:
-        rank, world_size = accelerator.process_index, accelerator.num_processes
-        batches = [process_rows(batch, rank, world_size) for batch in batches]
     # No workers: the tokens are in memory, and on Windows workers hang notebooks.
     # Its own generator: a loader draws a number when it starts, which would change the
     # dropout of a resumed run.

@@ -328,86 +328,85 @@ def _budget(options) -> tuple[int, dict]:
     return 0, figures
 
 
-def _train(options) -> tuple[int, dict]:
-    from . import batching, checkpoints, data, evaluation, hardware, model, training
+def _train(options: argparse.Namespace) -> tuple[int, dict]:
+    from . import batching, checkpoints, data, evaluation, model, runs, training
+    from .plumbing.processes import process_state
 
-    folder, resume, flags = options.output_dir, options.resume, _flags(options)
-    if resume is None and checkpoints.checkpoints_in(folder):
-        choice = "Continue it with --resume, or discard it with --no-resume."
-        raise ResumeError(f"{folder} holds an unfinished run. {choice}")
-    begun = (
-        checkpoints.recipe_of_run(folder).replace(**flags) if resume else None
-    )  # goes on as it was begun
-    recipe = begun or recipe_for_this_machine(**flags)
-    here = hardware.process_state()
-    here.print(recipe.describe())  # of several processes the first
-    atexit.register(
-        here.destroy_process_group
-    )  # else its threads may still run when Python ends
+    folder, resume = options.output_dir, options.resume
+    flags = _flags(options)
+    if resume is None and checkpoints.find_checkpoints(folder):
+        raise ResumeError(
+            f"{folder} holds an unfinished run. Resume it with --resume, or discard it "
+            "with --no-resume."
+        )
+    if resume:  # with the recipe that it began with
+        recipe = runs.recipe_of_run(folder).replace(**flags)
+    else:
+        recipe = recipe_for_this_machine(**flags)
+    state = process_state()
+    state.print(recipe.describe())
+    # Otherwise its threads may still run when Python ends.
+    atexit.register(state.destroy_process_group)
     tokens = batching.tokenize(
         data.load_data(recipe), model.load_tokenizer(recipe), recipe
     )
-    if cut := sum(
-        split["length"][:].count(recipe.max_length) for split in tokens.values()
-    ):
-        here.print(
-            f"note: {cut:,} texts have {recipe.max_length} tokens or more; what is beyond is not read."
+    lengths = [n for split in tokens.values() for n in split["length"][:]]
+    if cut := lengths.count(recipe.max_length):
+        state.print(
+            f"note: {cut:,} texts have {recipe.max_length} tokens or more; the rest of "
+            "them is not read."
         )
-    names, how = (
-        tokens["train"].features["label"].names,
-        "auto" if resume is None else resume,
-    )
-    fresh = model.load_model(recipe, names)
     run = training.train(
-        fresh, tokens, recipe, folder, how, options.steps, options.checkpoint_minutes
+        model.load_model(recipe, tokens["train"].features["label"].names),
+        tokens,
+        recipe,
+        folder,
+        "auto" if resume is None else resume,
+        options.steps,
+        options.checkpoint_minutes,
     )
     if not run.finished:
         return INTERRUPTED if options.steps is None else 0, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
-    if not here.is_main_process:
+    if not state.is_main_process:
         return 0, {}
     print(run.history.round(4).to_string())
-    report.save(run.folder / "test_report.json")
+    report.save(folder / "test_report.json")
     print(f"test: {report}")
-    print(
-        f"epoch {run.best_epoch} kept in {folder}, {run.seconds / 60:.1f} minutes of training"
-    )
-    figures = {
-        "recipe": asdict(recipe),
+    minutes = run.seconds / 60
+    print(f"epoch {run.best_epoch} kept in {folder}, {minutes:.1f} minutes of training")
+    return 0, {
+        "recipe": recipe.to_dict(),
         "history": run.history.reset_index().to_dict("records"),
-    }
-    return 0, figures | {
         "best_epoch": run.best_epoch,
         "seconds": run.seconds,
         "test": report.to_dict(),
     }
 
 
-def _evaluate(options) -> tuple[int, dict]:
-    from . import batching, data, evaluation, hardware, model
+def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
+    from . import batching, data, evaluation, model
+    from .plumbing.processes import process_state
 
     classifier, tokenizer = model.load_classifier(options.output_dir)
-    flags, begun = _flags(options), model.run_facts(options.output_dir).get("recipe")
-    if (
-        begun and "profile" not in flags
-    ):  # the data and the length of the classifier's own run
-        recipe = Recipe.from_dict(begun).replace(**environment_overrides() | flags)
+    flags = _flags(options)
+    recipe_dict = model.run_facts(options.output_dir).get("recipe")
+    if recipe_dict and "profile" not in flags:
+        # The data and the length of the classifier's own run.
+        own = Recipe.from_dict(recipe_dict)
+        recipe = own.replace(**environment_overrides() | flags)
     else:
         recipe = recipe_for_this_machine(**flags)
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     rows = data.load_test(recipe, model.class_names(classifier))
-    test = batching.tokenize(rows, tokenizer, recipe)
-    report = evaluation.evaluate(
-        classifier.to(hardware.process_state().device), test, recipe
-    )
-    print(
-        f"test: {report}",
-        report.per_class.round(3).to_string(),
-        report.confusion.to_string(),
-        sep="\n",
-    )
-    return 0, {"recipe": asdict(recipe), "test": report.to_dict()}
+    split = batching.tokenize(rows, tokenizer, recipe)
+    classifier.to(process_state().device)
+    report = evaluation.evaluate(classifier, split, recipe)
+    print(f"test: {report}")
+    print(report.per_class.round(3).to_string())
+    print(report.confusion.to_string())
+    return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
 def _predict(options) -> tuple[int, dict]:

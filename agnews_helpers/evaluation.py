@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.utils import reduce
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .batching import PROGRESS_BAR_FROM_ROWS, make_loader, sorted_batches, tokenize
-from .hardware import process_state
 from .model import (
     check_model_and_tokenizer,
     class_names,
@@ -22,6 +20,7 @@ from .model import (
     run_facts,
 )
 from .plumbing.errors import InvalidValue, NonFiniteError
+from .plumbing.processes import over_processes, process_state
 from .plumbing.storage import write_json
 from .plumbing.tables import problem_of
 from .recipe import LABELS, Recipe
@@ -75,7 +74,7 @@ def predict_logits(
     finally:
         model.train(was_training)
     # The rows that other processes computed are zero in this one.
-    logits = reduce(logits.to(state.device), "sum").cpu()
+    logits = over_processes(logits, "sum").cpu()
     if not logits.isfinite().all():
         raise NonFiniteError(
             "Some logits are not finite: the model's weights are damaged. Train it "
@@ -146,7 +145,7 @@ def classify(
 class Report:
     """The result of `evaluate` or `score`.
 
-    Attributes
+    Parameters
     ----------
     rows : int
         Number of rows.

@@ -1,6 +1,5 @@
 """What this machine is, and what a GTX 1650 Ti is. Notebook 05."""
 
-import os
 import platform
 import re
 from contextlib import suppress
@@ -213,9 +212,9 @@ def this_card() -> Card | None:
     """The CUDA device that training would use, or None. ``AGNEWS_VRAM_GIB`` as for `vram_cap.free_mib`."""
     import torch
 
-    from .plumbing.vram_cap import asked_gib, free_mib
+    from .plumbing.vram_cap import free_mib, requested_gib
 
-    asked_gib()  # what cannot be is told on every machine
+    requested_gib()  # what cannot be is told on every machine
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -223,23 +222,6 @@ def this_card() -> Card | None:
     return Card(
         found.name, gib, capability, found.multi_processor_count, free_mib=free_mib()
     )
-
-
-def process_state():
-    """Accelerate's view of this process: its device, its number, and how many there are (`PartialState`).
-
-    Where there is no GPU it must be told so, or it takes each of several processes for the only one.
-    """
-    import torch
-    from accelerate import PartialState
-
-    if (
-        "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ
-    ):  # torchrun and accelerate set both
-        raise InvalidValue(
-            "LOCAL_RANK is set, left over from another program. Unset it and run again."
-        )
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def version_of(package: str) -> str | None:

@@ -1,11 +1,22 @@
-"""The classifier and its tokenizer: from the Hub or a folder, into a folder, and back. Notebooks 01, 04."""
+"""The classifier and its tokenizer: from the Hub or a folder, and back to a folder.
 
+Notebooks 01 and 04.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from .plumbing import storage
@@ -14,141 +25,259 @@ from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
 
-FILES = ("config.json", "model.safetensors")  # what makes a folder a model's
+MODEL_FILES = ("config.json", "model.safetensors")
+CLASSIFIER_FILES = (*MODEL_FILES, "tokenizer.json")
+VERSION_2_RECORD = "agnews_run.json"
 
 
 def pretrained_name(recipe: Recipe) -> str:
-    """What ``from_pretrained`` takes: a Hub id or a folder. May raise MiniUnavailable."""
+    """Return what ``from_pretrained`` takes: a Hub id, or the path of a folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names the model.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    MiniUnavailable
+        If the offline model is asked for and its package is not installed.
+    """
     if recipe.model == "mini":
         return str(mini_folder())
     folder = Path(recipe.model).expanduser()
     return str(folder) if folder.is_dir() else recipe.model
 
 
-def load_tokenizer(recipe: Recipe):
-    """The model's own tokenizer: ``AutoTokenizer.from_pretrained(name)``. Errors as of `load_model`."""
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """Load the model's own tokenizer: ``AutoTokenizer.from_pretrained(name)``.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names the model.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+
+    Raises
+    ------
+    FileNotFoundError, HubUnreachable, MiniUnavailable
+        As for `load_model`.
+    """
     return pretrained(AutoTokenizer, pretrained_name(recipe))
 
 
-def load_model(recipe: Recipe, names=LABELS):
-    """``AutoModelForSequenceClassification.from_pretrained(name, num_labels=4)``, in fp32, on the CPU.
+def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel:
+    """Load a classifier to train, in fp32, on the CPU.
 
-    `names` are what the classes are called: AG News', or those of ``load_data(recipe)``'s label feature. The
-    head, which a pretrained model lacks, is drawn from `recipe.seed`: the same recipe starts from the same
-    weights. The global random generators are left as they were. FileNotFoundError, HubUnreachable or
-    MiniUnavailable where folder, Hub or the offline package does not give what is needed; it says why.
+    ``AutoModelForSequenceClassification.from_pretrained(name, num_labels=4)``. The
+    head, which a pretrained model lacks, is initialized from `recipe.seed`: the same
+    recipe starts from the same weights. The global random generators are not changed.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names the model.
+    names : sequence of str
+        The names of the classes. Default: AG News'; for other data those of
+        ``load_data(recipe)["train"].features["label"].names``.
+
+    Returns
+    -------
+    PreTrainedModel
+
+    Raises
+    ------
+    FileNotFoundError
+        If the recipe names a folder that does not hold a model.
+    HubUnreachable
+        If the model has to come from the Hub and cannot.
+    MiniUnavailable
+        If the offline model's package is not installed.
     """
-    known = dict(
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        anew = dict(
-            num_labels=len(names), ignore_mismatched_sizes=True
-        )  # where it is one for other classes
-        model, new = _load(pretrained_name(recipe), **anew, **known)
-    if lacking := [
-        weight for weight in new if weight.startswith(model.base_model_prefix)
-    ]:
+        model, new_weights = _load(
+            pretrained_name(recipe),
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            ignore_mismatched_sizes=True,  # a head for other classes is replaced
+        )
+    missing = [w for w in new_weights if w.startswith(model.base_model_prefix)]
+    if missing:
         print(
-            f"note: {recipe.model} lacks {', '.join(lacking)}; drawn anew, as the head is."
+            f"note: {recipe.model} has no weights for {', '.join(missing)}; they are "
+            "initialized at random, as the head is."
         )
     return model
 
 
-def _load(name: str | Path, **options):
-    """A classifier in fp32, whatever was stored, and the weights that it lacked, or had in other shapes."""
-    auto = AutoModelForSequenceClassification
-    with _quietly(name):
+def _load(name: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load a classifier in fp32; also return the names of weights that were missing."""
+    with _quiet(name):
         model, info = pretrained(
-            auto, name, dtype=torch.float32, output_loading_info=True, **options
+            AutoModelForSequenceClassification,
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
         )
-    # transformers maps the file, and Windows replaces no mapped file: the next notebook could not save there.
+    # transformers maps the file into memory, and Windows cannot replace a mapped file:
+    # the next notebook could not save there.
     for weight in model.parameters():
         weight.data = weight.data.clone()
-    return model, sorted(
-        {*info["missing_keys"], *(weight for weight, *_ in info["mismatched_keys"])}
-    )
+    wrong_shape = [weight for weight, *_ in info["mismatched_keys"]]
+    return model, sorted({*info["missing_keys"], *wrong_shape})
 
 
-def check_model_and_tokenizer(model, tokenizer, max_length: int) -> None:
-    """Raise InvalidValue where a model and a tokenizer do not belong together, or cannot take the recipe."""
+def check_model_and_tokenizer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> None:
+    """Check that model and tokenizer belong together, and can take the recipe.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier.
+    tokenizer : PreTrainedTokenizerBase
+        The tokenizer.
+    max_length : int
+        The recipe's, in tokens.
+
+    Raises
+    ------
+    InvalidValue
+        If the tokenizer has more tokens than the model, there is no padding token, or
+        the model has fewer positions than `max_length`.
+    """
     config = model.config
-    positions = min(
-        getattr(config, "max_position_embeddings", max_length),
-        tokenizer.model_max_length,
-    )
+    positions = getattr(config, "max_position_embeddings", max_length)
+    positions = min(positions, tokenizer.model_max_length)
     if len(tokenizer) > config.vocab_size:
-        sizes = f"The tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}"
         raise InvalidValue(
-            f"{sizes}: they do not belong together. Take the folder of one model."
+            f"The tokenizer has {len(tokenizer):,} tokens and the model "
+            f"{config.vocab_size:,}: they do not belong together. Take the folder of "
+            "one model."
         )
     if tokenizer.pad_token_id is None or config.pad_token_id is None:
         raise InvalidValue(
-            "The model has no padding token, which batches need; take one like DistilBERT."
+            "The model has no padding token, which batches need; take one like "
+            "DistilBERT."
         )
     if positions < max_length:
         raise InvalidValue(
-            f"The model takes {positions} tokens; max_length is {max_length}. Make it less."
+            f"The model takes {positions} tokens; max_length is {max_length}. Make it "
+            "smaller."
         )
 
 
 @contextmanager
-def gradient_checkpointing(model, wanted: bool = True, **options):
-    """While this is entered, each layer's activations are not kept, but computed again in the backward pass.
+def gradient_checkpointing(
+    model: PreTrainedModel, enabled: bool = True
+) -> Iterator[None]:
+    """Context manager: recompute activations in the backward pass, do not store them.
 
-    InvalidValue where the model cannot do that. `options` are those of ``torch.utils.checkpoint``.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model.
+    enabled : bool
+        False changes nothing.
+
+    Raises
+    ------
+    InvalidValue
+        If the model does not support it.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     if not model.supports_gradient_checkpointing:
-        raise InvalidValue(f"{type(model).__name__} cannot compute its layers again.")
-    # The newest transformers calls gradient checkpointing activation checkpointing.
-    kind = (
-        "activation"
-        if hasattr(model, "activation_checkpointing_enable")
-        else "gradient"
-    )
-    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, **options})
+        raise InvalidValue(
+            f"{type(model).__name__} does not support gradient checkpointing."
+        )
+    # The newest transformers calls it activation checkpointing.
+    new = hasattr(model, "activation_checkpointing_enable")
+    kind = "activation" if new else "gradient"
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield
     finally:
         getattr(model, f"{kind}_checkpointing_disable")()
 
 
-def class_names(model) -> list[str]:
-    """What a model calls its classes, in the order of its logits. InvalidValue where one has no name."""
+def class_names(model: PreTrainedModel) -> list[str]:
+    """Return a model's class names, in the order of its logits.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InvalidValue
+        If a class has no name.
+    """
     names = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
     if None in names:
+        nameless = names.index(None)
         raise InvalidValue(
-            f"{model.name_or_path}: add a name for class {names.index(None)} in config.json."
+            f"{model.name_or_path}: add a name for class {nameless} in config.json."
         )
     return names
 
 
-def label_mapping(model, rows) -> list[int]:
-    """Which class of the model each class of the data is, by their names.
+def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
+    """Map the data's class indices to the model's, by name.
 
-    Where one of them has no names (LABEL_0, LABEL_1, ... of transformers), by their numbers. InvalidValue
-    where the data has a class that the model does not know.
+    If either has no names (or transformers' LABEL_0, LABEL_1, ...), by index.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier.
+    split : Dataset
+        Its label feature knows the data's names.
+
+    Returns
+    -------
+    list of int
+        At each class of the data: the index of that class in the model's logits.
+
+    Raises
+    ------
+    InvalidValue
+        If the data has a class that the model does not know.
     """
     known = [name.casefold() for name in class_names(model)]
-    names = getattr(rows.features["label"], "names", None) or class_names(model)
+    label = split.features["label"]
+    names = getattr(label, "names", None) or class_names(model)
     if known[0] == "label_0" and len(names) == len(known):
-        return [*range(len(known))]
-    if {name.casefold() for name in names} - {*known}:
-        theirs, ours = ", ".join(class_names(model)), ", ".join(names)
+        return list(range(len(known)))
+    folded = [name.casefold() for name in names]
+    if not {*folded} <= {*known}:
         raise InvalidValue(
-            f"The model knows the classes {theirs}, and the data has {ours}. They must agree."
+            f"The model's classes are {', '.join(class_names(model))}, the data's "
+            f"{', '.join(names)}. They must agree."
         )
-    return [known.index(name.casefold()) for name in names]
+    return [known.index(name) for name in folded]
 
 
 @contextmanager
-def _quietly(folder: str | Path):
-    """Without transformers' report of a new head and its progress bars; those of a download stay."""
+def _quiet(folder: str | Path) -> Iterator[None]:
+    """Silence transformers' report of a new head, and the progress bar of a folder."""
     with ExitStack() as afterwards:
         afterwards.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
@@ -158,70 +287,134 @@ def _quietly(folder: str | Path):
         yield
 
 
-def write_classifier(model, tokenizer, folder: Path) -> None:
-    """Write model and tokenizer into a folder that nobody reads yet."""
-    with _quietly(folder.parent):
+def write_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Save model and tokenizer to a staging folder (not yet visible to readers).
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    folder : Path
+        Made if it does not exist.
+    """
+    with _quiet(folder.parent):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-def load_classifier(folder: str | Path):
-    """Model and tokenizer from a folder that `train` or ``save_pretrained`` wrote.
+def load_classifier(
+    folder: str | Path,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a trained classifier and its tokenizer.
 
-    FileNotFoundError where it holds no classifier, or a damaged one; OSError where its files may not be read.
+    Parameters
+    ----------
+    folder : str or Path
+        A run's output folder, its ``best``, or any folder that ``save_pretrained``
+        wrote.
+
+    Returns
+    -------
+    tuple
+        The model, in fp32 on the CPU, and the tokenizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not hold a classifier, or a damaged one.
+    OSError
+        If its files may not be read.
     """
-    how = f"Run notebook 04, or: agnews train --output-dir {folder}"
     folder = Path(folder).expanduser()
-    for path in (folder / name for name in (*FILES, "tokenizer.json")):
+    remedy = f"Run notebook 04, or: agnews train --output-dir {folder}"
+    facts = run_facts(folder)
+    if (folder / storage.BEST).is_dir():
+        folder = folder / storage.BEST
+    for name in CLASSIFIER_FILES:
+        path = folder / name
         if not path.exists():
             raise FileNotFoundError(
-                f"{folder} holds no trained classifier (no {path.name}). {how}"
+                f"{folder} holds no trained classifier (no {name}). {remedy}"
             )
         path.open("rb").close()
-    facts = run_facts(folder)
-    if facts.get("writing"):
-        raise FileNotFoundError(
-            f"{folder} holds a part of a classifier, whose run was ended. {how}"
-        )
-    if "steps" in facts and not facts.get("finished"):
-        so_far = (
-            f"epoch {facts['epoch']}"
-            if facts.get("epoch")
-            else f"{facts['steps']:,} steps"
-        )
+    if facts and not facts.get("finished"):
+        epoch = facts.get("epoch")
+        progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"
         print(
-            f"note: the run in {folder} is not finished; this is its classifier after {so_far}."
+            f"note: the run in {folder.parent} is not finished; this is its classifier "
+            f"after {progress}."
         )
-    if changed := storage.damaged_files(folder, facts.get("files", {})):
+    is_best = folder.name == storage.BEST
+    sums = None if facts and is_best else facts.get("files", {})
+    if changed := storage.damaged_files(folder, sums):
         print(
-            f"note: {', '.join(changed)} in {folder} is not as its run wrote it: damaged, or changed since."
+            f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "
+            "or is damaged."
         )
-    model, new = _load(folder)
-    if new:
+    model, new_weights = _load(folder)
+    if new_weights:
         raise FileNotFoundError(
-            f"{folder} holds a model without a trained head ({new[0]}). {how}"
+            f"{folder} holds a model without a trained head ({new_weights[0]}). "
+            f"{remedy}"
         )
     return model, pretrained(AutoTokenizer, folder)
 
 
 def source_files(name: str) -> list[Path]:
-    """Configuration and weights that ``from_pretrained(name)`` reads: of a folder, or in the Hub's cache."""
-    if name and Path(name).is_dir():
-        kinds = ("config.json", "*.safetensors", "*.bin")
-        return sorted(path for kind in kinds for path in Path(name).glob(kind))
-    found = [try_to_load_from_cache(name, file) for file in FILES] if name else []
-    return [Path(path) for path in found if isinstance(path, str)]
+    """Return the files that ``from_pretrained(name)`` reads a model from.
 
+    Parameters
+    ----------
+    name : str
+        A folder, or an id whose files are in the Hub's cache.
 
-def run_facts(folder: str | Path) -> dict:
-    """What `train` noted about the run, or an empty dict for a model from elsewhere.
-
-    Damaged where the file is there, and is empty, cut, or of something else.
+    Returns
+    -------
+    list of Path
+        Configuration and weights; empty if there are none.
     """
-    path = Path(folder) / storage.RUN_FILE
+    if name and Path(name).is_dir():
+        patterns = ("config.json", "*.safetensors", "*.bin")
+        return sorted(path for kind in patterns for path in Path(name).glob(kind))
+    if not name:
+        return []
+    cached = [try_to_load_from_cache(name, file) for file in MODEL_FILES]
+    return [Path(path) for path in cached if isinstance(path, str)]
+
+
+def run_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what `train` noted about the run that trained a classifier.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A run's output folder, of version 2 too, or its ``best``.
+
+    Returns
+    -------
+    dict
+        Empty for a model from elsewhere.
+
+    Raises
+    ------
+    Damaged
+        If the record is damaged.
+    """
+    folder = Path(folder).expanduser()
+    record = folder / storage.RUN_FILE
+    if folder.name == storage.BEST:
+        record = folder.parent / storage.RUN_FILE
+    version_2 = folder / VERSION_2_RECORD
     try:
-        return storage.read_json(path) if path.is_file() else {}
+        if record.is_file():
+            return storage.read_record(record)
+        return storage.read_json(version_2) if version_2.is_file() else {}
     except Damaged as error:
         raise Damaged(
-            f"{path} is damaged ({error}). It tells of a run: delete or rename it."
+            f"{error}. It describes a run: rename it; the classifier can be used "
+            "without it."
         ) from error

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap
 from pandas import DataFrame, Series
 
 from .evaluation import Report
-from .training import Run
+from .runs import Run
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"

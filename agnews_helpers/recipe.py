@@ -179,7 +179,8 @@ class Recipe:
         plural = "s" if self.epochs > 1 else ""
         return (
             f"profile    {self.profile} ({self.reason})\n"
-            f"model      {self.model}; data {data}: {train} train rows, {test} test rows\n"
+            f"model      {self.model}; data {data}: {train} train rows, "
+            f"{test} test rows\n"
             f"training   {self.epochs} epoch{plural}, batch size {self.batch_size} "
             f"({', '.join(details)}), Adam {self.learning_rate:g}, {self.precision}, "
             f"seed {self.seed}"

@@ -41,7 +41,7 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.batching import epoch_batches
-from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
+from agnews_helpers.checkpoints import RunFolder, State, find_checkpoints
 from agnews_helpers.model import run_facts
 from agnews_helpers.plumbing import storage
 
@@ -310,7 +310,9 @@ def _intact_steps(folder: Path) -> int:
         for name, wanted in facts["files"].items()
     ):
         return facts["steps"]
-    whole = [path for path in checkpoints_in(folder) if not storage.damaged_files(path)]
+    whole = [
+        path for path in find_checkpoints(folder) if not storage.damaged_files(path)
+    ]
     return (
         len(storage.read_json(whole[0] / "progress.json")["state"]["losses"])
         if whole

@@ -188,9 +188,9 @@ class Terminal:
 
 def flip_a_bit(folder: Path) -> str:
     """Flip the lowest bit of the byte in the middle of the newest checkpoint's weights."""
-    from agnews_helpers.checkpoints import checkpoints_in
+    from agnews_helpers.checkpoints import find_checkpoints
 
-    newest = checkpoints_in(folder)[0]
+    newest = find_checkpoints(folder)[0]
     with (newest / "model.safetensors").open("r+b") as file:
         middle = file.seek(0, os.SEEK_END) // 2
         file.seek(middle)

@@ -52,7 +52,7 @@ from agnews_helpers import (
 )
 from agnews_helpers.hardware import version_of
 from agnews_helpers.model import gradient_checkpointing
-from agnews_helpers.plumbing.vram_cap import VramCap
+from agnews_helpers.plumbing.vram_cap import vram_cap
 from agnews_helpers.training import make_accelerator
 from agnews_helpers.vram.recorder import Allocation, make_optimizer
 from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
@@ -202,7 +202,7 @@ def largest() -> pd.DataFrame:
             predicted, _ = largest_batch(
                 CONFIG, length, StepOptions(capability=card.capability), card, "linux"
             )
-            with VramCap(torch.device("cuda")):
+            with vram_cap(torch.device("cuda")):
                 rows.append(
                     (
                         length,

@@ -20,7 +20,7 @@ from agnews_helpers import (
     tokenize,
 )
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
-from agnews_helpers.plumbing.storage import fingerprint
+from agnews_helpers.runs import fingerprint
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 

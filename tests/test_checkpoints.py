@@ -23,7 +23,7 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.checkpoints import RunFolder, State, checkpoints_in
+from agnews_helpers.checkpoints import RunFolder, State, find_checkpoints
 from agnews_helpers.model import class_names, run_facts
 from agnews_helpers.plumbing import storage
 from agnews_helpers.plumbing.interrupts import StopSignal
@@ -71,12 +71,14 @@ def test_a_run_stopped_at_any_step_ends_bit_for_bit_like_the_whole_one(
     steps, three, tokens, whole, tmp_path, capsys
 ):
     first = train(load_model(three), tokens, three, tmp_path, steps=steps)
-    assert not first.finished and len(first.steps) == steps and checkpoints_in(tmp_path)
+    assert (
+        not first.finished and len(first.steps) == steps and find_checkpoints(tmp_path)
+    )
     torch.rand(7)  # what happens in between does not matter
     run = train(load_model(three.replace(seed=1)), tokens, three, tmp_path)
     assert f"Continuing after step {steps} of 15" in capsys.readouterr().out
     assert_same_run(run, whole)
-    assert not checkpoints_in(tmp_path)
+    assert not find_checkpoints(tmp_path)
 
 
 def test_a_run_stopped_at_every_step(three, tokens, whole, tmp_path):
@@ -96,7 +98,7 @@ def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(
 
     def spy(self, *arguments, **options):
         save(self, *arguments, **options)
-        kept.append(len(checkpoints_in(tmp_path)))
+        kept.append(len(find_checkpoints(tmp_path)))
 
     monkeypatch.setattr(RunFolder, "save", spy)
     run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
@@ -192,7 +194,7 @@ def test_pressing_stop_twice_is_one_wish(three, tokens, whole, tmp_path, monkeyp
 
     monkeypatch.setattr(torch, "save", save)
     run = train(load_model(three), tokens, three, tmp_path, steps=4)
-    assert not run.finished and checkpoints_in(tmp_path)
+    assert not run.finished and find_checkpoints(tmp_path)
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 

@@ -23,7 +23,7 @@ from agnews_helpers import (
     running,
     train,
 )
-from agnews_helpers.checkpoints import checkpoints_in
+from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
 from agnews_helpers.plumbing import mini
@@ -229,7 +229,7 @@ def test_ctrl_c_saves_and_ends_with_130(number, small, tmp_path):
         output, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
     assert "Stopped after step" in output and "Traceback" not in errors
-    assert checkpoints_in(tmp_path / "run")
+    assert find_checkpoints(tmp_path / "run")
 
 
 def test_mini_missing_is_one_line_too(monkeypatch, tmp_path, capsys):

@@ -195,7 +195,7 @@ def test_other_classes_than_the_datas_are_one_clear_line(tokens, recipe):
     model.config.id2label = {3: "d", 2: "c", 1: "b", 0: "a"}
     with pytest.raises(
         InvalidValue,
-        match="knows the classes a, b, c, d, and the data has World, Sports",
+        match="classes are a, b, c, d, the data's World, Sports",
     ):
         evaluate(model, tokens["test"], recipe)
 

@@ -30,7 +30,7 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.checkpoints import State, checkpoints_in
+from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.cli import main
 from agnews_helpers.model import run_facts, write_classifier
 from agnews_helpers.plumbing import cpu_kernels, storage
@@ -85,7 +85,7 @@ def test_foreign_files_stay(resume, two, tokens, tmp_path):
         path.write_bytes(b"precious")
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     train(load_model(two), tokens, two, tmp_path, resume=resume, steps=3)
-    (checkpoints_in(tmp_path)[0] / "note.txt").write_text(
+    (find_checkpoints(tmp_path)[0] / "note.txt").write_text(
         "a remark", encoding="utf-8"
     )  # inside one of ours
     train(load_model(two), tokens, two, tmp_path, resume=False)
@@ -97,7 +97,7 @@ def test_foreign_files_stay(resume, two, tokens, tmp_path):
     assert (
         tmp_path / "checkpoints" / f"step-00000003{storage.ASIDE}" / "note.txt"
     ).is_file()
-    assert not checkpoints_in(tmp_path)
+    assert not find_checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_never_rewritten_in_its_place(
     two, tokens, tmp_path, monkeypatch
 ):
     train(load_model(two), tokens, two, tmp_path, steps=3)
-    [first] = checkpoints_in(tmp_path)
+    [first] = find_checkpoints(tmp_path)
     seen, write = [], storage.write_folder
 
     def look(folder, function):
@@ -198,7 +198,7 @@ def test_a_checkpoint_is_never_rewritten_in_its_place(
     monkeypatch.setattr(training.StopSignal, "__enter__", stop_at_once)
     train(load_model(two), tokens, two, tmp_path)
     assert ("step-00000003-2", []) in seen
-    assert [path.name for path in checkpoints_in(tmp_path)] == [
+    assert [path.name for path in find_checkpoints(tmp_path)] == [
         "step-00000003-2",
         "step-00000003",
     ]
@@ -207,7 +207,7 @@ def test_a_checkpoint_is_never_rewritten_in_its_place(
 def test_each_checkpoint_is_whole_by_itself(two, tokens, whole, tmp_path):
     train(load_model(two), tokens, two, tmp_path / "run", steps=6)
     train(load_model(two), tokens, two, tmp_path / "run", steps=2)
-    newest, older = checkpoints_in(tmp_path / "run")
+    newest, older = find_checkpoints(tmp_path / "run")
     shutil.rmtree(older)
     shutil.copytree(newest, tmp_path / "elsewhere" / "checkpoints" / newest.name)
     for place in ("run", "elsewhere"):
@@ -707,7 +707,7 @@ def test_a_terminal_that_is_closed_is_a_wish_to_stop(small, tmp_path):
                 pass
         os.close(terminal)
         assert child.wait(timeout=60) == 130
-    assert checkpoints_in(folder) and not list(folder.rglob(f"{storage.PARTIAL}*"))
+    assert find_checkpoints(folder) and not list(folder.rglob(f"{storage.PARTIAL}*"))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

@@ -22,7 +22,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from agnews_helpers import forward_backward, load_model, make_loader
 from agnews_helpers.batching import process_rows
-from agnews_helpers.checkpoints import checkpoints_in
+from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.cli import main
 from agnews_helpers.training import class_weights, mean_over
 from tests.tiny import tiny_model_folder
@@ -159,7 +159,7 @@ def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
     stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
     assert whole.returncode == stopped.returncode == 0, whole.stderr + stopped.stderr
-    assert "Stopped after step 7 of 12" in stopped.stdout and checkpoints_in(
+    assert "Stopped after step 7 of 12" in stopped.stdout and find_checkpoints(
         tmp_path / "parts" / "run"
     )
     assert (

@@ -14,7 +14,7 @@ from agnews_helpers import (
     cpu_kernels,
     epoch_batches,
     evaluate,
-    find_or_train,
+    load_or_train,
     forward_backward,
     load_classifier,
     load_data,
@@ -24,7 +24,7 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.checkpoints import checkpoints_in
+from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.training import is_out_of_memory, make_accelerator
 
 
@@ -152,7 +152,7 @@ def test_a_card_is_capped_and_put_back(recipe, tokens, tmp_path, monkeypatch):
             assert seconds > 0 and tokens > 8
             entered.append("step")
 
-    monkeypatch.setattr(training, "VramCap", Cap)
+    monkeypatch.setattr(training, "vram_cap", Cap)
     train(load_model(recipe), tokens, recipe, tmp_path)
     assert entered == ["in", *["step"] * 5, "out"]
 
@@ -278,14 +278,14 @@ def test_bf16_after_fp32_in_one_process(recipe, tokens, tmp_path):
 
 
 def test_find_or_train(recipe, tmp_path, capsys):
-    model, tokenizer, brief = find_or_train(recipe, tmp_path / "agnews", rows=40)
+    model, tokenizer, brief = load_or_train(recipe, tmp_path / "agnews", rows=40)
     assert brief == tmp_path / "agnews-brief" and model.config.num_labels == 4
     assert "training one on at most 40 rows" in capsys.readouterr().out
     short = recipe.replace(epochs=1)  # notebook 04 comes later, with another recipe
     tokens = tokenize(load_data(short), tokenizer, short)
     assert train(load_model(short), tokens, short, tmp_path / "agnews").finished
     before = (tmp_path / "agnews" / "model.safetensors").stat().st_mtime_ns
-    *_, folder = find_or_train(recipe, tmp_path / "agnews")
+    *_, folder = load_or_train(recipe, tmp_path / "agnews")
     assert (
         "Using the classifier of notebook 04 (profile offline)"
         in capsys.readouterr().out
@@ -500,7 +500,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tokens, tmp_pat
     )
     assert torch.equal(weights(model), kept[3]), "the weights moved"
     model.forward = forward
-    assert checkpoints_in(tmp_path)
+    assert find_checkpoints(tmp_path)
     assert (
         len(train(load_model(recipe), tokens, recipe, tmp_path).steps) == 5
     )  # the last good checkpoint continues

@@ -6,7 +6,7 @@ import torch
 from agnews_helpers.hardware import CONTEXT_MIB, this_card
 from agnews_helpers.plumbing import vram_cap
 from agnews_helpers.plumbing.errors import InvalidValue
-from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, VramCap, free_mib
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, vram_cap, free_mib
 
 CUDA, MIB = torch.device("cuda"), 2**20
 
@@ -41,13 +41,13 @@ def card(monkeypatch):
 
 def test_what_is_free_is_allowed_and_put_back(card):
     card.fraction = 0.95
-    with VramCap(CUDA):
+    with vram_cap(CUDA):
         assert card.fraction == pytest.approx((8192 - 800 - GROWTH_MIB) / 8192)
     assert card.fraction == 0.95
 
 
 def test_it_is_put_back_after_an_error(card):
-    with pytest.raises(RuntimeError, match="out of"), VramCap(CUDA):
+    with pytest.raises(RuntimeError, match="out of"), vram_cap(CUDA):
         raise RuntimeError("out of memory")
     assert card.fraction == 1.0
 
@@ -60,13 +60,13 @@ def test_what_pytorch_has_already_is_its_own(card):
 
 def test_a_larger_card_behaves_like_a_small_one(card, monkeypatch):
     monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
-    with VramCap(CUDA):
+    with vram_cap(CUDA):
         assert card.fraction * 8192 == pytest.approx(4096 - 800 - GROWTH_MIB)
 
 
 def test_a_card_that_others_have_filled_leaves_nothing(card):
     card.outside = 8190
-    with VramCap(CUDA):
+    with vram_cap(CUDA):
         assert card.fraction == 0
 
 
@@ -79,7 +79,7 @@ def test_a_value_that_cannot_be_is_one_line(card, monkeypatch, value):
         with pytest.raises(
             InvalidValue, match="AGNEWS_VRAM_GIB is .* GiB above 0, such as 4"
         ):
-            VramCap(device)
+            vram_cap(device)
     with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is"):
         this_card()
 
@@ -88,7 +88,7 @@ def test_more_than_the_card_has_is_one_line(card, monkeypatch):
     monkeypatch.setenv("AGNEWS_VRAM_GIB", "9")
     with (
         pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is 9; the card has 8.00"),
-        VramCap(CUDA),
+        vram_cap(CUDA),
     ):
         pass
     assert card.fraction == 1.0
@@ -96,13 +96,13 @@ def test_more_than_the_card_has_is_one_line(card, monkeypatch):
 
 def test_a_cpu_is_left_alone(card, monkeypatch):
     monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
-    with VramCap(torch.device("cpu")) as cap:
+    with vram_cap(torch.device("cpu")) as cap:
         cap.watch(1.0, 100)
         assert card.fraction == 1.0
 
 
 def test_a_step_several_times_as_slow_is_said_once(card, capsys):
-    with VramCap(CUDA) as cap:
+    with vram_cap(CUDA) as cap:
         for _ in range(20):
             cap.watch(0.1, 400)
         cap.watch(0.7, 2800)  # a long batch may take so long
@@ -118,14 +118,14 @@ def test_a_step_several_times_as_slow_is_said_once(card, capsys):
 
 
 def test_the_first_steps_may_be_slow(card, capsys):
-    with VramCap(CUDA) as cap:
+    with vram_cap(CUDA) as cap:
         for seconds in (5.0, 0.1, 0.1, 3.0, 0.1):
             cap.watch(seconds, 400)
     assert capsys.readouterr().out == ""
 
 
 def test_a_full_card_is_said_once(card, capsys):
-    with VramCap(CUDA) as cap:
+    with vram_cap(CUDA) as cap:
         cap.watch(0.1, 400)
         card.outside = 8150
         cap.watch(0.1, 400)

@@ -1,75 +1,102 @@
-"""Ctrl-C, the stop button, SIGTERM, SIGHUP: wishes to stop, granted between two steps. Notebook 08."""
+"""Ctrl-C, the stop button, SIGTERM and SIGHUP: a run stops between two steps.
+
+Notebook 08.
+"""
 
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from .processes import any_process, world_size
 
 
 class StopSignal:
-    """While this is entered, the first signal sets `made`; one that comes later raises KeyboardInterrupt.
+    """Context manager: a first SIGINT, SIGTERM or SIGHUP only sets `received`.
 
-    Signals within `PATIENCE` seconds of the first are the same wish: the step at hand and the save take a
-    moment. Python lets only the main thread handle signals. In any other nothing changes: there Ctrl-C does
-    not arrive. A signal that is ignored, as SIGHUP is under nohup, stays so.
+    A signal that comes more than `GRACE_SECONDS` later raises KeyboardInterrupt;
+    before that it counts as the same request, because the current step and the save
+    take a moment. Python lets only the main thread handle signals: in other threads
+    nothing changes. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
 
-    PATIENCE = 3.0
+    GRACE_SECONDS = 3.0
     SIGNALS = [
         getattr(signal, name)
         for name in ("SIGINT", "SIGTERM", "SIGHUP")
         if hasattr(signal, name)
     ]
 
-    def __init__(self, alone: bool = True):
-        self.made, self.alone = (
-            False,
-            alone,
-        )  # of several processes none may leave the others waiting
-        self._first, self._at_once, self._before, self._terminals = 0.0, False, {}, []
+    def __init__(self) -> None:
+        self._received_at: float | None = None
+        self._raise_at_once = False
+        self._handlers_before = {}
+        self._terminals = []
 
     def __enter__(self) -> "StopSignal":
         streams = (sys.__stdout__, sys.__stderr__)
-        self._terminals = [
-            s.fileno() for s in streams if s and not s.closed and s.isatty()
-        ]
+        open_streams = [stream for stream in streams if stream and not stream.closed]
+        self._terminals = [s.fileno() for s in open_streams if s.isatty()]
         if threading.current_thread() is threading.main_thread():
-            wanted = [
-                number
-                for number in self.SIGNALS
-                if signal.getsignal(number) is not signal.SIG_IGN
-            ]
-            self._before = {
-                number: signal.signal(number, self._handle) for number in wanted
-            }
+            for number in self.SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before = signal.signal(number, self._handle)
+                    self._handlers_before[number] = before
         return self
 
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(
-                number, signal.SIG_DFL if handler is None else handler
-            )  # None: not one of Python's
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers_before.items():
+            # None: a handler that Python did not install.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def interruptible(self, function, *arguments):
-        """What ``function(*arguments)`` returns; None where a stop is wished before it ends."""
-        self._at_once = self.alone
+    @property
+    def received(self) -> bool:
+        """Whether this or any other process received a signal."""
+        return any_process(self._received_at is not None)
+
+    def run_unless_stopped(self, function: Callable, *arguments: Any) -> Any:
+        """Call a function that a signal may interrupt.
+
+        In a multi-process run it is not interrupted, so that no process waits for
+        another one for ever.
+
+        Parameters
+        ----------
+        function : Callable
+            What to call.
+        *arguments
+            Its arguments.
+
+        Returns
+        -------
+        object
+            What the function returns; None if a signal came before its end.
+        """
+        alone = world_size() == 1
+        if alone and self.received:
+            return None
+        self._raise_at_once = alone
         try:
-            return None if self.alone and self.made else function(*arguments)
+            return function(*arguments)
         except KeyboardInterrupt:
             return None
         finally:
-            self._at_once = False
+            self._raise_at_once = False
 
-    def _handle(self, number, frame) -> None:
-        if number == getattr(
-            signal, "SIGHUP", None
-        ):  # writing to a terminal that was closed is an error
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            # Writing to a terminal that was closed is an error.
             with open(os.devnull, "wb") as nowhere:
                 for terminal in self._terminals:
                     os.dup2(nowhere.fileno(), terminal)
-        again, now = self.made, time.monotonic()
-        if not again:
-            self.made, self._first = True, now
-        if self._at_once or again and now - self._first >= self.PATIENCE:
+        now = time.monotonic()
+        first = self._received_at is None
+        if first:
+            self._received_at = now
+        too_late = not first and now - self._received_at >= self.GRACE_SECONDS
+        if self._raise_at_once or too_late:
             raise KeyboardInterrupt

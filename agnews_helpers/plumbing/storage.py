@@ -1,6 +1,6 @@
 """Files that no crash leaves half-written, and a lock on a run's folder. Notebook 08.
 
-What this program did not write is neither replaced nor removed here.
+What this program did not write is neither overwritten nor deleted here.
 """
 
 import errno
@@ -10,68 +10,150 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from .errors import Damaged, FolderInUse, SaveError
 
-MANIFEST, PROGRESS, RUN_FILE = "manifest.json", "progress.json", "agnews_run.json"
-OUTPUTS = "config.json model.safetensors tokenizer.json tokenizer_config.json history.csv steps.csv".split()
-RESERVED_NAMES = (
-    MANIFEST,
-    PROGRESS,
-    RUN_FILE,
-    *OUTPUTS,
-)  # in a run's folder; nothing else may take these names
-PARTIAL = (
-    ".agnews-partial-"  # before its name: not all of it is on the disk yet, or any more
-)
-ASIDE = ".set-aside"  # after its name: not what was written there; kept, for its owner to look at
+# The names that a run owns in its output folder.
+RUN_FILE = "run.json"
+BEST = "best"
+HISTORY = "history.csv"
+STEPS = "steps.csv"
+CHECKPOINTS = "checkpoints"
+# In each folder that `write_folder` made: the SHA-256 of its files.
+MANIFEST = "manifest.json"
+# What no other output may be called.
+RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
+PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
+REPLACED = PARTIAL + "replaced-"  # prefix: until its successor has the name
+SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
-print_once = functools.cache(print)  # each text
+warn_once = functools.cache(print)  # each text is printed once per process
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
-    """Make `folder` with what ``write(path)`` puts there, all of it or nothing.
+    """Make a folder that is there whole or not at all.
 
-    The files are written beside it under another name, their SHA-256 noted in ``manifest.json``, flushed
-    to the disk, and renamed: whoever finds `folder` finds it whole. One of our own that exists is replaced.
-    SaveError where the disk is full or the folder cannot be written.
+    The files are written to a staging folder beside it; their SHA-256 is noted in
+    ``manifest.json``; they are flushed to the disk; the folder is renamed. A folder
+    of ours that has this name is replaced.
+
+    Parameters
+    ----------
+    folder : Path
+        The name that the folder will have.
+    write : Callable
+        ``write(path)`` writes the files into the staging folder.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    SaveError
+        If the disk is full or the folder cannot be written.
     """
     partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    with _saving(folder), ExitStack() as afterwards:
-        afterwards.callback(
-            shutil.rmtree, partial, ignore_errors=True
-        )  # finds nothing where all went well
+    with _saving(folder), ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        write_json(
-            partial / MANIFEST,
-            {path.relative_to(partial).as_posix(): sha256(path) for path in files},
-        )
+        sums = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
+        write_json(partial / MANIFEST, sums)
         for path in files:
-            shutil.copymode(
-                partial / MANIFEST, path
-            )  # some writers make files for their owner alone
+            # Some writers make files that only their owner can read.
+            shutil.copymode(partial / MANIFEST, path)
             _flush(path)
         _flush(partial)
+        replaced = None
         if folder.exists():
-            remove_folder(folder)
+            replaced = _move_away(folder)
         retry_permission_error(os.replace, partial, folder)
         _flush(folder.parent)
+        if replaced:
+            shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
-def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
-    """The files of a folder that are missing or have other bytes than `sums`, or else its manifest, says."""
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that `write_folder` made.
+
+    If it contains files that its manifest does not name, it is set aside instead.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that exists.
+    """
+    if moved := _move_away(folder):
+        shutil.rmtree(moved, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what a process that died was writing into, or removing from, a folder.
+
+    A folder that was about to be replaced, and was not, gets its name back.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder to clean.
+    """
+    for path in folder.glob(f"{PARTIAL}*"):
+        original = folder / path.name.removeprefix(REPLACED)
+        if path.name.startswith(REPLACED + BEST) and not original.exists():
+            os.replace(path, original)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _move_away(folder: Path) -> Path | None:
+    """Rename a folder that is to be deleted; set it aside if it holds foreign files."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    present = {path.relative_to(folder).as_posix() for path in paths}
     try:
-        sums = read_json(folder / MANIFEST) if sums is None else sums
+        ours = {*read_json(folder / MANIFEST), MANIFEST}
     except Damaged:
-        return [MANIFEST]
+        ours = set()
+    if not present <= ours:
+        set_aside(folder, "it holds files that its manifest does not name")
+        return None
+    moved = folder.with_name(REPLACED + folder.name)
+    shutil.rmtree(moved, ignore_errors=True)
+    retry_permission_error(os.replace, folder, moved)
+    return moved
+
+
+def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
+    """List the files of a folder that are missing or have changed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    sums : dict, optional
+        File name -> SHA-256. Default: the folder's manifest.
+
+    Returns
+    -------
+    list of str
+        Their names; the manifest's own name if it cannot be read.
+    """
+    if sums is None:
+        try:
+            sums = read_json(folder / MANIFEST)
+        except Damaged:
+            return [MANIFEST]
     return [
         name
         for name, wanted in sums.items()
@@ -79,89 +161,107 @@ def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]
     ]
 
 
-def remove_folder(folder: Path) -> None:
-    """Take away what `write_folder` made, at once. Where other files lie in it, all of it is set aside."""
-    found = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if not path.is_dir()
-    }
-    listed = set()
-    with suppress(Damaged):
-        listed = {*read_json(folder / MANIFEST), MANIFEST}
-    if found <= listed:
-        going = folder.with_name(f"{PARTIAL}old-{folder.name}")
-        retry_permission_error(os.replace, folder, going)
-        shutil.rmtree(going, ignore_errors=True)
-    else:
-        set_aside(folder, "it holds files that its manifest does not name")
+def write_record(path: Path, facts: dict[str, Any]) -> None:
+    """Write facts as JSON with a checksum of their own.
 
+    Parameters
+    ----------
+    path : Path
+        The file; it is overwritten.
+    facts : dict
+        What JSON can hold.
 
-def publish(source: Path, target: Path, record: str, facts: dict) -> None:
-    """Move the files of `source` into `target`, where others may be, and describe them in the file `record`.
-
-    `record` is a JSON file of `facts`, and of ``files``, the SHA-256 of each. Until all are there it has
-    ``writing`` as well, so that it never describes a mixture. One of ours that was changed is set aside.
-    SaveError where the disk is full, or a file of another origin is in the way.
+    Raises
+    ------
+    SaveError
+        If the file cannot be written.
     """
-    new = read_json(
-        source / MANIFEST
-    )  # of `write_folder`: nothing is read a second time
-    told = read_json(target / record) if (target / record).is_file() else {}
-    refuse_foreign(target, new, told)
-    known = [
-        new,
-        told.get("files", {}),
-        told.get("writing", {}),
-    ]  # the last, of one that died in here
-    with _saving(target / record):
-        write_json(
-            target / record,
-            facts | {"finished": False, "files": known[1], "writing": known[2] | new},
-        )
-        for name in {**known[1], **known[2]}:
-            if (target / name).is_file() and sha256(target / name) not in [
-                sums.get(name) for sums in known
-            ]:
-                set_aside(target / name, "it was changed since it was saved")
-            elif name not in new:
-                (target / name).unlink(missing_ok=True)
-        for name in new:
-            retry_permission_error(os.replace, source / name, target / name)
-        write_json(target / record, facts | {"files": new})
-        _flush(target)
-    shutil.rmtree(source, ignore_errors=True)
+    write_json(path, {**facts, "checksum": _checksum(facts)})
 
 
-def refuse_foreign(folder: Path, names: Iterable[str], record: dict) -> None:
-    """Raise SaveError where one of `names` is in `folder` and not in the record of what we put there."""
-    ours = [*record.get("files", ()), *record.get("writing", ())]
-    if foreign := [
-        name for name in names if name not in ours and (folder / name).exists()
-    ]:
-        there = f"{folder} holds {', '.join(foreign)}, which no run of this version wrote there"
-        raise SaveError(
-            f"{there}; they would be replaced. Give another output folder, or move them away."
-        )
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote, and verify its checksum.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        The facts, without the checksum.
+
+    Raises
+    ------
+    Damaged
+        If the file is missing, is no JSON object, or does not match its checksum.
+    """
+    facts = read_json(path)
+    if facts.pop("checksum", None) != _checksum(facts):
+        raise Damaged(f"{path} does not match its checksum")
+    return facts
 
 
-def write_json(path: Path, values) -> None:
-    """Write `values` as JSON, as `save_text` does."""
+def _checksum(facts: dict[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON, all or nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is overwritten.
+    values : object
+        What JSON can hold.
+
+    Raises
+    ------
+    SaveError
+        If the file cannot be written.
+    """
     save_text(path, json.dumps(values, indent=2))
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write a small file at once or not at all. Raises SaveError."""
+    """Write a small text file, all or nothing, as UTF-8.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is overwritten.
+    text : str
+        Its content.
+
+    Raises
+    ------
+    SaveError
+        If the file cannot be written.
+    """
     partial = path.with_name(PARTIAL + path.name)
-    with _saving(path), ExitStack() as afterwards:
-        afterwards.callback(partial.unlink, missing_ok=True)
+    with _saving(path), ExitStack() as cleanup:
+        cleanup.callback(partial.unlink, missing_ok=True)
         partial.write_text(text, encoding="utf-8")
         _flush(partial)
         retry_permission_error(os.replace, partial, path)
 
 
 def try_file(path: Path) -> None:
-    """Raise SaveError where a file could not be written: better now than after hours of work."""
+    """Check that a file could be written: better now than after hours of work.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Its folder is made; the file itself is not touched.
+
+    Raises
+    ------
+    SaveError
+        If it could not be written.
+    """
     if path.is_dir():
         raise SaveError(f"{path} is a folder. Give the name of a file.")
     with _saving(path):
@@ -170,77 +270,153 @@ def try_file(path: Path) -> None:
             trial.write(bytes(2**16))
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises Damaged, also where the file is missing or holds something else."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    Damaged
+        If the file is missing or does not hold a JSON object.
+    """
     try:
         return {**json.loads(retry_permission_error(path.read_bytes))}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path.name} is missing in {path.parent}") from error
     except (TypeError, ValueError) as error:
-        raise Damaged(
-            f"{path} does not hold names and values in JSON ({error})"
-        ) from error
+        raise Damaged(f"{path} does not hold a JSON object ({error})") from error
 
 
-def retry_permission_error(function: Callable, *arguments):
-    """``function(*arguments)``, tried again for two seconds: a virus scanner may hold a file so long."""
-    for wait in (0.1, 0.4, 1.6):
+def retry_permission_error(function: Callable, *arguments: Any) -> Any:
+    """Call a function, retrying PermissionError for about 2 s.
+
+    On Windows a virus scanner may hold a file open that long.
+
+    Parameters
+    ----------
+    function : Callable
+        What to call.
+    *arguments
+        Its arguments.
+
+    Returns
+    -------
+    object
+        What the function returns.
+    """
+    for seconds in (0.1, 0.4, 1.6):
         try:
             return function(*arguments)
         except PermissionError:
-            time.sleep(wait)
+            time.sleep(seconds)
     return function(*arguments)
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     with retry_permission_error(open, path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(rows) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 over a split's tokens and labels, in their order."""
-    table = rows.select_columns(["input_ids", "label"]).with_format("arrow")[:]
-    ids = table["input_ids"].combine_chunks()
-    sums = hashlib.sha256()
-    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
-        sums.update(column.to_numpy(zero_copy_only=False).astype("int64").tobytes())
-    return sums.hexdigest()[:16]
-
-
 def matches_sha256(path: Path, wanted: str | None) -> bool:
-    """Whether `path` is a file with that SHA-256."""
+    """Return whether a path is a file with this SHA-256.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which need not exist.
+    wanted : str or None
+        64 hexadecimal digits; None matches nothing.
+
+    Returns
+    -------
+    bool
+    """
     return path.is_file() and sha256(path) == wanted
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or with a number behind it if there is something of that name."""
-    numbered = (path.with_name(f"{path.name}-{number}") for number in range(2, 10**6))
-    return (
-        path
-        if not path.exists()
-        else next(other for other in numbered if not other.exists())
-    )
+    """Return a path that does not exist yet.
+
+    Parameters
+    ----------
+    path : Path
+        The wanted name.
+
+    Returns
+    -------
+    Path
+        `path`, or, if it exists, `path` with ``-2``, ``-3``, ... appended.
+    """
+    candidate = path
+    number = 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Give a file or folder that is not what was written a name under which nothing touches it again."""
-    kept = free_name(path.with_name(path.name + ASIDE))
+    """Rename a damaged or modified file or folder, so that it is kept but not used.
+
+    Parameters
+    ----------
+    path : Path
+        It becomes ``NAME.set-aside``.
+    why : str
+        The reason, which is printed.
+    """
+    kept = free_name(path.with_name(path.name + SET_ASIDE_SUFFIX))
     retry_permission_error(os.replace, path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Take a folder away if nothing is in it."""
+    """Delete a folder if nothing is in it.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist.
+    """
     with suppress(OSError):
         folder.rmdir()
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, which exists. It is the system's: a process that dies leaves none behind.
+    """Context manager: hold the lock of a folder that exists.
 
-    FolderInUse where another process has it, or its file cannot be opened.
+    The operating system holds it, so a process that dies leaves no lock behind.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Raises
+    ------
+    FolderInUse
+        If another process holds the lock, or the lock's file cannot be opened.
     """
     from filelock import FileLock, Timeout
 
@@ -249,40 +425,41 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        advice = "Wait until it ends, or give another folder."
         raise FolderInUse(
-            f"Another process is training into {folder}. {advice}"
+            f"Another process is training into {folder}. Wait until it ends, or give "
+            "another folder."
         ) from error
     except PermissionError as error:
         raise FolderInUse(
             f"{path} cannot be opened: {error.strerror}. Give another folder."
         ) from error
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the second is filelock's
         print(
-            f"note: {folder} is on a file system without locks ({error}); let only one run use it."
+            f"note: {folder} is on a file system without locks ({error}); let only "
+            "one run use it."
         )
     try:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # while it is held; Windows cannot, and does it by itself afterwards
+            # While it is held. Windows cannot do that, and deletes it afterwards.
+            path.unlink()
         lock.release()
 
 
 def _flush(path: Path) -> None:
-    """Have a file's bytes, or the names in a folder, on the disk and not only in the system's memory."""
-    if (
-        path.is_dir() and os.name != "posix"
-    ):  # Windows cannot open a folder, and does not need it
-        return
+    """Have a file's bytes, or a folder's names, on the disk, not only in memory."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows cannot open a folder, and does not need it
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        print_once(
-            f"note: {path.parent} cannot flush ({error}): a power cut may lose the last save."
+        warn_once(
+            f"note: {path.parent} cannot flush ({error}): a power cut may lose the "
+            "last save."
         )
     finally:
         os.close(handle)
@@ -290,18 +467,17 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def _saving(path: Path) -> Iterator[None]:
-    """Say of what fails in here that `path` could not be saved; where the disk is full, how much is free."""
+    """Turn any failure into SaveError for `path`, with the free space if it is full."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # a full disk reaches us as OSError, RuntimeError or SafetensorError
+    except Exception as error:
+        # A full disk reaches us as OSError, RuntimeError or SafetensorError.
         advice = "Give another folder."
         if not isinstance(error, OSError) or error.errno in NO_ROOM:
             with suppress(OSError):
                 free = shutil.disk_usage(path.parent).free / 2**20
-                advice = f"{free:,.0f} MiB are free there: make room, or give another folder."
-        failed = f"{path.name} could not be saved in {path.parent}: {error}."
+                advice = f"{free:,.0f} MiB are free there: make room, or give another."
         raise SaveError(
-            f"{failed} What was saved before is untouched. {advice}"
+            f"{path.name} could not be saved in {path.parent}: {error}. What was saved "
+            f"before is untouched. {advice}"
         ) from error

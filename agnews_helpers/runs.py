@@ -1,0 +1,604 @@
+"""The policy of an output folder: begin, resume, refuse, finish. Notebook 08.
+
+The folder has best/ (the best epoch's classifier, as transformers loads it), run.json
+(what ran, and how far), checkpoints/ until the run is finished, and then history.csv
+and steps.csv. A run owns exactly these names.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from .checkpoints import (
+    HISTORY_COLUMNS,
+    State,
+    find_checkpoints,
+    load_weights,
+    read_checkpoint,
+    read_progress,
+    training_state,
+    write_checkpoint,
+)
+from .model import (
+    check_model_and_tokenizer,
+    class_names,
+    load_tokenizer,
+    run_facts,
+    source_files,
+    write_classifier,
+)
+from .plumbing import storage
+from .plumbing.errors import Damaged, InvalidValue, ResumeError, SaveError
+from .plumbing.processes import from_main, is_main, process_state
+from .recipe import Recipe
+
+FORMAT = 3  # of run.json and progress.json; version 2 wrote none
+CHECKPOINTS_KEPT = 2
+OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+ANOTHER_FOLDER = "Give another output folder."
+START_OVER = "resume=False (agnews train --no-resume) starts over."
+# The fields of the recipe that decide the course of a run.
+IDENTITY_FIELDS = (
+    "max_length",
+    "padding",
+    "group_by_length",
+    "batch_size",
+    "class_weights",
+    "learning_rate",
+    "epochs",
+    "precision",
+    "seed",
+)
+
+
+@dataclass
+class Run:
+    """The result of `train`, finished or not.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With the best epoch's weights, on the training device. Before the first
+        validation: the current model.
+    folder : Path
+        The output folder.
+    history : pandas.DataFrame
+        One row per epoch: losses in nats, validation accuracy, rows per second.
+    steps : pandas.DataFrame
+        The loss of every step, in nats.
+    best_epoch : int
+        The epoch that was kept; 0 before the first validation.
+    seconds : float
+        Training time over all sessions.
+    finished : bool
+        False for a run that was stopped and can be resumed.
+    """
+
+    model: PreTrainedModel
+    folder: Path
+    history: pd.DataFrame
+    steps: pd.DataFrame
+    best_epoch: int
+    seconds: float
+    finished: bool = True
+
+
+class OpenRun:
+    """Context manager: a run whose output folder is locked.
+
+    Only rank 0 writes; the other processes are told the result.
+
+    Parameters
+    ----------
+    output_dir : str or Path
+        The folder, which need not exist.
+    model : PreTrainedModel
+        The model to train.
+    tokens : Mapping
+        Split name -> tokenized split; with ``train`` and ``validation``.
+    recipe : Recipe
+        How to train.
+    resume : {"auto", True, False}
+        As for `train`.
+    save_minutes : float
+        Between two checkpoints.
+
+    Attributes
+    ----------
+    is_finished : bool
+        Whether the run that was asked for is finished already; `load` returns it.
+
+    Raises
+    ------
+    ResumeError
+        If the folder holds another run, or none that could be resumed.
+    FolderInUse
+        If another process trains into the folder.
+    SaveError
+        If the folder cannot be written, holds foreign files under a name of ours, or is
+        on a disk without room for a checkpoint.
+    InvalidValue
+        If an argument is out of range, or model and tokenizer do not belong together.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        model: PreTrainedModel,
+        tokens: Mapping[str, Dataset],
+        recipe: Recipe,
+        resume: str | bool = "auto",
+        save_minutes: float = 10.0,
+    ) -> None:
+        if resume not in ("auto", True, False):
+            allowed = "it must be 'auto', True or False"
+            raise InvalidValue(f"resume is {resume!r}; {allowed}.")
+        if not save_minutes > 0:
+            raise InvalidValue(f"save_minutes is {save_minutes}; it must be above 0.")
+        self.path = Path(output_dir).expanduser()
+        self.checkpoints = self.path / storage.CHECKPOINTS
+        self.model = model
+        self.recipe = recipe
+        self.resume = resume
+        self.save_minutes = save_minutes
+        self.rows = {name: len(split) for name, split in tokens.items()}
+        self.identity = identity_of(model, tokens, recipe)
+        # Now, because an hour later the Hub may be out of reach.
+        self.tokenizer = load_tokenizer(recipe)
+        check_model_and_tokenizer(model, self.tokenizer, recipe.max_length)
+        # Whoever loads the classifier cuts texts where this run did.
+        self.tokenizer.model_max_length = recipe.max_length
+        self.newest: Path | None = None  # checkpoint: to resume from, or last written
+        self.is_finished = False
+        self._record = {}  # what run.json says
+
+    def __enter__(self) -> "OpenRun":
+        with ExitStack() as held:
+            if is_main():
+                self._lock_and_prepare(held)
+                self._choose_start()
+                self._check_room()
+            self.is_finished, self.newest = from_main((self.is_finished, self.newest))
+            self._held = held.pop_all()
+        self.saved_at = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _lock_and_prepare(self, held: ExitStack) -> None:
+        """Lock the folder and try to write, so that it fails before the first epoch."""
+        source = self.model.name_or_path
+        best = self.path / storage.BEST
+        if source and os.path.realpath(source) == os.path.realpath(best):
+            raise ResumeError(f"{best} is the model to begin with. {ANOTHER_FOLDER}")
+        try:
+            str(self.path).encode()  # safetensors cannot write to a name without UTF-8
+            self.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(storage.folder_lock(self.path))
+            self.checkpoints.mkdir(exist_ok=True)
+            held.callback(storage.remove_if_empty, self.checkpoints)
+            (self.checkpoints / f"{storage.PARTIAL}trial").touch()
+        except (OSError, UnicodeError) as error:
+            problem = f"{self.path} cannot be written: {error}"
+            raise SaveError(f"{problem}. {ANOTHER_FOLDER}") from error
+        storage.remove_partial(self.path)
+        storage.remove_partial(self.checkpoints)
+
+    def _check_room(self) -> None:
+        """Check that the disk has room for a checkpoint."""
+        # Weights, Adam's two means, and a copy of the best weights.
+        needed = 4 * sum(weight.nbytes for weight in self.model.parameters())
+        disk = shutil.disk_usage(self.path)
+        # Some file systems report no size.
+        if disk.total and disk.free < needed and not self.is_finished:
+            raise SaveError(
+                f"A checkpoint in {self.path} takes {needed / 2**20:,.0f} MiB, and "
+                f"{disk.free / 2**20:,.0f} are free. Make room. {ANOTHER_FOLDER}"
+            )
+
+    def _choose_start(self) -> None:
+        """Look at what is in the folder: nothing, this run, or something else."""
+        self._record = self._read_record()
+        if not self.resume:
+            self._remove_checkpoints()
+            return
+        other_run = ""
+        if self._record.get("finished"):
+            other_run = differences(self._record["identity"], self.identity)
+            damaged = storage.damaged_files(self.path, self._record["files"])
+            if not other_run and not damaged:
+                self.is_finished = True
+                self._remove_checkpoints(self.identity)
+                return
+            if not other_run:
+                print(
+                    f"The finished run in {self.path} is damaged "
+                    f"({', '.join(damaged)}); training it again."
+                )
+        self.newest = self._newest_checkpoint()
+        if self.newest is None and other_run:
+            raise ResumeError(
+                f"{self.path} holds a finished run of another kind: {other_run}. "
+                f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
+                "one is finished."
+            )
+        if self.newest is None and self.resume is True:
+            problem = f"{self.path} holds no unfinished run that could be resumed"
+            raise ResumeError(f"{problem}. {START_OVER}")
+
+    def _read_record(self) -> dict[str, Any]:
+        """Return what run.json says; refuse foreign files, set a damaged run aside."""
+        path = self.path / storage.RUN_FILE
+        foreign = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
+        try:
+            if not foreign or path.is_file():
+                return storage.read_record(path)
+        except Damaged as error:
+            if not os.path.lexists(path):
+                return {}
+            if path.is_file() and b'"checksum"' in path.read_bytes():
+                for name in (storage.RUN_FILE, *foreign):
+                    storage.set_aside(self.path / name, str(error))
+                return {}
+            foreign.append(storage.RUN_FILE)
+        raise SaveError(
+            f"{self.path} holds {', '.join(foreign)}, which no run of this version "
+            f"wrote. {ANOTHER_FOLDER} Or move them away."
+        )
+
+    def _newest_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint; set damaged ones aside."""
+        for path in find_checkpoints(self.path):
+            try:
+                if damaged := storage.damaged_files(path):
+                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
+                    continue
+                progress = read_progress(path)
+            except OSError as error:
+                print(f"note: {path.name} cannot be read: {error}. It stays as it is.")
+                continue
+            if progress.get("format") != FORMAT:
+                raise ResumeError(
+                    f"{self.path} holds an unfinished run of version 2, which this "
+                    f"version cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
+                )
+            if other := differences(progress["identity"], self.identity):
+                raise ResumeError(
+                    f"{self.path} holds an unfinished run of another kind: {other}. "
+                    f"Resume it unchanged, or give another folder. {START_OVER}"
+                )
+            return path
+        return None
+
+    def _remove_checkpoints(self, identity: dict[str, Any] | None = None) -> None:
+        """Delete all checkpoints, or only those of the run with this identity."""
+        for path in find_checkpoints(self.path):
+            with suppress(Damaged):
+                if identity in (None, read_progress(path).get("identity")):
+                    storage.remove_folder(path)
+
+    def load(self) -> Run:
+        """Return the finished run in the folder, with its weights in the model.
+
+        Returns
+        -------
+        Run
+        """
+        state = process_state()
+        state.print(
+            f"This run is finished: its classifier is loaded from {self.path}. "
+            f"{START_OVER}"
+        )
+        self.model.to(state.device)
+        load_weights(self.model, self.path / storage.BEST)
+        facts = run_facts(self.path)
+        return Run(
+            self.model,
+            self.path,
+            _read_table(self.path / storage.HISTORY),
+            _read_table(self.path / storage.STEPS),
+            facts["epoch"],
+            facts["seconds"],
+        )
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> State:
+        """Return where the run is: at its beginning, or at its newest checkpoint.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            Of the model. Both are changed in place if the run is resumed.
+
+        Returns
+        -------
+        State
+        """
+        self.optimizer = optimizer
+        recipe = self.recipe
+        sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
+        if self.newest is None:
+            rows = self.rows["train"]
+            return State(rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
+        state = read_checkpoint(self.newest, self.model, optimizer)
+        state.split_sizes += [s for s in sizes if s not in state.split_sizes]
+        process_state().print(f"Resuming after {state}.")
+        if state.best_epoch:
+            # best/ may be of a later epoch, whose checkpoint was lost.
+            self._publish(state)
+        return state
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether it is time for a checkpoint, on rank 0's clock."""
+        due = time.perf_counter() - self.saved_at >= 60 * self.save_minutes
+        return from_main(due)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint, keep the newest two, and publish a new best epoch.
+
+        Parameters
+        ----------
+        state : State
+            How far the run is.
+
+        Raises
+        ------
+        SaveError
+            If it cannot be written; the checkpoints before it stay.
+        """
+        training = training_state(self.optimizer, self.model.device)
+        if is_main():
+            if not self.checkpoints.exists():
+                raise SaveError(
+                    f"{self.checkpoints} was deleted or renamed. Put it back."
+                )
+            self.newest = write_checkpoint(
+                self.checkpoints,
+                self.model,
+                training,
+                state,
+                self._facts(),
+                self._best_writer(state) if state.best_epoch else None,
+            )
+            found = find_checkpoints(self.path)
+            for path in found[found.index(self.newest) + CHECKPOINTS_KEPT :]:
+                storage.remove_folder(path)
+        self.newest = from_main(self.newest)
+        if state.is_best_epoch:
+            self._publish(state)
+        self.saved_at = time.perf_counter()
+        state.lap()  # saving is no training time
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what each record of this run says."""
+        recipe = self.recipe.to_dict(absolute_paths=True)
+        return {"format": FORMAT, "identity": self.identity, "recipe": recipe}
+
+    def _best_writer(self, state: State) -> Callable[[Path], object]:
+        """Return ``write(path)``, which writes the best classifier so far.
+
+        Before the first validation that is the current model.
+        """
+        if state.is_best_epoch or not state.best_epoch:
+            return lambda path: write_classifier(self.model, self.tokenizer, path)
+        # A copy, not a link: damage to one checkpoint spares the other.
+        best = self.newest / storage.BEST
+        return lambda path: shutil.copytree(best, path, dirs_exist_ok=True)
+
+    def _publish(self, state: State, run: Run | None = None) -> None:
+        """Write best/ and run.json; with a finished `run` the tables, too.
+
+        A finished classifier is replaced only by a finished one.
+        """
+        is_protected = self._record.get("finished") and run is None
+        if is_protected or not is_main():
+            return
+        best = self.path / storage.BEST
+        if not self._record:
+            # First, so that a run that dies in here knows best/ as its own.
+            self._write_record(self._facts() | {"finished": False})
+        if best.exists() and storage.damaged_files(best):
+            storage.set_aside(best, "it was changed since it was saved")
+        storage.write_folder(best, self._best_writer(state))
+        scores = state.history[state.best_epoch - 1] if state.best_epoch else {}
+        facts = self._facts() | {
+            "rows": self.rows,
+            "steps": len(state.losses),
+            "epoch": state.best_epoch,
+            "validation_accuracy": scores.get("validation_accuracy"),
+            "finished": run is not None,
+        }
+        if run:
+            storage.save_text(self.path / storage.HISTORY, run.history.to_csv())
+            storage.save_text(self.path / storage.STEPS, run.steps.to_csv())
+            names = [f"{storage.BEST}/{path.name}" for path in best.iterdir()]
+            names += [storage.HISTORY, storage.STEPS]
+            facts["seconds"] = run.seconds
+            facts["files"] = {
+                name: storage.sha256(self.path / name) for name in sorted(names)
+            }
+        self._write_record(facts)
+
+    def _write_record(self, facts: dict[str, Any]) -> None:
+        storage.write_record(self.path / storage.RUN_FILE, facts)
+        self._record = facts
+
+    def save_and_stop(self, state: State) -> Run:
+        """Save, say how to resume and how long the whole run takes.
+
+        Parameters
+        ----------
+        state : State
+            How far the run is.
+
+        Returns
+        -------
+        Run
+            The run so far.
+        """
+        self.save(state)
+        if not state.best_epoch:  # so that there is something to look at
+            self._publish(state)
+        process_state().print(
+            f"Stopped after {state}; saved in {self.path}. To resume, call train() "
+            "again, or run: agnews train --resume --output-dir "
+            f'"{self.path.as_posix()}"\n{state.estimate()}'
+        )
+        return self._result(state, finished=False)
+
+    def finish(self, state: State) -> Run:
+        """Publish the finished run and delete its checkpoints.
+
+        Parameters
+        ----------
+        state : State
+            After the last epoch.
+
+        Returns
+        -------
+        Run
+        """
+        run = self._result(state, finished=True)
+        self._publish(state, run)
+        if is_main():
+            self._remove_checkpoints(self.identity)
+        process_state().wait_for_everyone()
+        return run
+
+    def _result(self, state: State, finished: bool) -> Run:
+        """Return the run so far, with the best epoch's weights in the model."""
+        if state.best_epoch and not state.is_best_epoch:
+            load_weights(self.model, self.newest / storage.BEST)
+        history = pd.DataFrame(state.history, columns=HISTORY_COLUMNS)
+        numbers = pd.RangeIndex(1, len(state.losses) + 1, name="step")
+        return Run(
+            self.model,
+            self.path,
+            history.set_index("epoch"),
+            pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float),
+            state.best_epoch,
+            state.seconds + state.epoch_seconds,
+            finished,
+        )
+
+
+def recipe_of_run(folder: str | Path) -> Recipe:
+    """Return the recipe of the unfinished run in a folder, or of the finished one.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A run's output folder.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    ResumeError
+        If it holds neither.
+    """
+    for path in find_checkpoints(folder):
+        with suppress(Damaged, KeyError):
+            return Recipe.from_dict(read_progress(path)["recipe"])
+    facts = run_facts(folder)
+    if not facts.get("finished"):
+        raise ResumeError(f"{folder} holds no run that could be resumed.")
+    return Recipe.from_dict(facts["recipe"])
+
+
+def identity_of(
+    model: PreTrainedModel, tokens: Mapping[str, Dataset], recipe: Recipe
+) -> dict[str, Any]:
+    """Return what decides the course of a run; only an equal one can be resumed.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Identified by its files, not by its weights: those of a run that is to be
+        resumed have moved.
+    tokens : Mapping
+        Split name -> tokenized split.
+    recipe : Recipe
+        How to train.
+
+    Returns
+    -------
+    dict
+    """
+    values: dict[str, Any] = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
+    for name in ("train", "validation"):
+        values[f"data ({name})"] = fingerprint(tokens[name])
+    weights = list(model.named_parameters())
+    files = [storage.sha256(path) for path in source_files(model.name_or_path)]
+    values["model"] = _digest(files or [(name, list(w.shape)) for name, w in weights])
+    frozen = [name for name, weight in weights if not weight.requires_grad]
+    values["frozen parameters"] = _digest(frozen) if frozen else "none"
+    values["classes"] = ", ".join(class_names(model))
+    values["processes"] = process_state().num_processes
+    return values
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return what two identities differ in, in words.
+
+    Parameters
+    ----------
+    theirs, ours : Mapping
+        From `identity_of`: of the run in the folder, and of the one asked for.
+
+    Returns
+    -------
+    str
+        Empty if they are equal.
+    """
+    return "; ".join(
+        f"{name} is {theirs.get(name)} there and {value} here"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    )
+
+
+def fingerprint(split: Dataset) -> str:
+    """Return a digest of a split's tokens and labels, in their order.
+
+    Parameters
+    ----------
+    split : Dataset
+        From `tokenize`.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    table = split.select_columns(["input_ids", "label"]).with_format("arrow")[:]
+    ids = table["input_ids"].combine_chunks()
+    sums = hashlib.sha256()
+    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
+        numbers = column.to_numpy(zero_copy_only=False).astype("int64")
+        sums.update(numbers.tobytes())
+    return sums.hexdigest()[:16]
+
+
+def _digest(values: list) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read history.csv or steps.csv. As numbers, pandas 2 would lose the last digit."""
+    table = pd.read_csv(path, index_col=0, dtype=str)
+    return table.astype(float).rename(index=int)
