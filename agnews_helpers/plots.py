@@ -201,7 +201,7 @@ def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
             "shrinkA": 18 if rise > 0 else 3,
             "shrinkB": 18 if rise < 0 else 3,
         }
-        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow, in_layout=False)
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
         middle = (x + to_x) / 2, (y + to_y) / 2
         axes.text(*middle, words, fontsize=9, bbox=WHITE, **CENTRE)
     return axes
@@ -285,7 +285,7 @@ def confusion_matrix(report: Report) -> Axes:
         axes.text(column, row, f"{count:,}", color=colour, **CENTRE)
     axes.set_xticks(places, counts.columns)
     axes.set_yticks(places, counts.index)
-    if max(map(len, counts.columns)) > 14 * cell:
+    if max(map(len, counts.columns)) > 14 * cell + 1:
         axes.tick_params("x", rotation=90)
     axes.spines[:].set_visible(False)
     axes.set(
@@ -420,7 +420,7 @@ def vram_bars(
     vram_gib : float
         Memory of the card in GiB, drawn as a line.
     taken_gib : dict[str, float] or None
-        GiB that an operating system takes, by its name; what it leaves is drawn as a
+        GiB that an operating system takes, by its name; the rest is drawn as a
         line.
     axes : Axes or None
         Where to draw; None for a new figure.

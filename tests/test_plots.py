@@ -125,6 +125,12 @@ CIRCLE = {
 ROUND = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "one")]
 
 
+STATIONS = {
+    f"station ({number})": (number, 0, "101 15768 2991\n2004 3514 ...")
+    for number in range(7)
+}
+
+
 def losses(steps, start=1.4):
     """The losses of three seeds, as `gallery` takes them."""
     index = pd.RangeIndex(1, steps + 1, name="step")
@@ -150,6 +156,7 @@ DRAWINGS = {
     "diagram": lambda: plots.diagram(
         BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]
     ),
+    "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
     "diagram, in a circle": lambda: plots.diagram(
         CIRCLE, [(a, b, "next") for a, b in ROUND]
     ),
@@ -271,6 +278,13 @@ def test_an_arrow_is_drawn_from_box_to_box():
     assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
     said = next(text for text in axes.texts if text.get_text() == "what it says")
     assert said.get_position() == (0.5, 1)
+
+
+def test_a_diagram_fills_its_figure():
+    """The names and arrows are ignored when the axes get their place."""
+    axes = plots.diagram(CIRCLE, [(a, b, "") for a, b in ROUND])
+    axes.figure.canvas.draw()
+    assert axes.get_position().width > 0.95
 
 
 def test_coverage_counts_right_answers_and_strangers_at_each_confidence():

@@ -8,7 +8,7 @@ class AgnewsError(Exception):
 
 
 class InvalidValue(AgnewsError, ValueError):
-    """An argument or a setting is not allowed; the message names it and what is."""
+    """A setting is not allowed; the message names it and the allowed values."""
 
 
 class DataError(AgnewsError, ValueError):
