@@ -16,8 +16,8 @@ _NAMES = {
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
     "training": "train forward_backward",
     "runs": "Run",
-    "evaluation": "evaluate score Report calibration calibration_error",
-    "prediction": "predict_logits classify",
+    "evaluation": "evaluate score Report calibration calibration_error "
+    "predict_logits classify",
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.repeats": "near_repeats",

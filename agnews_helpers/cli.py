@@ -5,7 +5,6 @@ import atexit
 import os
 import sys
 from dataclasses import asdict, fields, replace
-from itertools import islice, tee
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +21,6 @@ from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-CHUNK = 1_000  # texts that are in memory at a time
 # The fields of the recipe that a command has flags for
 BUDGET_FIELDS = (
     "model max_length padding group_by_length batch_size epochs precision".split()
@@ -412,7 +410,7 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
 
 
 def _predict(options) -> tuple[int, dict]:
-    from .prediction import classify_lists
+    from .evaluation import classify
 
     ways = [bool(options.file), bool(options.texts)]
     if (
@@ -426,31 +424,30 @@ def _predict(options) -> tuple[int, dict]:
         )
     if options.file:
         return 0, _label_file(options)
-    texts, found = iter(options.texts), []
-    if options.texts == ["-"]:
+    texts, found = options.texts, []
+    if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        texts = (line.rstrip("\n") for line in sys.stdin if line.strip())
-    for table in classify_lists(
-        iter(lambda: list(islice(texts, CHUNK)), []), options.output_dir
-    ):
-        for text, label, *chances in table.itertuples(index=False, name=None):
-            chances = dict(zip(table.columns[2:], chances))
-            told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
-            shown = "".join(
-                c if c.isprintable() else " " for c in text
-            )  # nothing that steers a terminal
-            print(f"{label:9} {shown}\n{'':9} {told}")
-            found += [{"text": text, "label": label, **chances}] if options.json else []
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        if not texts:
+            return 0, {"predictions": found}
+    table = classify(texts, options.output_dir)
+    for text, label, *chances in table.itertuples(index=False, name=None):
+        chances = dict(zip(table.columns[2:], chances))
+        told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
+        shown = "".join(
+            c if c.isprintable() else " " for c in text
+        )  # nothing that steers a terminal
+        print(f"{label:9} {shown}\n{'':9} {told}")
+        found += [{"text": text, "label": label, **chances}] if options.json else []
     return 0, {"predictions": found}
 
 
 def _label_file(options) -> dict:
-    """Write the rows of a file, all columns kept, with label and confidence; a chunk in memory at a time."""
+    """Write the rows of a file, all columns kept, with label and confidence."""
     import pandas as pd
-    from tqdm.auto import tqdm
 
+    from .evaluation import classify
     from .plumbing.tables import read_texts
-    from .prediction import classify_lists
 
     target, partial = (
         options.output,
@@ -469,30 +466,24 @@ def _label_file(options) -> dict:
     added = ["label", "confidence"]
     while taken := {*added} & {*read.columns}:
         added = [f"predicted_{name}" if name in taken else name for name in added]
-    here, there = tee(
-        iter(lambda: list(islice(read.rows, CHUNK)), [])
-    )  # to write, and to label
-    tables = classify_lists(
-        ([text for *_, text in rows] for rows in there), options.output_dir
+    rows = list(read.rows)
+    if not rows:
+        raise InvalidValue(f"{options.file} has no rows.")
+    print(*[options.file.name, *read.layout], sep=" · ", file=sys.stderr)
+    answers = classify([text for *_, text in rows], options.output_dir)
+    written = pd.DataFrame(
+        [values for _, values, *_ in rows], None, read.columns, object
     )
-    bar = tqdm(unit="row", desc=" · ".join([options.file.name, *read.layout]))
+    written[added[0]] = answers.iloc[:, 1]
+    written[added[1]] = answers.iloc[:, 2:].max(axis=1).round(4)
     try:
-        with bar, partial.open("w", encoding="utf-8", newline="") as file:
-            for rows, table in zip(here, tables):
-                written = pd.DataFrame(
-                    [values for _, values, *_ in rows], None, read.columns, object
-                )
-                written[added[0]] = table.iloc[:, 1]
-                written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
-                written.to_csv(file, index=False, header=not bar.n)
-                bar.update(len(rows))
-        if not bar.n:
-            raise InvalidValue(f"{options.file} has no rows.")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            written.to_csv(file, index=False)
         retry_permission_error(os.replace, partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    print(f"{bar.n:,} rows labelled in {target}")
-    return {"rows": bar.n}
+    print(f"{len(rows):,} rows labelled in {target}")
+    return {"rows": len(rows)}
 
 
 def _notebooks(options) -> tuple[int, dict]:

@@ -29,7 +29,6 @@ FLOORS = [
     {"vram.recorder", "plots"},
     {"training"},
     {"checkpoints", "evaluation"},
-    {"prediction"},
     {"data", "model", "batching"},
     {"profiles"},
     {"recipe", "hardware", "vram.allocator", "vram.on_cuda"},
@@ -99,7 +98,6 @@ STORY = (
     "training",
     "checkpoints",
     "evaluation",
-    "prediction",
     "hardware",
 )
 LIMITS = {
