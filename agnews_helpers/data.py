@@ -12,7 +12,7 @@ from itertools import compress
 from pathlib import Path
 
 from .plumbing.errors import DataError
-from .plumbing.hub import DATA_FILES, from_hub
+from .plumbing.hub import FILES, from_hub
 from .plumbing.repeats import note_repeats
 from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wrong
 from .profiles import PROFILES
@@ -88,7 +88,7 @@ def _read_hub():
     def load(**options):
         paths = [
             hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
-            for name in DATA_FILES
+            for name in FILES["data"]
         ]
         tables = [pd.read_parquet(path, columns=["text", "label"]) for path in paths]
         return [table.to_dict("list") for table in tables]

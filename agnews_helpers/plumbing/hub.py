@@ -15,11 +15,13 @@ from .storage import read_json
 
 # asked for to see whether the Hub answers
 KNOWN_MODEL = "distilbert/distilbert-base-uncased"
-MODEL_FILES = ("config.json", "tokenizer.json", "model.safetensors")
-# AG News' training rows and test rows, as the Hub has them
-DATA_FILES = ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet")
-# paths look like this, and no id of the Hub does
-NO_ID = re.compile(r"[~./\\]|\w:|.*/(.*/|$)")
+# the files that are loaded: of a model, and of AG News its training and test rows
+FILES = {
+    "model": ("config.json", "tokenizer.json", "model.safetensors"),
+    "data": ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+}
+# the ids of the Hub look like this: name, or owner/name
+HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
 # sizes of a model's config.json above which it is refused
 MAX_CONFIG_VALUES = {
     "n_layers": 1000,
@@ -63,7 +65,7 @@ def hub_status(model: str, data: str) -> HubStatus:
     problem = why_unreachable()
     if not problem:
         return HubStatus(True, "the Hugging Face Hub answers")
-    if in_cache(model, data):
+    if in_cache(model, "model") and in_cache(data, "data"):
         return HubStatus(True, f"{problem}, but model and data are in its cache")
     return HubStatus(False, problem)
 
@@ -102,13 +104,15 @@ def why_unreachable(seconds: float = 2.5) -> str:
         return f"the Hugging Face Hub does not answer{place}"
 
 
-def in_cache(model: str, data: str) -> bool:
-    """Say whether all files of model and data are in the Hub's local cache.
+def in_cache(name: str, kind: str) -> bool:
+    """Say whether all files of a model or data set are in the Hub's local cache.
 
     Parameters
     ----------
-    model, data : str
-        As of `hub_status`.
+    name : str
+        Its Hub id.
+    kind : str
+        "model" or "data".
 
     Returns
     -------
@@ -116,10 +120,12 @@ def in_cache(model: str, data: str) -> bool:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    paths = [try_to_load_from_cache(model, name) for name in MODEL_FILES]
-    for name in DATA_FILES:
-        paths.append(try_to_load_from_cache(data, name, repo_type="dataset"))
-    return all(isinstance(path, str) for path in paths)
+    repo_type = "dataset" if kind == "data" else "model"
+    for file in FILES[kind]:
+        path = try_to_load_from_cache(name, file, repo_type=repo_type)
+        if not isinstance(path, str):
+            return False
+    return True
 
 
 def from_hub(name: str, load: Callable[..., Any]) -> Any:
@@ -184,7 +190,7 @@ def pretrained(auto_class: Any, name: str | Path, **options: Any) -> Any:
         auto_class.from_pretrained, name, trust_remote_code=False, **options
     )
     if not Path(name).is_dir():
-        if Path(name).exists() or NO_ID.match(str(name)):
+        if Path(name).exists() or not HUB_ID.match(str(name)):
             raise FileNotFoundError(
                 f"There is no folder {str(name)!r}. Give another, or the id of a model."
             )
