@@ -40,7 +40,7 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(
     assert (
         "accuracy" not in figures
         and str(kept) in printed
-        and "none: notebook 04 did not run to its end\n" in printed
+        and "none: the training notebook did not run to its end\n" in printed
         and "\nclassifier" not in printed
     )
 
