@@ -156,11 +156,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse a file that could not be written at the end, before any work."""
-    path = options.json or Path("default.json")
-    if path.suffix.lower() != ".json" or path.name.lower() in RESERVED_NAMES:
-        raise InvalidValue(
-            f"--json is {path}; it must end in .json, and be no file of a run."
-        )
+    if options.json:
+        name = options.json.name.lower()
+        if not name.endswith(".json") or name in RESERVED_NAMES:
+            rule = "it must end in .json, and be no file of a run"
+            raise InvalidValue(f"--json is {options.json}; {rule}.")
     for name in ("json", "picture", "output"):
         path = getattr(options, name, None)
         if path:
