@@ -3,7 +3,12 @@
 Importing this loads nothing heavy; each name is fetched from its module when it is first used.
 """
 
+import os
 from importlib import import_module
+
+# huggingface_hub reads this when it is imported. Downloads through Xet are reported to
+# stall on poor networks (xet-core issues 850 and 898); over HTTP they time out.
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 __version__ = "2.0.0"
 

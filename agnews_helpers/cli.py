@@ -4,9 +4,10 @@ import argparse
 import atexit
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
@@ -32,50 +33,115 @@ EVALUATE_FIELDS = (
 TRAIN_FIELDS = [item.name for item in fields(Recipe)]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command, write its figures where ``--json`` says, and return the exit status.
+def _path(text: str) -> Path:
+    """Convert a word of the command line to a path; `~` is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text).expanduser()
 
-    0 is success, 1 a finding or failure, 2 wrong input or a run that cannot go on (said in one line, no
-    traceback), 130 a run that was interrupted.
+
+# What several flags share
+FILE = dict(type=_path, metavar="FILE")
+FOLDER = dict(type=_path, metavar="DIR")
+NUMBER = dict(type=float, metavar="NUMBER")
+YES_OR_NO = dict(action=argparse.BooleanOptionalAction)
+OUTPUT_DIR = dict(
+    FOLDER,
+    default=Path("runs/agnews"),
+    help="the folder of the trained classifier (default: %(default)s)",
+)
+# The flags of each command beside those of the recipe, for `add_argument`
+BUDGET_FLAGS = {
+    "--card": dict(
+        metavar="NAME",
+        help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)",
+    ),
+    "--vram-gib": dict(
+        NUMBER,
+        help="memory of a card that is not in the list, or instead of --card's own",
+    ),
+    "--system": dict(
+        default="windows" if os.name == "nt" else "linux-desktop",
+        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
+    ),
+    "--attention": dict(default="sdpa", help="sdpa or eager (default: %(default)s)"),
+    "--table": dict(
+        YES_OR_NO,
+        default=True,
+        help="look for the largest batch of each length (default: yes)",
+    ),
+    "--picture": dict(FILE, help="draw the bars of several lengths to FILE"),
+}
+TRAIN_FLAGS = {
+    "--output-dir": OUTPUT_DIR,
+    "--resume": dict(
+        YES_OR_NO,
+        help="resume the folder's unfinished run; or discard it and start over",
+    ),
+    "--steps": dict(
+        type=int,
+        metavar="NUMBER",
+        help="stop after this many steps; --resume goes on from there",
+    ),
+    "--checkpoint-minutes": dict(
+        NUMBER, default=10.0, help="between two saves (default: %(default)s)"
+    ),
+}
+EVALUATE_FLAGS = {"--output-dir": OUTPUT_DIR}
+PREDICT_FLAGS = {
+    "texts": dict(
+        nargs="*",
+        metavar="TEXT",
+        help="a text, or - for each line of the input that has one",
+    ),
+    "--output-dir": OUTPUT_DIR,
+    "--file": dict(
+        FILE, help="label the rows of a .csv, .tsv, .jsonl or .parquet file"
+    ),
+    "--output": dict(FILE, help="a new CSV file for them"),
+    "--text-columns": dict(metavar="A,B", help="which of its columns are text"),
+}
+NOTEBOOKS_FLAGS = {
+    "--source": dict(
+        FOLDER, help="their folder (default: notebooks, else those that came with this)"
+    ),
+    "--target": dict(
+        FOLDER,
+        default=Path("build/notebooks"),
+        help="the folder for the results (default: %(default)s)",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command, and write its figures to the file that ``--json`` names.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        The words of the command line; None: those of this process.
+
+    Returns
+    -------
+    int
+        The exit status. 0: success. 1: a finding or failure. 2: wrong input or a run
+        that cannot go on, told in one line. 130: interrupted.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 2
-    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
-        if (stream := getattr(sys, name)) is None:  # whoever started us has closed it
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end of the process
-        elif mode == "w" and hasattr(
-            stream, "reconfigure"
-        ):  # Windows' pipes and consoles lack most letters
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Windows' consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
-        for name in (
-            "json",
-            "picture",
-            "output",
-        ):  # what is written at the end is tried now
-            if path := getattr(options, name, None):
-                if name == "json" and (
-                    path.suffix.lower() != ".json"
-                    or path.name.lower() in RESERVED_NAMES
-                ):
-                    raise InvalidValue(
-                        f"--json is {path}; it must end in .json, and be no file of a run."
-                    )
-                try_file(path)
-        code, figures = options.run(
-            options
-        )  # each command returns its exit status and its figures
+        _check_outputs(options)
+        code, figures = options.run(options)
         if options.json and figures:
             write_json(options.json, figures)
             print(f"figures in {options.json}")
-        sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # who read the output is gone: say nothing more, also not at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe
         return 2
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
@@ -86,178 +152,98 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _path(text: str) -> Path:
-    """A path of the command line: `~` is the home, also where the shell left it as it was."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text).expanduser()
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse a file that could not be written at the end, before any work."""
+    if options.json:
+        name = options.json.name.lower()
+        if not name.endswith(".json") or name in RESERVED_NAMES:
+            rule = "it must end in .json, and be no file of a run"
+            raise InvalidValue(f"--json is {options.json}; {rule}.")
+    for name in ("json", "picture", "output"):
+        path = getattr(options, name, None)
+        if path:
+            try_file(path)
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(
-            2,
-            f"{self.prog}: {message}; see {self.prog} --help (-- goes before a text with a dash)\n",
-        )
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"see {self.prog} --help (-- goes before a text with a dash)"
+        self.exit(2, f"{self.prog}: {message}; {hint}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "agnews", description="Fine-tune DistilBERT on AG News; see README.md."
-    )
+    """Make the parser of all commands."""
+    about = "Fine-tune DistilBERT on AG News; see README.md."
+    parser = _Parser("agnews", description=about)
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    figures, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    path, place = ({"type": _path, "metavar": name} for name in ("FILE", "DIR"))
-    number = {"type": float, "metavar": "NUMBER"}
-    figures.add_argument("--json", **path, help="write the figures to FILE")
-    where = "where the trained classifier is (default: %(default)s)"
-    folder.add_argument(
-        "--output-dir", **place, default=Path("runs/agnews"), help=where
-    )
 
-    def command(name, run, summary, *parents):
-        sub = commands.add_parser(
-            name, help=summary, description=summary, parents=[figures, *parents]
-        )
-        sub.set_defaults(run=run)
-        return sub.add_argument
+    def add(
+        name: str,
+        run: Callable,
+        summary: str,
+        flags: dict[str, dict],
+        recipe_fields: Sequence[str] = (),
+    ) -> None:
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run=run)
+        command.add_argument("--json", **FILE, help="write the figures to FILE")
+        for flag, options in flags.items():
+            command.add_argument(flag, **options)
+        if recipe_fields:
+            _add_recipe_flags(command, recipe_fields)
 
-    command(
-        "doctor", _doctor, "say what this machine is and which profile it would run"
-    )
-    add = command(
-        "budget",
-        _budget,
-        "say whether a training step fits a card",
-        _recipe_flags(BUDGET_FIELDS),
-    )
-    add(
-        "--card",
-        metavar="NAME",
-        help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)",
-    )
-    add(
-        "--vram-gib",
-        **number,
-        help="memory of a card that is not in the list, or instead of --card's own",
-    )
-    here = "windows" if os.name == "nt" else "linux-desktop"
-    add(
-        "--system",
-        default=here,
-        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    )
-    add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
-    flag = argparse.BooleanOptionalAction
-    add(
-        "--table",
-        action=flag,
-        default=True,
-        help="look for the largest batch of each length (default: yes)",
-    )
-    add("--picture", **path, help="draw the bars of several lengths to FILE")
-    add = command(
-        "train",
-        _train,
-        "train a classifier, keep the best epoch",
-        folder,
-        _recipe_flags(TRAIN_FIELDS),
-    )
-    add(
-        "--resume",
-        action=flag,
-        help="continue the output folder's unfinished run; or discard it and begin",
-    )
-    add(
-        "--steps",
-        type=int,
-        metavar="NUMBER",
-        help="stop after so many steps; --resume goes on from there",
-    )
-    add(
-        "--checkpoint-minutes",
-        default=10.0,
-        **number,
-        help="between two saves (default: %(default)s)",
-    )
-    command(
-        "evaluate",
-        _evaluate,
-        "test a trained classifier",
-        folder,
-        _recipe_flags(EVALUATE_FIELDS),
-    )
-    add = command("predict", _predict, "label texts with a trained classifier", folder)
-    add(
-        "texts",
-        nargs="*",
-        metavar="TEXT",
-        help="a text, or - for each line of the input that has one",
-    )
-    add(
-        "--file", **path, help="label the rows of a .csv, .tsv, .jsonl or .parquet file"
-    )
-    add("--output", **path, help="a new CSV file for them")
-    add("--text-columns", metavar="A,B", help="which of its columns are text")
-    add = command(
-        "notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html"
-    )
-    add(
-        "--source",
-        **place,
-        help="where they are (default: notebooks, else those that came with this)",
-    )
-    add(
-        "--target",
-        **place,
-        default=Path("build/notebooks"),
-        help="where to put them (default: %(default)s)",
-    )
+    summary = "say what this machine is and which profile it would run"
+    add("doctor", _doctor, summary, {})
+    summary = "say whether a training step fits a card"
+    add("budget", _budget, summary, BUDGET_FLAGS, BUDGET_FIELDS)
+    summary = "train a classifier, keep the best epoch"
+    add("train", _train, summary, TRAIN_FLAGS, TRAIN_FIELDS)
+    summary = "test a trained classifier"
+    add("evaluate", _evaluate, summary, EVALUATE_FLAGS, EVALUATE_FIELDS)
+    summary = "label texts with a trained classifier"
+    add("predict", _predict, summary, PREDICT_FLAGS)
+    summary = "run the notebooks top to bottom, as .ipynb and .html"
+    add("notebooks", _notebooks, summary, NOTEBOOKS_FLAGS)
     return parser
 
 
-def _recipe_flags(names: list[str]) -> argparse.ArgumentParser:
-    """A parent parser with a flag for each of these fields of `Recipe`."""
-    parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group(
-        "recipe", "what is left out stays as the profile, or the run, has it"
-    )
-    for item in fields(Recipe):
-        if item.name in names:
-            kind = (get_args(item.type) or [item.type])[
-                0
-            ]  # where None is possible, too
-            value = dict(type=kind, metavar="TEXT" if kind is str else "NUMBER")
-            how = dict(action=argparse.BooleanOptionalAction) if kind is bool else value
-            group.add_argument(
-                "--" + item.name.replace("_", "-"), help=ALLOWED[item.name][1], **how
-            )
-    return parser
+def _add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Add a flag for each of these fields of `Recipe`."""
+    summary = "what is left out stays as the profile, or the run, has it"
+    group = parser.add_argument_group("recipe", summary)
+    for field in fields(Recipe):
+        if field.name in names:
+            kind = (get_args(field.type) or [field.type])[0]  # of `int | None`: int
+            options = {"type": kind, "metavar": "TEXT" if kind is str else "NUMBER"}
+            flag = f"--{field.name.replace('_', '-')}"
+            how = YES_OR_NO if kind is bool else options
+            group.add_argument(flag, help=ALLOWED[field.name][1], **how)
 
 
-def _flags(options) -> dict:
-    """The recipe's fields that were given on the command line."""
-    return {
-        name: value
-        for name in TRAIN_FIELDS
-        if (value := getattr(options, name, None)) is not None
-    }
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that were given on the command line."""
+    values = {name: getattr(options, name, None) for name in TRAIN_FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _doctor(options) -> tuple[int, dict]:
+def _doctor(options: argparse.Namespace) -> tuple[int, dict]:
+    """Print what this machine is, and what it lacks."""
     from . import doctor, hardware
 
     checks, figures = list(doctor.broken_imports()), {}
     if not checks:
         recipe = doctor.recipe_or_default()
-        figures |= {"recipe": asdict(recipe), "reason": recipe.reason}
+        figures = {"recipe": asdict(recipe), "reason": recipe.reason}
         print(f"{hardware.describe_machine()}\n{recipe.describe()}\n")
         checks = doctor.examine(recipe)
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
-    return 1 if failed else 0, figures | {"checks": [asdict(check) for check in checks]}
+    figures["checks"] = [asdict(check) for check in checks]
+    return 1 if failed else 0, figures
 
 
 def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None:
@@ -486,15 +472,15 @@ def _label_file(options) -> dict:
     return {"rows": len(rows)}
 
 
-def _notebooks(options) -> tuple[int, dict]:
+def _notebooks(options: argparse.Namespace) -> tuple[int, dict]:
+    """Run the notebooks of this folder, else those that came with the package."""
     from .running import run_notebooks
 
-    ours = Path(
-        __file__
-    ).parent  # in a wheel they lie in the package, in a checkout beside it
-    places = [Path("notebooks"), ours / "notebooks", ours.parent / "notebooks"]
-    found = next(
-        (place for place in places if any(place.glob("[0-9]*.ipynb"))), places[0]
-    )
-    figures = run_notebooks(options.source or found, options.target)
-    return 0 if all(notebook["ok"] for notebook in figures["notebooks"]) else 1, figures
+    package = Path(__file__).parent
+    # A wheel has them inside the package, a checkout beside it.
+    places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
+    found = [place for place in places if any(place.glob("[0-9]*.ipynb"))]
+    source = options.source or (found or places)[0]
+    figures = run_notebooks(source, options.target)
+    ok = all(notebook["ok"] for notebook in figures["notebooks"])
+    return 0 if ok else 1, figures

@@ -12,7 +12,7 @@ from itertools import compress
 from pathlib import Path
 
 from .plumbing.errors import DataError
-from .plumbing.hub import from_hub
+from .plumbing.hub import FILES, from_hub
 from .plumbing.repeats import note_repeats
 from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wrong
 from .profiles import PROFILES
@@ -82,16 +82,16 @@ def _folder(recipe: Recipe) -> Path:
 
 def _read_hub():
     """Both splits of the public data set, from the Hub or from its local cache."""
-    from datasets import load_dataset
+    import pandas as pd
+    from huggingface_hub import hf_hub_download
 
-    def load(anew):
-        news = load_dataset(
-            HUB_DATA, download_mode="force_redownload" if anew else None
-        )
-        return [
-            {key: news[split][key][:] for key in ("text", "label")}
-            for split in ("train", "test")
+    def load(**options):
+        paths = [
+            hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
+            for name in FILES["data"]
         ]
+        tables = [pd.read_parquet(path, columns=["text", "label"]) for path in paths]
+        return [table.to_dict("list") for table in tables]
 
     return from_hub(HUB_DATA, load)
 

@@ -415,17 +415,6 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
     assert "is none of the labels" in line or "knows the classes" in line
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
-@pytest.mark.parametrize("words", ["- <&- 2>&-", "Parcel >&-"])
-def test_closed_streams(shop, words):
-    """Of a service, say. Python has None for each."""
-    command = (
-        f'"{sys.executable}" -m agnews_helpers predict --output-dir "{shop}" {words}'
-    )
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-
-
 def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
     source, target = tmp_path / "texts.csv", tmp_path / "new" / "labelled.csv"
     lines = [f'{i};"Where is my parcel; it is number {i}"' for i in range(1_203)]

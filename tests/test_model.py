@@ -134,7 +134,7 @@ def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name
     (folder / name).write_bytes(whole[: int(left * len(whole))])
     with pytest.raises(
         FileNotFoundError,
-        match=r"spoiled' does not hold a model that can be read \(.+\)\. Make it anew, or give another",
+        match=r"spoiled' does not hold a model that can be read \(.+\)\. Save it again, or give another",
     ):
         load(Recipe(model=str(folder)))
     with pytest.raises(FileNotFoundError, match="does not hold a model"):
