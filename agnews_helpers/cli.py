@@ -5,16 +5,14 @@ import atexit
 import os
 import sys
 from dataclasses import asdict, fields, replace
-from itertools import islice, tee
 from pathlib import Path
 from typing import get_args
 
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
 from .plumbing.storage import (
-    PARTIAL,
     RESERVED_NAMES,
-    retry_permission_error,
+    save_text,
     try_file,
     write_json,
 )
@@ -22,7 +20,6 @@ from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-CHUNK = 1_000  # texts that are in memory at a time
 # The fields of the recipe that a command has flags for
 BUDGET_FIELDS = (
     "model max_length padding group_by_length batch_size epochs precision".split()
@@ -412,88 +409,60 @@ def _evaluate(options) -> tuple[int, dict]:
     return 0, {"recipe": asdict(recipe), "test": report.to_dict()}
 
 
-def _predict(options) -> tuple[int, dict]:
-    from .prediction import classify_lists
+def _predict(options: argparse.Namespace) -> tuple[int, dict]:
+    """Label texts, the lines of the standard input, or the rows of a file."""
+    from .prediction import classify
 
-    ways = [bool(options.file), bool(options.texts)]
-    if (
-        sum(ways) != 1
-        or bool(options.output) != ways[0]
-        or "-" in options.texts
-        and len(options.texts) > 1
-    ):
+    texts = options.texts
+    ways = bool(texts), bool(options.file), bool(options.output)
+    if ways not in ((True, False, False), (False, True, True)) or "-" in texts and len(texts) > 1:
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
     if options.file:
         return 0, _label_file(options)
-    texts, found = iter(options.texts), []
-    if options.texts == ["-"]:
+    if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        texts = (line.rstrip("\n") for line in sys.stdin if line.strip())
-    for table in classify_lists(
-        iter(lambda: list(islice(texts, CHUNK)), []), options.output_dir
-    ):
-        for text, label, *chances in table.itertuples(index=False, name=None):
-            chances = dict(zip(table.columns[2:], chances))
-            told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
-            shown = "".join(
-                c if c.isprintable() else " " for c in text
-            )  # nothing that steers a terminal
-            print(f"{label:9} {shown}\n{'':9} {told}")
-            found += [{"text": text, "label": label, **chances}] if options.json else []
-    return 0, {"predictions": found}
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        return 0, {"predictions": []}
+    answers = classify(texts, options.output_dir)
+    predictions = []
+    for text, label, *probabilities in answers.itertuples(index=False, name=None):
+        by_class = dict(zip(answers.columns[2:], probabilities))
+        predictions.append({"text": text, "label": label, **by_class})
+        # Nothing that is printed may steer a terminal.
+        shown = "".join(char if char.isprintable() else " " for char in text)
+        print(f"{label:9} {shown}")
+        print(" " * 9, ", ".join(f"{name} {p:.3f}" for name, p in by_class.items()))
+    return 0, {"predictions": predictions}
 
 
-def _label_file(options) -> dict:
-    """Write the rows of a file, all columns kept, with label and confidence; a chunk in memory at a time."""
+def _label_file(options: argparse.Namespace) -> dict:
+    """Write all columns of a file with label and confidence of each row."""
     import pandas as pd
-    from tqdm.auto import tqdm
 
     from .plumbing.tables import read_texts
-    from .prediction import classify_lists
+    from .prediction import classify
 
-    target, partial = (
-        options.output,
-        options.output.with_name(PARTIAL + options.output.name),
-    )
-    if (
-        os.path.lexists(target) or target.suffix.lower() != ".csv"
-    ):  # also where it is a link to nothing
-        problem = (
-            "exists"
-            if os.path.lexists(target)
-            else "is not called .csv, which it will be"
-        )
-        raise SaveError(f"{target} {problem}. Give another name.")
+    target = options.output
+    if os.path.lexists(target):  # also a link to nothing
+        raise SaveError(f"{target} exists. Give another name.")
+    if target.suffix.lower() != ".csv":
+        raise SaveError(f"{target} is not called .csv, which it will be.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
-    added = ["label", "confidence"]
-    while taken := {*added} & {*read.columns}:
-        added = [f"predicted_{name}" if name in taken else name for name in added]
-    here, there = tee(
-        iter(lambda: list(islice(read.rows, CHUNK)), [])
-    )  # to write, and to label
-    tables = classify_lists(
-        ([text for *_, text in rows] for rows in there), options.output_dir
-    )
-    bar = tqdm(unit="row", desc=" · ".join([options.file.name, *read.layout]))
-    try:
-        with bar, partial.open("w", encoding="utf-8", newline="") as file:
-            for rows, table in zip(here, tables):
-                written = pd.DataFrame(
-                    [values for _, values, *_ in rows], None, read.columns, object
-                )
-                written[added[0]] = table.iloc[:, 1]
-                written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
-                written.to_csv(file, index=False, header=not bar.n)
-                bar.update(len(rows))
-        if not bar.n:
-            raise InvalidValue(f"{options.file} has no rows.")
-        retry_permission_error(os.replace, partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{bar.n:,} rows labelled in {target}")
-    return {"rows": bar.n}
+    print(" · ".join([options.file.name, *read.layout]))
+    answers = classify(read.texts, options.output_dir)
+    rows = list(read.table.records.values())
+    table = pd.DataFrame(rows, columns=read.table.header, dtype=object)
+    confidence = answers.iloc[:, 2:].max(axis=1).round(4)
+    for name, values in {"label": answers.iloc[:, 1], "confidence": confidence}.items():
+        while name in table.columns:
+            name = f"predicted_{name}"
+        table[name] = values
+    save_text(target, table.to_csv(index=False, lineterminator="\n"))
+    print(f"{len(table):,} rows labelled in {target}")
+    return {"rows": len(table)}
 
 
 def _notebooks(options) -> tuple[int, dict]:

@@ -41,7 +41,6 @@ FLOORS = [
             "cpu_kernels",
             "interrupts",
             "tables",
-            "repeats",
             "vram_cap",
         )
     },
