@@ -414,8 +414,9 @@ def _predict(options: argparse.Namespace) -> tuple[int, dict]:
     from .prediction import classify
 
     texts = options.texts
-    ways = bool(texts), bool(options.file), bool(options.output)
-    if ways not in ((True, False, False), (False, True, True)) or "-" in texts and len(texts) > 1:
+    given = [bool(texts), bool(options.file), bool(options.output)]
+    is_mixed = "-" in texts and len(texts) > 1
+    if is_mixed or given not in ([True, False, False], [False, True, True]):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
@@ -424,39 +425,36 @@ def _predict(options: argparse.Namespace) -> tuple[int, dict]:
     if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not texts:
+    if not texts:  # the input was empty
         return 0, {"predictions": []}
     answers = classify(texts, options.output_dir)
-    predictions = []
+    names = answers.columns[2:]
     for text, label, *probabilities in answers.itertuples(index=False, name=None):
-        by_class = dict(zip(answers.columns[2:], probabilities))
-        predictions.append({"text": text, "label": label, **by_class})
         # Nothing that is printed may steer a terminal.
         shown = "".join(char if char.isprintable() else " " for char in text)
-        print(f"{label:9} {shown}")
-        print(" " * 9, ", ".join(f"{name} {p:.3f}" for name, p in by_class.items()))
-    return 0, {"predictions": predictions}
+        by_class = [f"{name} {p:.3f}" for name, p in zip(names, probabilities)]
+        print(f"{label:9} {shown}\n{'':9} {', '.join(by_class)}")
+    return 0, {"predictions": answers.to_dict("records")}
 
 
 def _label_file(options: argparse.Namespace) -> dict:
-    """Write all columns of a file with label and confidence of each row."""
+    """Write all columns of a file, and the label and confidence of each row."""
     import pandas as pd
 
     from .plumbing.tables import read_texts
     from .prediction import classify
 
     target = options.output
-    if os.path.lexists(target):  # also a link to nothing
-        raise SaveError(f"{target} exists. Give another name.")
-    if target.suffix.lower() != ".csv":
-        raise SaveError(f"{target} is not called .csv, which it will be.")
+    if os.path.lexists(target) or target.suffix.lower() != ".csv":
+        raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
     print(" · ".join([options.file.name, *read.layout]))
     answers = classify(read.texts, options.output_dir)
+    confidence = answers.iloc[:, 2:].max(axis=1).round(4)
     rows = list(read.table.records.values())
     table = pd.DataFrame(rows, columns=read.table.header, dtype=object)
-    confidence = answers.iloc[:, 2:].max(axis=1).round(4)
-    for name, values in {"label": answers.iloc[:, 1], "confidence": confidence}.items():
+    added = {"label": answers.iloc[:, 1], "confidence": confidence}
+    for name, values in added.items():
         while name in table.columns:
             name = f"predicted_{name}"
         table[name] = values

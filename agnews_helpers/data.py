@@ -126,12 +126,11 @@ def _folder(recipe: Recipe):
 def _read_hub():
     """Read both splits of the public data set, from the Hub or its local cache."""
 
-    def load(anew: bool) -> list[pd.DataFrame]:
+    def load(anew: bool):
         mode = "force_redownload" if anew else None
         news = load_dataset(HUB_DATA, download_mode=mode)
-        return [
-            news[split].to_pandas()[["text", "label"]] for split in ("train", "test")
-        ]
+        frames = news["train"].to_pandas(), news["test"].to_pandas()
+        return [frame[["text", "label"]] for frame in frames]
 
     return from_hub(HUB_DATA, load)
 
@@ -155,8 +154,8 @@ def _read_folder(folder: Path, recipe: Recipe):
     coding = _coding(read.labels, names)
     if coding is None:
         raise DataError(
-            f"{path} has fewer labels than the {len(names)} classes: do they begin at 0 "
-            "or at 1? Write names instead, or mend classes.txt."
+            f"{path} has fewer labels than the {len(names)} classes: do they begin at "
+            "0 or at 1? Write names instead, or mend classes.txt."
         )
     train = _decode(read, coding)
     for split in ("validation", "valid", "val", "dev"):
@@ -169,8 +168,10 @@ def _read_folder(folder: Path, recipe: Recipe):
     if test_path := find_table(folder, "test"):
         return names, train, _read_test(test_path, recipe, names, coding, read.layout)
     train, test = _hold_out(train)
-    held_out = f"{len(test):,} of its rows are held out as test"
-    print(f"note: {folder.name} has no test file; {held_out}.")
+    print(
+        f"note: {folder.name} has no test file; "
+        f"{len(test):,} of its rows are held out as test."
+    )
     return names, train, test
 
 
@@ -178,7 +179,7 @@ def _read_test(
     path: Path,
     recipe: Recipe,
     names: Sequence[str],
-    coding: dict[str, int],
+    coding: list[str],
     train_layout: list[str],
 ):
     """Read the test file, and note what differs from the training file."""
@@ -187,10 +188,12 @@ def _read_test(
     if read.layout != train_layout:
         print(" · ".join([path.name, *read.layout]))
     present = {*test["label"]}
-    absent = ", ".join(name for i, name in enumerate(names) if i not in present)
+    absent = [name for i, name in enumerate(names) if i not in present]
     if absent:
-        question = "missing, or coded in another way?"
-        print(f"note: {path.name} has no row of {absent}: {question}")
+        print(
+            f"note: {path.name} has no row of {', '.join(absent)}: "
+            "missing, or coded in another way?"
+        )
     return test
 
 
@@ -213,9 +216,9 @@ def _classes(train: Texts):
             raise _small_class(train, names[key], counts)
     others = sorted({*train.labels} - {*names.values()})
     if others:
-        spelled = ", ".join(others[:5])
         print(
-            f"note: {path.name} has {spelled}, too, taken for the same in other letters."
+            f"note: {path.name} has {', '.join(others[:5])}, too, "
+            "taken for the same in other letters."
         )
     in_order = sorted(names.values(), key=str.casefold)
     numbers = sorted(filter(str.isdecimal, in_order), key=len)
@@ -263,7 +266,7 @@ def _folded(labels: Iterable[str]):
 def _codings(names: Sequence[str]):
     """List the ways to write a class: its name, from 0 on, from 1 on."""
     ways = names, range(len(names)), range(1, len(names) + 1)
-    return [{plain_label(label): i for i, label in enumerate(way)} for way in ways]
+    return [[plain_label(label) for label in way] for way in ways]
 
 
 def _coding(labels: list[str], names: Sequence[str]):
@@ -275,9 +278,9 @@ def _coding(labels: list[str], names: Sequence[str]):
     return max(by_name, from_0, from_1, key=lambda coding: len(used & _folded(coding)))
 
 
-def _decode(read: Texts, coding: dict[str, int]):
+def _decode(read: Texts, coding: list[str]):
     """Return the columns text and label, the labels as 0 to n-1."""
-    classes = {label.casefold(): i for label, i in coding.items()}
+    classes = {label.casefold(): i for i, label in enumerate(coding)}
     for line, label in zip(read.table.records, read.labels):
         if label.casefold() not in classes:
             known = f"the labels {', '.join(coding)} of train or classes.txt"
@@ -304,7 +307,7 @@ def _advice(label: str, known: Iterable[str], line: int):
 
 
 def _draw(split: str, frame: pd.DataFrame, n: int | None, recipe: Recipe):
-    """Draw the number of rows that the recipe asks for, the same share of each class."""
+    """Draw as many rows as the recipe asks for, the same share of each class."""
     available = len(frame)
     if available == 0:
         raise DataError(f"{recipe.data} has no {split} rows.")
@@ -313,7 +316,8 @@ def _draw(split: str, frame: pd.DataFrame, n: int | None, recipe: Recipe):
     # The number of a profile is a maximum.
     if n > available and n != PROFILES[recipe.profile][f"{split}_rows"]:
         raise DataError(
-            f"{split}_rows is {n:,}, but {recipe.data} has only {available:,} {split} rows."
+            f"{split}_rows is {n:,}, but {recipe.data} has only {available:,} "
+            f"{split} rows."
         )
     return _deal(frame, min(n, available), recipe.seed)[0]
 
@@ -334,24 +338,32 @@ def _split(
     if n_train < recipe.batch_size:
         raise DataError(
             f"{recipe.data}: {len(train)} training rows, of which {n_validation} "
-            f"validate, leave fewer than one batch of {recipe.batch_size}. Use more rows "
-            "or a smaller batch_size."
+            f"validate, leave fewer than one batch of {recipe.batch_size}. Use more "
+            "rows or a smaller batch_size."
         )
-    if shared := len({*train["text"]} & {*test["text"]}):
-        consequence = "which makes the test score too high"
-        print(f"note: {shared:,} texts occur in both train and test, {consequence}.")
+    _note_shared("train", train, "test", test)
     train, validation = _deal(train, n_train, recipe.seed)
-    if shared := len({*train["text"]} & {*validation["text"]}):
-        consequence = "which makes the validation score too high"
-        print(
-            f"note: {shared:,} texts occur in both train and validation, {consequence}."
-        )
+    _note_shared("train", train, "validation", validation)
     absent = [names[i] for i in sorted({*counts} - {*validation["label"]})]
     if absent:
-        advice = "a larger validation_share would have some"
-        print(f"note: no row of {', '.join(absent)} validates; {advice}.")
+        print(
+            f"note: no row of {', '.join(absent)} validates; "
+            "a larger validation_share would have some."
+        )
     splits = {"train": train, "validation": validation, "test": test}
     return DatasetDict({key: _dataset(frame, names) for key, frame in splits.items()})
+
+
+def _note_shared(
+    split: str, frame: pd.DataFrame, other_split: str, other_frame: pd.DataFrame
+):
+    """Print how many different texts occur in both splits."""
+    shared = {*frame["text"]} & {*other_frame["text"]}
+    if shared:
+        print(
+            f"note: {len(shared):,} texts occur in both {split} and {other_split}, "
+            f"which makes the {other_split} score too high."
+        )
 
 
 def _dataset(frame: pd.DataFrame, names: Sequence[str]):

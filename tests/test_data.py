@@ -303,15 +303,13 @@ def test_a_csv_from_kaggle(tmp_path, capsys):
     }
     assert Counter(news["test"]["label"]) == {0: 4, 1: 2, 2: 2}
     out = capsys.readouterr().out
-    assert (
-        "train.csv · label column 'Category' · text 'message' · not used '' · 3 classes: Blame 20, "
-        in out
-    )
+    columns = "label column 'Category' · text 'message' · not used ''"
+    assert f"train.csv · {columns} · 3 classes: Blame 20, " in out
     assert "has no test file; 8 of its rows are held out as test" in out
 
 
 def test_held_out_rows_stay_held_out(tmp_path):
-    """Whatever is done to the file, and with any seed: a later test has no row that was trained on."""
+    """Whatever the file and the seed become, no later test has a row trained on."""
     rows = mail(300)
     folder = own(tmp_path / "mine", rows)
     before = load(folder)
@@ -369,8 +367,8 @@ def test_an_export_from_excel(tmp_path, capsys, encoding):
         names_of(news) == ["Größe", "Preis"] and news["test"]["label"][:] == [1, 0] * 4
     )
     assert (
-        "train.csv · separator ';' · label column 'Label' · text 'Text' · 2 classes: Größe 20, Preis 20"
-        in (capsys.readouterr().out)
+        "train.csv · separator ';' · label column 'Label' · text 'Text' · "
+        "2 classes: Größe 20, Preis 20" in (capsys.readouterr().out)
     )
 
 
@@ -664,7 +662,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
     )
     fails(
         own(tmp_path, rows),
-        "train.csv, line 26, 30, 31: the label 'Other' has 3 of 30 rows; a class needs 4",
+        "train.csv, line 26, 30, 31: the label 'Other' has 3 of 30 rows; a class needs",
     )
     own(tmp_path, [*rows, ("other", "four")])
     assert "other" in names_of(load(tmp_path))  # as it is written most often
@@ -759,7 +757,8 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
     )
     fails(
         tmp_path,
-        "train.csv, line 6: a quotation mark opens here and swallows the row 'Blame,message",
+        "train.csv, line 6: a quotation mark opens here and swallows",
+        "the row 'Blame,message",
     )
 
 

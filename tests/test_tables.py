@@ -1,4 +1,4 @@
-"""One file at a time: what people save, and what is no table at all. Folders are in test_data.py."""
+"""One file at a time: what people save, and what is no table at all."""
 
 import csv
 import gzip
@@ -41,7 +41,7 @@ def read(folder, content, name="any.csv", **options):
 
 
 def refused(folder, content, *parts, name="any.csv", **options):
-    """The one line in which a file is refused; it names the file, and has these parts."""
+    """The line in which a file is refused; it names the file and has these parts."""
     with pytest.raises(DataError) as error:
         read(folder, content, name, **options)
     message = str(error.value)
@@ -85,6 +85,8 @@ def test_the_separator_stands_first_and_may_stand_in_every_text(tmp_path):
     rows = [("Food, drink", f"bread; cheese {i}") for i in range(9)]
     assert read(tmp_path, as_csv(rows, ";", csv.QUOTE_ALL)) == rows
     assert read(tmp_path, as_csv(rows, ",")) == rows
+    content = "\r\n \r\n" + as_csv(rows, ";", csv.QUOTE_ALL)
+    assert read(tmp_path, content) == rows
 
 
 @pytest.mark.parametrize(
@@ -358,7 +360,7 @@ def test_what_cannot_be_a_text(text, problem):
 
 def workbook():
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
-        # Of a fixed time: else the test is called otherwise in each of two processes, which pytest refuses.
+        # A fixed time, because a test needs the same name in each of two processes.
         file.writestr(zipfile.ZipInfo("xl/worksheets/sheet1.xml"), "<worksheet/>")
     return buffer.getvalue()
 
@@ -720,6 +722,11 @@ def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, content):
     assert [label for label, _ in read(tmp_path, content)] == ["Praise", "Blame"]
 
 
-def test_swallowed_rows_are_found_where_labels_are_not_needed(tmp_path):
+def test_a_row_without_a_label_is_no_swallowed_row_if_none_is_needed(tmp_path):
+    content = 'label,text\n,"two lines\n, it seems"\nPraise,a\n'
+    assert len(read(tmp_path, content, labelled=False)) == 2
+
+
+def test_swallowed_rows_are_found_if_labels_are_not_needed(tmp_path):
     content = 'label,text\n,"5 inch\nBlame,of 5"\nPraise,a\nBlame,b\n'
     refused(tmp_path, content, "line 2", "swallows", labelled=False)

@@ -9,6 +9,7 @@ import re
 import unicodedata
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from .errors import DataError
@@ -161,14 +162,13 @@ def read_texts(
         are label and text, or if a row cannot be used.
     """
     wanted = [name.strip() for name in (text_columns or "").split(",") if name.strip()]
-    table = read_table(path)
-    if label_column or wanted or _has_header(table):
-        table = _take_header(table)
+    table = split_header(read_table(path), bool(label_column or wanted))
     if not table.records:
         raise DataError(f"{path} has no rows.")
     if table.header is None:
         first_row = next(iter(table.records.values()))
         table.header = [f"column {i + 1}" for i in range(len(first_row))]
+        # Without labels a number in front is one all the same, or a number of the row.
         if labelled or len(first_row) > 1 and first_row[0].isdecimal():
             label_column, *wanted = table.header
     label, texts = choose_columns(table.header, label_column, wanted)
@@ -262,9 +262,10 @@ def read_text(path: Path) -> str:
 def _parse_csv(path: Path, kind: str):
     """Parse CSV or TSV, and note the line on which each row begins."""
     text = read_text(path)
-    separator = "\t" if kind == "tsv" else ","
-    if kind == "csv" and (match := FIRST_SEPARATOR.match(text.lstrip(" \r\n"))):
-        separator = match[1]
+    match = FIRST_SEPARATOR.match(text.lstrip(" \r\n"))
+    separator = match[1] if match else ","
+    if kind == "tsv":
+        separator = "\t"
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     records, line = {}, 1
@@ -298,7 +299,7 @@ def _parse_json_lines(path: Path):
         except (TypeError, ValueError, RecursionError):
             problem = 'no JSON object, such as {"label": "...", "text": "..."}.'
             raise row_error(path, line, problem) from None
-    header = list(dict.fromkeys(name for item in items.values() for name in item))
+    header = list(dict.fromkeys(chain(*items.values())))
     records = {
         line: [item.get(name) for name in header] for line, item in items.items()
     }
@@ -327,27 +328,40 @@ def _parse_parquet(path: Path):
 # Header to columns
 
 
-def _take_header(table: Table):
-    """Take the first row of CSV or TSV as the names of the columns."""
+def split_header(table: Table, is_expected: bool) -> Table:
+    """Take the first row of CSV or TSV as the header, if it holds names of columns.
+
+    Parameters
+    ----------
+    table : Table
+        The cells of a file.
+    is_expected : bool
+        Whether the first row is known to be a header.
+
+    Returns
+    -------
+    Table
+        The rows below the header, or the table itself if it has no such row.
+
+    Raises
+    ------
+    DataError
+        If the header comes a second time.
+    """
     if table.header is not None or not table.records:
         return table
     (_, first_row), *others = table.records.items()
+    names = _plain_names(first_row)
+    known = {"text", "description", *filter(LABEL_NAME.fullmatch, names)}
+    # Beside a number, which is a label, "Target" is a title.
+    has_number = any(map(str.isdecimal, names))
+    if not is_expected and (has_number or known.isdisjoint(names)):
+        return table
     for line, cells in others:
         if cells == first_row:
             raise row_error(table.path, line, "the header once more. Remove this line.")
     header = [name.strip() for name in first_row]
     return Table(table.path, header, dict(others), table.separator)
-
-
-def _has_header(table: Table):
-    """Return whether the first row of CSV or TSV has names of columns."""
-    if table.header is not None:
-        return False
-    names = _plain_names(next(iter(table.records.values()), []))
-    known = {"text", "description", *filter(LABEL_NAME.fullmatch, names)}
-    # Beside a number, which is a label, "Target" is a title.
-    has_number = any(map(str.isdecimal, names))
-    return not has_number and not known.isdisjoint(names)
 
 
 def choose_columns(
