@@ -133,6 +133,8 @@ def test_columns_that_the_reader_names(tmp_path):
     columns, question = "'Nr', 'Kategorie'", "which are the text?"
     refused(tmp_path, content, columns, question, label_column="kategorie")
     refused(tmp_path, content, "--text-columns", question, label_column="Kategorie")
+    asked = dict(label_column="Kategorie", text_columns="Titel,Titel")
+    assert read(tmp_path, content, **asked) == [("Lob", "Gut Gut")]
     twice = content.replace("Nr", "Kategorie", 1)
     asked = dict(label_column="Kategorie", text_columns="Titel")
     refused(tmp_path, twice, "'Kategorie', 'Kategorie'", question, **asked)

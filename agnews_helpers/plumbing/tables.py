@@ -414,15 +414,16 @@ def _plain_names(names: list[str]):
 
 def _describe(table: Table, label: int | None, texts: list[int]):
     """Say what was taken for what."""
-    names = {i: repr(name) for i, name in enumerate(table.header)}
+    names = [repr(name) for name in table.header]
+    unused = [name for i, name in enumerate(names) if i not in (label, *texts)]
     layout = []
     if table.separator not in ("", ","):
         layout.append(f"separator {table.separator!r}")
     if label is not None:
-        layout.append(f"label column {names.pop(label)}")
-    layout.append(f"text {', '.join([names.pop(i) for i in texts])}")
-    if names:
-        layout.append(f"not used {', '.join(names.values())}")
+        layout.append(f"label column {names[label]}")
+    layout.append(f"text {', '.join(names[i] for i in texts)}")
+    if unused:
+        layout.append(f"not used {', '.join(unused)}")
     return layout
 
 
