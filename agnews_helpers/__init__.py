@@ -25,7 +25,6 @@ _NAMES = {
     "predict_logits classify",
     "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
     "plumbing.cpu_kernels": "cpu_kernels",
-    "plumbing.repeats": "near_repeats",
     "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
     "FolderInUse ResumeError NonFiniteError DoesNotFit",

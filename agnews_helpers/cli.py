@@ -12,9 +12,8 @@ from typing import Any, NoReturn, get_args
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
 from .plumbing.storage import (
-    PARTIAL,
     RESERVED_NAMES,
-    retry_permission_error,
+    save_text,
     try_file,
     write_json,
 )
@@ -395,81 +394,58 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
-def _predict(options) -> tuple[int, dict]:
+def _predict(options: argparse.Namespace) -> tuple[int, dict]:
+    """Label texts, the lines of the standard input, or the rows of a file."""
     from .evaluation import classify
 
-    ways = [bool(options.file), bool(options.texts)]
-    if (
-        sum(ways) != 1
-        or bool(options.output) != ways[0]
-        or "-" in options.texts
-        and len(options.texts) > 1
-    ):
+    texts = options.texts
+    given = [bool(texts), bool(options.file), bool(options.output)]
+    is_mixed = "-" in texts and len(texts) > 1
+    if is_mixed or given not in ([True, False, False], [False, True, True]):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
     if options.file:
         return 0, _label_file(options)
-    texts, found = options.texts, []
     if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        if not texts:
-            return 0, {"predictions": found}
-    table = classify(texts, options.output_dir)
-    for text, label, *chances in table.itertuples(index=False, name=None):
-        chances = dict(zip(table.columns[2:], chances))
-        told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
-        shown = "".join(
-            c if c.isprintable() else " " for c in text
-        )  # nothing that steers a terminal
-        print(f"{label:9} {shown}\n{'':9} {told}")
-        found += [{"text": text, "label": label, **chances}] if options.json else []
-    return 0, {"predictions": found}
+    if not texts:  # the input was empty
+        return 0, {"predictions": []}
+    answers = classify(texts, options.output_dir)
+    names = answers.columns[2:]
+    for text, label, *probabilities in answers.itertuples(index=False, name=None):
+        # Nothing that is printed may steer a terminal.
+        shown = "".join(char if char.isprintable() else " " for char in text)
+        by_class = [f"{name} {p:.3f}" for name, p in zip(names, probabilities)]
+        print(f"{label:9} {shown}\n{'':9} {', '.join(by_class)}")
+    return 0, {"predictions": answers.to_dict("records")}
 
 
-def _label_file(options) -> dict:
-    """Write the rows of a file, all columns kept, with label and confidence."""
+def _label_file(options: argparse.Namespace) -> dict:
+    """Write all columns of a file, and the label and confidence of each row."""
     import pandas as pd
 
     from .evaluation import classify
     from .plumbing.tables import read_texts
 
-    target, partial = (
-        options.output,
-        options.output.with_name(PARTIAL + options.output.name),
-    )
-    if (
-        os.path.lexists(target) or target.suffix.lower() != ".csv"
-    ):  # also where it is a link to nothing
-        problem = (
-            "exists"
-            if os.path.lexists(target)
-            else "is not called .csv, which it will be"
-        )
-        raise SaveError(f"{target} {problem}. Give another name.")
+    target = options.output
+    if os.path.lexists(target) or target.suffix.lower() != ".csv":
+        raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
-    added = ["label", "confidence"]
-    while taken := {*added} & {*read.columns}:
-        added = [f"predicted_{name}" if name in taken else name for name in added]
-    rows = list(read.rows)
-    if not rows:
-        raise InvalidValue(f"{options.file} has no rows.")
-    print(*[options.file.name, *read.layout], sep=" · ", file=sys.stderr)
-    answers = classify([text for *_, text in rows], options.output_dir)
-    written = pd.DataFrame(
-        [values for _, values, *_ in rows], None, read.columns, object
-    )
-    written[added[0]] = answers.iloc[:, 1]
-    written[added[1]] = answers.iloc[:, 2:].max(axis=1).round(4)
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            written.to_csv(file, index=False)
-        retry_permission_error(os.replace, partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{len(rows):,} rows labelled in {target}")
-    return {"rows": len(rows)}
+    print(" · ".join([options.file.name, *read.layout]))
+    answers = classify(read.texts, options.output_dir)
+    confidence = answers.iloc[:, 2:].max(axis=1).round(4)
+    rows = list(read.table.records.values())
+    table = pd.DataFrame(rows, columns=read.table.header, dtype=object)
+    added = {"label": answers.iloc[:, 1], "confidence": confidence}
+    for name, values in added.items():
+        while name in table.columns:
+            name = f"predicted_{name}"
+        table[name] = values
+    save_text(target, table.to_csv(index=False, lineterminator="\n"))
+    print(f"{len(table):,} rows labelled in {target}")
+    return {"rows": len(table)}
 
 
 def _notebooks(options: argparse.Namespace) -> tuple[int, dict]:

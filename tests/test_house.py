@@ -40,7 +40,6 @@ FLOORS = [
             "cpu_kernels",
             "interrupts",
             "tables",
-            "repeats",
             "vram_cap",
         )
     },

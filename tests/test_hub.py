@@ -27,7 +27,8 @@ ROWS = "GET /large/.*train-.*parquet$"
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
     """A tiny DistilBERT, and the sample three times over: the profile `laptop` draws 800 of 1,200 rows."""
-    rows = dict(zip(("train", "test"), _read_folder(SAMPLE, Recipe())[1:]))
+    frames = _read_folder(SAMPLE, Recipe())[1:]
+    rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
     rows = {
         split: {
             "text": [f"{text} ({i})" for i in range(3) for text in columns["text"]],
@@ -372,7 +373,8 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_distilbert_itself_trains_within_4_gib(tmp_path):
-    rows = dict(zip(("train", "test"), _read_folder(SAMPLE, Recipe())[1:]))
+    frames = _read_folder(SAMPLE, Recipe())[1:]
+    rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
     size = dict(dim=768, n_layers=6, n_heads=12, hidden_dim=3072)
     folder = make_repositories(tmp_path / "hub", rows, **size)
     weights = next(folder.rglob("model.safetensors"))
