@@ -54,7 +54,7 @@ def find_browser() -> str:
 
 
 class Lab:
-    """A JupyterLab that serves the notebooks of `folder`, not with a reader's settings."""
+    """A JupyterLab that serves `folder`, and that has none of the reader's settings."""
 
     def __init__(self, folder: Path, port: int):
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
