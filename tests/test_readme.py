@@ -172,6 +172,7 @@ def test_what_is_installed_is_there():
         assert (ROOT / re.search(r"-c (\S+)", command)[1]).is_file(), command
 
 
+@pytest.mark.slow
 def test_a_benchmark_says_what_it_needs():
     """`on_cuda.py` is the one in a block: run as if there were no card."""
     done = subprocess.run(

@@ -298,6 +298,7 @@ def a_folder_of_news(folder, line_end="\n"):
     return folder
 
 
+@pytest.mark.slow
 def test_files_are_utf8_where_the_locale_is_not(tiny, tmp_path):
     code = (
         "import locale\n"
