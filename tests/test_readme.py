@@ -106,6 +106,7 @@ def reader(tiny, trained, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block", sorted({number for number, command in OURS if not elsewhere(command)})
 )

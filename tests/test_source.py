@@ -1,6 +1,7 @@
 """How the packages read: small, documented, annotated, and known to an editor."""
 
 import ast
+import importlib
 import inspect
 import io
 import tokenize
@@ -360,44 +361,46 @@ def test_what_the_docstrings_are_asked_for():
         assert problem in found
 
 
-def test_the_stub_names_what_the_package_exports():
+def exported(package):
+    """The public names of a package: name -> module."""
+    names = importlib.import_module(package)._NAMES
+    return {name: module for module in names for name in names[module].split()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_stub_names_what_the_package_exports(package):
     """`__init__.py` fetches names when they are used: an editor sees the stub alone."""
-    stub = (ROOT / "agnews_helpers" / "__init__.pyi").read_text(encoding="utf-8")
+    stub = (ROOT / package / "__init__.pyi").read_text(encoding="utf-8")
     in_stub = {}
     for node in ast.parse(stub).body:
         if isinstance(node, ast.ImportFrom):
             [alias] = node.names
             assert node.level == 1 and alias.asname == alias.name, ast.unparse(node)
             in_stub[alias.name] = node.module
-    exported = {
-        name: module
-        for module, names in agnews_helpers._NAMES.items()
-        for name in names.split()
-    }
-    assert in_stub == exported
-    assert sorted(in_stub) == agnews_helpers.__all__
+    assert in_stub == exported(package)
+    assert sorted(in_stub) == importlib.import_module(package).__all__
 
 
-def definition(name):
+def definition(package, name):
     """The file in which an editor finds a public name."""
-    script = jedi.Script(f"from agnews_helpers import {name}\n{name}", project=PROJECT)
-    [found] = script.goto(2, 1, follow_imports=True)
+    code = f"from {package} import {name}\n{name}"
+    [found] = jedi.Script(code, project=PROJECT).goto(2, 1, follow_imports=True)
     # A module named as one of Python's own, such as time.py, is not found.
     assert found.name == name and found.module_path, found.full_name
     return found.module_path.relative_to(ROOT).as_posix()
 
 
-def test_an_editor_finds_the_definition_of_each_public_name():
-    assert definition("train") == "agnews_helpers/training.py"
-    for name in agnews_helpers.__all__:
-        file = definition(name)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_editor_finds_the_definition_of_each_public_name(package):
+    for name in exported(package):
+        file = definition(package, name)
         assert file.endswith(".py") and not file.endswith("__init__.py"), name
 
 
-def test_an_editor_shows_the_parameters_of_train():
-    script = jedi.Script("from agnews_helpers import train\ntrain(", project=PROJECT)
-    [signature] = script.get_signatures(2, len("train("))
-    assert [parameter.name for parameter in signature.params][:3] == [
-        *inspect.signature(agnews_helpers.train).parameters
-    ][:3]
+def test_an_editor_shows_train_and_its_parameters():
+    assert definition("agnews_helpers", "train") == "agnews_helpers/training.py"
+    code = "from agnews_helpers import train\ntrain("
+    [signature] = jedi.Script(code, project=PROJECT).get_signatures(2, len("train("))
+    expected = [*inspect.signature(agnews_helpers.train).parameters]
+    assert [parameter.name for parameter in signature.params] == expected
     assert "Fine-tune" in signature.docstring()
