@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
-from test_house import MODULES, ROOT, project_files
+from test_house import ROOT, project_files
 
 from agnews_helpers import load_data, train
 from agnews_helpers.cli import main
@@ -117,7 +117,8 @@ def cells(notebook):
 
 
 SCRIPTS = [
-    *MODULES,
+    *sorted((ROOT / "agnews_helpers").rglob("*.py")),
+    *sorted((ROOT / "vram_budget").rglob("*.py")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
     ROOT / "conftest.py",
     ROOT / "tests" / "conftest.py",
