@@ -205,6 +205,7 @@ def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
     os.name != "posix", reason="Windows cannot send Ctrl-C to one process"
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends_with_130(number, small, tmp_path):
     arguments = [
         sys.executable,
@@ -417,6 +418,7 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
 @pytest.mark.parametrize("words", ["- <&- 2>&-", "Parcel >&-"])
+@pytest.mark.slow
 def test_closed_streams(shop, words):
     """Of a service, say. Python has None for each."""
     command = (

@@ -100,6 +100,7 @@ def cache(downloaded, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     done, hub, _ = downloaded
     assert done.returncode == 0, done.stderr
@@ -133,6 +134,7 @@ def test_the_laptop_profile_downloads_what_it_needs(downloaded):
         ("full", "full (asked for by AGNEWS_PROFILE)"),
     ],
 )
+@pytest.mark.slow
 def test_what_was_downloaded_is_used_without_a_hub(downloaded, cache, profile, reason):
     done = train(
         downloaded[1].address, cache, **{"AGNEWS_PROFILE": profile} if profile else {}
@@ -148,6 +150,7 @@ def test_what_was_downloaded_is_used_without_a_hub(downloaded, cache, profile, r
     )
 
 
+@pytest.mark.slow
 def test_the_full_profile_takes_all_rows(repositories, tmp_path):
     with serve(repositories) as hub:
         done = train(hub.address, tmp_path, AGNEWS_PROFILE="full")
@@ -263,6 +266,7 @@ def outcomes(request, repositories, tmp_path_factory):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_a_hub_that_fails_is_survived_or_explained(outcomes, fault):
     done, (_, code, words) = outcomes[fault], FAULTS[fault]
     if code == 0:
@@ -279,6 +283,7 @@ def test_a_hub_that_fails_is_survived_or_explained(outcomes, fault):
         )
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
     with serve(repositories) as hub:
         hub.goes_wrong("", status=401)
@@ -290,6 +295,7 @@ def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
 
 
 @pytest.mark.parametrize("profile", [None, "full"])
+@pytest.mark.slow
 def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
     done = train(
         "http://hub.invalid", tmp_path, **{"AGNEWS_PROFILE": profile} if profile else {}
@@ -320,6 +326,7 @@ def shorten(file: Path) -> None:
     "rows, model",
     [("train-*.parquet", "model.safetensors"), ("*train.arrow", "tokenizer.json")],
 )
+@pytest.mark.slow
 def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
     shorten(*cache.rglob(rows))
     shorten(*cache.rglob(model))
@@ -343,6 +350,7 @@ def test_damaged_files_are_downloaded_again(repositories, cache, rows, model):
 @pytest.mark.parametrize(
     "pattern, name", [("*train.arrow", HUB_DATA), ("tokenizer.json", HUB_MODEL)]
 )
+@pytest.mark.slow
 def test_a_damaged_file_without_a_hub_is_explained(downloaded, cache, pattern, name):
     shorten(*cache.rglob(pattern))
     said = message(train(downloaded[1].address, cache, AGNEWS_PROFILE="laptop"))
@@ -353,6 +361,7 @@ def test_a_damaged_file_without_a_hub_is_explained(downloaded, cache, pattern, n
     )
 
 
+@pytest.mark.slow
 def test_a_hub_with_a_damaged_file_is_explained_and_leaves_no_cache(
     repositories, tmp_path
 ):
@@ -370,6 +379,7 @@ def test_a_hub_with_a_damaged_file_is_explained_and_leaves_no_cache(
     )
 
 
+@pytest.mark.slow
 def test_half_a_cache_is_none(cache, monkeypatch):
     from agnews_helpers.plumbing.hub import in_cache
 
@@ -402,6 +412,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_distilbert_itself_trains_within_4_gib(tmp_path):
     rows = dict(zip(("train", "test"), _read_folder(SAMPLE, Recipe())[1:]))
     size = dict(dim=768, n_layers=6, n_heads=12, hidden_dim=3072)
