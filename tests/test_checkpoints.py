@@ -67,6 +67,7 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("steps", range(1, EPOCHS * BATCHES))
+@pytest.mark.slow
 def test_a_run_stopped_at_any_step_ends_bit_for_bit_like_the_whole_one(
     steps, three, tokens, whole, tmp_path, capsys
 ):
@@ -81,6 +82,7 @@ def test_a_run_stopped_at_any_step_ends_bit_for_bit_like_the_whole_one(
     assert not find_checkpoints(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_every_step(three, tokens, whole, tmp_path):
     sessions = 0
     while not (
@@ -403,6 +405,7 @@ def two_checkpoints(three, tokens, tmp_path):
     "name", ["model.safetensors", "state.pt", "progress.json", "manifest.json"]
 )
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_with_a_message(
     name, damage, two_checkpoints, three, tokens, whole, capsys
 ):

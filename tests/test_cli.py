@@ -205,6 +205,7 @@ def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
     os.name != "posix", reason="Windows cannot send Ctrl-C to one process"
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends_with_130(number, small, tmp_path):
     arguments = [
         sys.executable,

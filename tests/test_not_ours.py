@@ -674,6 +674,7 @@ def test_evaluate_and_predict_use_the_runs_own_settings(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGHUP")
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_is_a_wish_to_stop(small, tmp_path):
     import pty
 

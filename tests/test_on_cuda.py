@@ -25,6 +25,7 @@ def test_without_a_card_it_says_so_and_ends_with_2(capsys, monkeypatch):
     assert "finds none here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_case_is_compared():
     table = on_cuda.compared(lambda shape, options: (100.0, 200.0), GTX_1650_TI)
     assert (
@@ -85,6 +86,7 @@ def test_the_file_has_the_name_of_the_card():
     )
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
     card = GTX_1650_TI
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -1,5 +1,6 @@
-"""Several processes take the steps of one: the command that a reader would type, on the CPU (gloo)."""
+"""Several processes take the steps of one: a reader's command, on the CPU (gloo)."""
 
+import itertools
 import json
 import math
 import os
@@ -28,31 +29,22 @@ from agnews_helpers.training import class_weights, mean_over
 from tests.tiny import tiny_model_folder
 
 
-@pytest.mark.parametrize("rows", range(1, 18))
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_a_batch_is_dealt_out_and_weighs_as_a_whole(rows, processes):
-    batch = list(range(100, 100 + rows))
-    shares = [process_rows(batch, process, processes) for process in range(processes)]
-    accelerators = [
-        SimpleNamespace(process_index=process, num_processes=processes)
-        for process in range(processes)
-    ]
-    over = [mean_over(batch, accelerator) for accelerator in accelerators]
-    assert (
-        sorted(
-            row
-            for share, number in zip(shares, over)
-            if number < math.inf
-            for row in share
-        )
-        == batch
-    )
-    assert all(shares)
-    value = {row: row**2 for row in batch}
-    means = [
-        sum(value[row] for row in share) / number for share, number in zip(shares, over)
-    ]
-    assert sum(means) / processes == pytest.approx(sum(value.values()) / rows)
+def test_a_batch_is_dealt_out_and_weighs_as_a_whole():
+    for rows, processes in itertools.product(range(1, 18), [1, 2, 3, 8]):
+        batch = list(range(100, 100 + rows))
+        counted, means = [], []
+        for process in range(processes):
+            share = process_rows(batch, process, processes)
+            accelerator = SimpleNamespace(
+                process_index=process, num_processes=processes
+            )
+            divisor = mean_over(batch, accelerator)
+            counted += share if divisor < math.inf else []
+            means.append(sum(row**2 for row in share) / divisor)
+            assert share, (rows, processes)
+        whole = sum(row**2 for row in batch) / rows
+        assert sorted(counted) == batch, (rows, processes)
+        assert sum(means) / processes == pytest.approx(whole), (rows, processes)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +119,9 @@ def losses(folder):
     return pd.read_csv(folder / "run" / "steps.csv", index_col=0)["loss"]
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("--micro-batch-size", "3")]
-)  # of 4 and 3 rows: two parts and one
+# Of 4 and 3 rows: two parts and one
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--micro-batch-size", "3")])
 def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
     done = launch(calm, tmp_path / "run", 2, "--json", tmp_path / "figures.json", *more)
     assert done.returncode == 0, done.stderr
@@ -155,6 +147,7 @@ def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
     stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
@@ -177,6 +170,7 @@ def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.name != "posix", reason="the launcher words a killed process by its signal"
 )

@@ -14,11 +14,11 @@ from agnews_helpers import (
     cpu_kernels,
     epoch_batches,
     evaluate,
-    load_or_train,
     forward_backward,
     load_classifier,
     load_data,
     load_model,
+    load_or_train,
     make_loader,
     tokenize,
     train,
@@ -47,6 +47,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 def test_it_learns_eight_rows_by_heart(recipe, tokens, tmp_path):
     few = DatasetDict(
         train=tokens["train"].select(range(8)), validation=tokens["validation"]
@@ -335,6 +336,7 @@ def without_dropout(recipe):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_MESSAGE)]
 )
+@pytest.mark.slow
 def test_every_third_step_out_of_memory_ends_like_the_run_that_never_was(
     error, recipe, tokens, tmp_path, monkeypatch, capsys
 ):
@@ -370,6 +372,7 @@ def forgetting(model, batch, accelerator, limits, *others):
     return forward_backward(model, batch, accelerator, limits, *others)
 
 
+@pytest.mark.slow
 def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
     model, seen = load_model(recipe), []  # dropout on
     forward = model.forward
@@ -392,6 +395,7 @@ def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_smaller_part_is_remembered_for_longer_batches_only(recipe, capsys):
     model, accelerator, limits = (
         load_model(recipe).train(),
@@ -425,6 +429,7 @@ def test_the_smaller_part_is_remembered_for_longer_batches_only(recipe, capsys):
     assert capsys.readouterr().out.count("The gradient is the same.") == 2
 
 
+@pytest.mark.slow
 def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
     model = load_model(recipe)
     sizes = faulty(

@@ -231,6 +231,7 @@ def test_lengths_are_those_of_ag_news_and_its_longest_row():
     assert max(report.epoch_lengths(Recipe(max_length=64))) == 64
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     file = tmp_path / "budget.json"
     assert (
@@ -300,6 +301,7 @@ def test_the_command_says_what_would_fit(capsys):
     assert not any("largest batch" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_card_with_other_memory(capsys):
     command = [
         "budget",
@@ -333,6 +335,7 @@ def test_a_card_with_other_memory(capsys):
     assert main(unnamed) == 0 and "a card with 8 GiB" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_precision_is_the_one_that_was_asked_for(capsys):
     needed = {}
     for asked in ("fp32", "bf16", "fp16"):

@@ -6,7 +6,7 @@ import torch
 from agnews_helpers.hardware import CONTEXT_MIB, this_card
 from agnews_helpers.plumbing import vram_cap
 from agnews_helpers.plumbing.errors import InvalidValue
-from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, vram_cap, free_mib
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, free_mib, vram_cap
 
 CUDA, MIB = torch.device("cuda"), 2**20
 

@@ -88,6 +88,7 @@ def peak_without_workspaces(found):
     [(NARROW, (8, 96)), (SMALL_BERT, (6, 33)), (DISTILBERT, (4, 32))],
     ids=["narrow", "bert", "distilbert"],
 )
+@pytest.mark.slow
 def test_the_traced_peak_is_the_real_one(config, shape, options):
     found = peak_without_workspaces(trace_steps(config, [shape] * 2, options))
     assert found / MIB == pytest.approx(
@@ -329,6 +330,7 @@ def peak(shape=(8, 256), **switches):
     return trace_steps(DISTILBERT, [shape] * 2, StepOptions(**switches)).peak()[0] / MIB
 
 
+@pytest.mark.slow
 def test_each_switch_does_what_it_should():
     plain = peak()
     assert peak(attention="eager") > plain + 300
