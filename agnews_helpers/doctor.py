@@ -194,8 +194,9 @@ def _cuda() -> Iterator[Check]:
             "Mend what is above; then see whether nvidia-smi lists the card.",
         )
         return
-    from .vram.budget import step_budget  # only now: it takes seconds
-    from .vram.trace import config_for
+    from vram_budget import step_budget  # only now: it takes seconds
+
+    from .budgeting import config_for, training_step
 
     yield Check("CUDA", True, f"{cuda}, {card.name}")
     try:
@@ -207,7 +208,7 @@ def _cuda() -> Iterator[Check]:
         )
     free, needed = (
         torch.cuda.mem_get_info()[0] / 2**20,
-        step_budget(config_for(), 8, 358).reserved,
+        step_budget(training_step(), config_for(), 8, 358).reserved,
     )
     found = (
         f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
