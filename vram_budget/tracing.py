@@ -182,7 +182,7 @@ def trace(
             raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
         if length < 1 or 0 < positions < length:
             raise InvalidValue(
-                f"A batch of rows of {length} tokens: it must be from 1 to {positions} "
+                f"A batch of rows of {length} tokens: a row has from 1 to {positions} "
                 "(the model's positions)."
             )
     description = json.dumps(config.to_dict(), default=str)
