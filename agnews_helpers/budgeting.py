@@ -54,9 +54,10 @@ TYPICAL = 64
 PADDED = f"padded to {TYPICAL}, as most of AG News' batches"
 VERDICTS = {
     "fits": "it fits",
-    "out of memory": "it does not fit: out of memory",
+    "out of memory": "it does not fit: out of memory; agnews train then tries parts of "
+    "it",
     "spills": "it spills: no error, but slow, for Windows puts the rest into the "
-    "computer's memory",
+    "computer's memory; agnews train then tries parts of it",
 }
 TEXT = """\
 verdict    {told}
@@ -72,6 +73,7 @@ HOURS = (
     "about {hours:.1f} hours (an estimate): {epochs} epochs of 114,000 rows like AG "
     "News'"
 )
+UNKNOWN_SPEED = "unknown: this card's speed is not in the list"
 SOURCE = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
 SMALLER = "a smaller --batch-size or --max-length, or --model mini"
 LARGEST = (
@@ -286,7 +288,7 @@ def card_report(
 
 
 def _flag(change: str) -> str:
-    """The flag of ``agnews train`` that makes a change of `memory_savings`."""
+    """Return the flag of ``agnews train`` for a change of `memory_savings`."""
     words = change.split()
     if change.startswith("two parts of"):
         return f"--micro-batch-size {words[3]}"
@@ -312,10 +314,9 @@ def command_of(recipe: Recipe) -> str:
         flag = name.replace("_", "-")
         if value == getattr(Recipe, name):
             continue
-        if isinstance(value, bool):
-            words += [f"--{flag}" if value else f"--no-{flag}"]
-        else:
-            words += [f"--{flag}", str(value)]
+        words.append(f"--no-{flag}" if value is False else f"--{flag}")
+        if not isinstance(value, bool):
+            words.append(str(value))
     return shlex.join(words)
 
 
@@ -334,23 +335,25 @@ def as_text(figures: dict) -> str:
     system = figures["system"]
     verdict = figures["verdict"]
     told = VERDICTS[verdict]
-    if verdict != "fits":
-        told += "; agnews train then tries parts of it"
     if figures["at_best"] != verdict:
         told += f"; if {system} takes little of the card, it fits"
     as_it_is, *others = figures["memory_savings"]
     changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
-    helpful = [row["flag"] for row in changes if row["verdict"] == "fits"]
-    flags = [""] if verdict == "fits" else list(filter(None, helpful))[:2]
-    commands = [f"{figures['command']} {flag}".strip() for flag in flags]
-    source = SOURCE.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB)
-    if figures["here"]:
-        source = "free on it now"
-    time = "unknown: this card's speed is not in the list"
-    if figures["hours"] is not None:
-        time = HOURS.format(**figures)
-    advice = " or: ".join(commands) or SMALLER
-    words = {"told": told, "advice": advice, "source": source, "time": time}
+    commands = [figures["command"]]
+    if verdict != "fits":
+        commands = [
+            f"{figures['command']} {row['flag']}"
+            for row in changes
+            if row["verdict"] == "fits" and row["flag"]
+        ]
+    source = "free on it now" if figures["here"] else SOURCE
+    time = UNKNOWN_SPEED if figures["hours"] is None else HOURS
+    words = {
+        "told": told,
+        "advice": " or: ".join(commands[:2]) or SMALLER,
+        "source": source.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB),
+        "time": time.format(**figures),
+    }
     lines = [TEXT.format(**figures, **words)]
     for row in (as_it_is, *changes):
         mib = "" if row["reserved"] is None else f"{row['reserved']:,.0f}"

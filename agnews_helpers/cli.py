@@ -270,7 +270,10 @@ def _budget(options) -> tuple[int, dict]:
 
     recipe, gib = Recipe(**_flags(options)), options.vram_gib
     named = options.card is not None
-    card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    try:
+        card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    except vram_budget.InvalidValue as error:
+        raise InvalidValue(f"{error} Or give --vram-gib.") from error
     if gib is not None:
         if not 0 < gib <= 1024:
             raise InvalidValue(

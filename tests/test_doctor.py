@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 
 from agnews_helpers import Recipe, doctor
 from agnews_helpers.cli import main
-from agnews_helpers.hardware import GTX_1650_TI
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.mini import MiniUnavailable, mini_place
 from agnews_helpers.plumbing.storage import write_folder
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
+from vram_budget import GTX_1650_TI
 
 OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 

@@ -12,20 +12,12 @@ import torch
 from matplotlib import pyplot as plt
 from transformers import DistilBertConfig
 
-from agnews_helpers import (
-    GTX_1650_TI,
-    LABELS,
-    StepOptions,
-    budget_table,
-    plots,
-    score,
-    trace_steps,
-)
+from agnews_helpers import LABELS, plots, score, training_step
 from agnews_helpers.training import Run
-from agnews_helpers.vram.budget import timeline
+from vram_budget import GTX_1650_TI, StepOptions, budget_table, timeline, trace
 
 CONFIG = DistilBertConfig(num_labels=4)
-TABLE = budget_table(CONFIG, lengths=(64, 512))
+TABLE = budget_table(training_step(), CONFIG, lengths=(64, 512))
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +157,12 @@ DRAWINGS = {
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
     "vram_timeline": lambda: plots.vram_timeline(
         timeline(
-            trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach"))
+            trace(
+                training_step(),
+                CONFIG,
+                [(8, 128)] * 3,
+                StepOptions(implementation="foreach"),
+            )
         )
     ),
     "gpu_picture": lambda: plots.gpu_picture(

@@ -329,7 +329,7 @@ def memory_savings(
 
 
 def _changed(options: StepOptions, **changes: Any) -> dict[str, Any]:
-    """The argument of `step_budget` for other options."""
+    """Return the argument of `step_budget` for changed options."""
     return {"options": replace(options, **changes)}
 
 
@@ -361,10 +361,10 @@ def timeline(trace: Trace, step: int = TRACED_STEPS) -> pd.DataFrame:
 
 
 def _part(allocation: Allocation) -> str:
-    """The part that an allocation counts to; the batch is a temporary."""
+    """Return the part that an allocation counts to; the batch is a temporary."""
     return "temporaries" if allocation.category == "batch" else allocation.category
 
 
 def _change_mib(allocation: Allocation, made: bool) -> float:
-    """The MiB that an event adds."""
+    """Return the MiB that an event adds."""
     return (allocation.size if made else -allocation.size) / MIB

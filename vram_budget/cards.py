@@ -135,6 +135,9 @@ SYSTEMS_GIB = {
 def find_card(name: str) -> Card:
     """Find a card of the list by any of its usual names.
 
+    Describe another card yourself: ``Card(name, vram_gib, capability,
+    multiprocessors)`` is enough for its memory.
+
     Parameters
     ----------
     name : str
@@ -155,10 +158,7 @@ def find_card(name: str) -> Card:
         return CARDS[found]
     nearest = get_close_matches(_plain(name), known, 1)
     hint = "".join(f" Is the {known[near]} meant?" for near in nearest)
-    raise InvalidValue(
-        f"No card {name!r} in the list: {', '.join(CARDS)}.{hint} "
-        "Or describe yours: Card(name, vram_gib, capability, multiprocessors)."
-    )
+    raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{hint}")
 
 
 def _plain(name: str) -> str:

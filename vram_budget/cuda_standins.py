@@ -8,6 +8,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_map
 
 aten = torch.ops.aten
 HALF_PRECISION = (torch.float16, torch.bfloat16)
@@ -29,10 +30,14 @@ def cuda_kernels_on_cpu(model: torch.nn.Module, options: Any) -> Iterator[None]:
         Its capability and its precision count.
     """
     attention = partial(fused_attention, flash=options.capability >= (8, 0))
-    functions = {"dropout": native_dropout, "scaled_dot_product_attention": attention}
+    functions = {
+        "dropout": native_dropout,
+        "scaled_dot_product_attention": attention,
+    }
     forward = model.forward
     if options.precision in ("fp16", "bf16"):
-        functions |= {name: _in_fp32(getattr(F, name)) for name in KEPT_IN_FP32}
+        for name in KEPT_IN_FP32:
+            functions[name] = _in_fp32(getattr(F, name))
         forward = torch.autocast("cpu", options.dtype)(forward)
     with (
         mock.patch.multiple(F, **functions),
@@ -42,7 +47,10 @@ def cuda_kernels_on_cpu(model: torch.nn.Module, options: Any) -> Iterator[None]:
 
 
 def native_dropout(
-    input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    input: torch.Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
 ) -> torch.Tensor:
     """Drop elements as CUDA does: one kernel, with a mask of one byte an element.
 
@@ -64,7 +72,10 @@ def native_dropout(
     torch.Tensor
         Of the same shape.
     """
-    return torch.native_dropout(input, p, True)[0] if training and p > 0 else input
+    if not training or p == 0:
+        return input
+    output, _ = torch.native_dropout(input, p, True)
+    return output
 
 
 def fused_attention(
@@ -106,9 +117,11 @@ def fused_attention(
         Of the shape of `query`.
     """
     tensors = (query, key, value)
-    if flash and attn_mask is None and query.dtype in HALF_PRECISION:
+    is_half = query.dtype in HALF_PRECISION
+    if flash and is_half and attn_mask is None:
         kernel = aten._scaled_dot_product_flash_attention
-        return kernel(*tensors, dropout_p, is_causal, scale=scale)[0]
+        output, *_ = kernel(*tensors, dropout_p, is_causal, scale=scale)
+        return output
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             additive = torch.zeros_like(attn_mask, dtype=query.dtype)
@@ -139,7 +152,8 @@ def workspace_size(capability: tuple[int, int]) -> int:
     -------
     int
     """
-    return 32 * 2**20 if capability >= (9, 0) else (2 * 4096 + 8 * 16) * 2**10
+    kib = 32 * 1024 if capability >= (9, 0) else 2 * 4096 + 8 * 16
+    return kib * 1024
 
 
 def storage_size(func: Any, tensor: torch.Tensor, nbytes: int) -> int:
@@ -163,8 +177,9 @@ def storage_size(func: Any, tensor: torch.Tensor, nbytes: int) -> int:
     """
     efficient = aten._scaled_dot_product_efficient_attention.default
     if func is efficient and tensor.dim() == 3:
-        batch, heads, length = tensor.shape
-        return batch * heads * -(-length // 32) * 32 * tensor.element_size()
+        rows, heads, length = tensor.shape
+        padded = -(-length // 32) * 32
+        return rows * heads * padded * tensor.element_size()
     return nbytes
 
 
@@ -172,12 +187,14 @@ def _in_fp32(function: Callable) -> Callable:
     """Wrap a function so that it computes in fp32 also inside autocast."""
 
     def to_fp32(value: Any) -> Any:
-        is_half = isinstance(value, torch.Tensor) and value.dtype in HALF_PRECISION
-        return value.float() if is_half else value
+        is_tensor = isinstance(value, torch.Tensor)
+        if is_tensor and value.dtype in HALF_PRECISION:
+            return value.float()
+        return value
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        kwargs = {name: to_fp32(value) for name, value in kwargs.items()}
+        args, kwargs = tree_map(to_fp32, (args, kwargs))
         with torch.autocast("cpu", enabled=False):
-            return function(*map(to_fp32, args), **kwargs)
+            return function(*args, **kwargs)
 
     return call

@@ -53,9 +53,9 @@ class Allocation:
 class Recorder(TorchDispatchMode):
     """Records each new storage, and its release by a finalizer of the storage.
 
-    The phases of a step are seen from outside: the forward pass by the model's hook, the
-    backward pass by a patch of `torch.autograd.backward`, the update by the optimizer's
-    hooks.
+    The phases of a step are found from outside: the forward pass by a hook of the
+    model, the backward pass by a patch of `torch.autograd.backward`, the update by
+    hooks of the optimizer.
 
     Parameters
     ----------
@@ -137,9 +137,10 @@ class Recorder(TorchDispatchMode):
 
     def _batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
         """Make the batch of a step."""
-        batch = {"input_ids": torch.ones(rows, length, dtype=torch.long)}
+        ids = torch.ones(rows, length, dtype=torch.long)
+        batch = {"input_ids": ids}
         if self.options.mask:
-            batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
+            batch["attention_mask"] = torch.ones_like(ids)
         batch["labels"] = torch.ones(rows, dtype=torch.long)
         self._mark(batch, "batch")
         return batch
@@ -155,14 +156,16 @@ class Recorder(TorchDispatchMode):
         self.modules.pop()
 
     def _backward(self, *args: Any, **kwargs: Any) -> None:
-        """Replaces `torch.autograd.backward`."""
+        """Stand in for `torch.autograd.backward`."""
         # The forward pass is over: what it has left alive are its activations.
         for allocation in self.live.values():
-            if allocation.step == self.step and allocation.category == "temporaries":
+            is_new = allocation.step == self.step
+            if is_new and allocation.category == "temporaries":
                 allocation.category = "activations"
         self.phase = "backward"
         BACKWARD(*args, **kwargs)
-        self._mark([p.grad for p in self.model.parameters()], "gradients")
+        gradients = [p.grad for p in self.model.parameters()]
+        self._mark(gradients, "gradients")
 
     def _before_update(self, *_: Any) -> None:
         """Before `optimizer.step`."""
@@ -170,7 +173,8 @@ class Recorder(TorchDispatchMode):
 
     def _after_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After `optimizer.step`."""
-        self._mark(list(optimizer.state.values()), "optimizer state")
+        state = list(optimizer.state.values())
+        self._mark(state, "optimizer state")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -257,6 +261,10 @@ class Recorder(TorchDispatchMode):
 
     def _allocations(self, tree: Any) -> list[Allocation]:
         """Find the allocations of the tensors in nested lists and dicts."""
-        tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-        found = (self.live.get(tensor.untyped_storage()._cdata) for tensor in tensors)
-        return [allocation for allocation in found if allocation is not None]
+        found = []
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, torch.Tensor):
+                key = leaf.untyped_storage()._cdata
+                if key in self.live:
+                    found.append(self.live[key])
+        return found

@@ -1,8 +1,8 @@
-"""Runs training steps on tensors without storage and lists allocations and releases.
+"""Runs training steps on tensors without storage and lists what they allocate.
 
 The step is the caller's own. It runs on PyTorch's fake tensors, which live on the "cpu"
-here: autograd on fake CUDA tensors aborts a PyTorch that was built without CUDA. If CUDA
-would choose another kernel than the CPU, the CUDA kernel is called by name: native
+here: autograd on fake CUDA tensors aborts a PyTorch that was built without CUDA. If
+CUDA would choose another kernel than the CPU, the CUDA kernel is called by name: native
 dropout, memory-efficient attention, autocast's lists. Scratch memory inside a kernel is
 not traced, because it never reaches the dispatcher.
 """
@@ -150,11 +150,11 @@ def trace(
     ----------
     step : callable
         ``step(model, batch, optimizer)``: forward pass, ``loss.backward()``,
-        ``optimizer.step()``, ``optimizer.zero_grad()``. The batch has ``input_ids`` and,
-        by the options, ``attention_mask`` of shape [rows, tokens], ``labels`` of shape
-        [rows]. What it returns lives until the next step returns, like the loss of a
-        loop. It must be hashable, must not look at numbers (``loss.item()``) and must
-        leave all tensors on their device.
+        ``optimizer.step()``, ``optimizer.zero_grad()``. The batch has ``input_ids``
+        and, by the options, ``attention_mask`` of shape [rows, tokens], and ``labels``
+        of shape [rows]. What it returns lives until the next step returns, like the
+        loss of a loop. It must be hashable, must not read a number (``loss.item()``)
+        and must leave all tensors on their device.
     config : transformers.PretrainedConfig
         The model's shape. Weights are neither needed nor read.
     shapes : iterable of tuple
@@ -305,10 +305,10 @@ def scaled_trace(
 ) -> Trace:
     """Trace `TRACED_STEPS` equal batches, by scaling one recorded trace.
 
-    For one length the order of the events does not depend on the rows, and a storage is
-    either fixed or proportional to them. So `PRIME_ROWS` rows are traced once, and every
-    multiple of that is scaled. If ``options.scalable`` is false, the rows themselves are
-    traced.
+    For one length the order of the events does not depend on the rows, and a storage
+    is either fixed or proportional to them. So `PRIME_ROWS` rows are traced once, and
+    every multiple of that is scaled. If ``options.scalable`` is false, a batch of
+    `rows` rows itself is traced.
 
     Parameters
     ----------
