@@ -23,15 +23,12 @@ _NAMES = {
     "runs": "Run",
     "evaluation": "evaluate score Report calibration calibration_error "
     "predict_logits classify",
-    "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
+    "hardware": "describe_machine this_card",
+    "budgeting": "training_step config_for options_of full_run_hours",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
     "FolderInUse ResumeError NonFiniteError DoesNotFit",
-    "vram.trace": "StepOptions trace_steps",
-    "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch memory_savings timeline usable_mib",
-    "vram.time": "full_run_hours",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)

@@ -9,6 +9,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+import vram_budget
+
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
 from .plumbing.storage import (
@@ -69,7 +71,6 @@ BUDGET_FLAGS = {
         default=True,
         help="look for the largest batch of each length (default: yes)",
     ),
-    "--picture": dict(FILE, help="draw the bars of several lengths to FILE"),
 }
 TRAIN_FLAGS = {
     "--output-dir": OUTPUT_DIR,
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (AgnewsError, OSError) as error:
+    except (AgnewsError, OSError, vram_budget.InvalidValue) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
     return code
@@ -158,7 +159,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if not name.endswith(".json") or name in RESERVED_NAMES:
             rule = "it must end in .json, and be no file of a run"
             raise InvalidValue(f"--json is {options.json}; {rule}.")
-    for name in ("json", "picture", "output"):
+    for name in ("json", "output"):
         path = getattr(options, name, None)
         if path:
             try_file(path)
@@ -245,71 +246,32 @@ def _doctor(options: argparse.Namespace) -> tuple[int, dict]:
     return 1 if failed else 0, figures
 
 
-def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None:
-    from . import hardware, plots
-    from .vram.budget import LENGTHS, budget_table
-    from .vram.report import options_of
-
-    plots.plt.switch_backend("Agg")  # draws without a screen
-    lengths = [n for n in LENGTHS if n < recipe.max_length] + [recipe.max_length]
-    table = budget_table(
-        config,
-        recipe.batch_size,
-        lengths,
-        card,
-        system,
-        options_of(recipe, card, "sdpa"),
-    )
-    note = f"Predicted. A bar above its line spills (Windows) or is out of memory.\nCard: {card.source}."
-    taken = {
-        system: hardware.SYSTEMS_GIB[system][1] for system in sorted({"linux", system})
-    }
-    step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}, {recipe.precision}, Adam"
-    plots.gpu_picture(card, table, note, taken, f"{step}: one training step").savefig(
-        path, dpi=110
-    )
-    print(f"picture of the {card.name} in {path}")
-
-
 def _budget(options) -> tuple[int, dict]:
-    from .hardware import GTX_1650_TI, Card, check_precision, find_card, this_card
-    from .vram.report import as_text, card_report
-    from .vram.trace import config_for
+    from vram_budget.cards import GTX_1650_TI, Card, find_card
 
-    recipe = Recipe(**_flags(options))
-    if options.picture and options.picture.suffix.lower() not in (
-        ".png",
-        ".pdf",
-        ".svg",
-    ):
-        raise InvalidValue(
-            f"--picture is {options.picture}; it must end in .png, .pdf or .svg."
-        )
-    card = (
-        this_card() or GTX_1650_TI if options.card is None else find_card(options.card)
-    )
-    if (gib := options.vram_gib) is not None:
+    from .budgeting import as_text, card_report
+    from .hardware import check_precision, this_card
+
+    recipe, gib = Recipe(**_flags(options)), options.vram_gib
+    named = options.card is not None
+    try:
+        card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    except vram_budget.InvalidValue as error:
+        raise InvalidValue(f"{error} Or give --vram-gib.") from error
+    if gib is not None:
         if not 0 < gib <= 1024:
             raise InvalidValue(
                 f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
             )
-        card = (
-            card
-            if options.card
-            else Card("a card", gib, (7, 5), 0, source="only its memory was given")
-        )
+        if not named:
+            source = "only its memory was given"
+            card = Card("a card", gib, (7, 5), 0, source=source)
         card = replace(card, name=f"{card.name} with {gib:g} GiB", vram_gib=gib)
-    if (
-        options.card or gib is None
-    ):  # of a card without a name nobody knows what it can do
+    if named or gib is None:  # of another card nothing is known but its memory
         check_precision(recipe.precision, "cuda", card)
-    config = config_for(recipe.model)
-    figures = card_report(
-        config, recipe, card, options.system, options.attention, options.table
-    )
+    system, attention = options.system, options.attention
+    figures = card_report(recipe, card, system, attention, options.table)
     print(as_text(figures))
-    if options.picture:
-        _draw_picture(options.picture, card, options.system, config, recipe)
     return 0, figures
 
 

@@ -112,7 +112,12 @@ def train(
             )
             ddp_model, optimizer = accelerator.prepare(model, adam)
             state = run.restore(optimizer)  # a new run: epoch 1, batch 0
-            step = training_step(model, tokens["train"], recipe, accelerator)
+            weights = None
+            if recipe.class_weights:
+                weights = balanced_weights(model, tokens["train"])
+            step = partial(
+                forward_backward, class_weights=weights, backward=accelerator.backward
+            )
             lengths = tokens["train"]["length"][:]
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
@@ -246,35 +251,24 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator[Accelerat
         yield accelerator
 
 
-def training_step(
-    model: PreTrainedModel, split: Dataset, recipe: Recipe, accelerator: Accelerator
-) -> Callable[..., torch.Tensor]:
-    """Return `forward_backward` with the recipe's class weights.
+def balanced_weights(model: PreTrainedModel, split: Dataset) -> torch.Tensor:
+    """Return class weights n / (classes x rows of the class), as scikit-learn's.
 
     Parameters
     ----------
     model : PreTrainedModel
-        On the training device.
+        On the training device; knows the number of classes.
     split : Dataset
-        The tokenized training rows, whose classes are counted.
-    recipe : Recipe
-        How to train. Class weights are n / (classes x rows of the class), as
-        scikit-learn's "balanced".
-    accelerator : accelerate.Accelerator
-        Its backward scales the loss for fp16.
+        The tokenized training rows, which are counted.
 
     Returns
     -------
-    Callable
+    torch.Tensor
+        Shape [classes]; for a class without rows as for one with a single row.
     """
-    weights = None
-    if recipe.class_weights:
-        labels = torch.tensor(split["label"][:])
-        counts = torch.bincount(labels, minlength=model.config.num_labels).clamp(min=1)
-        weights = (len(split) / (len(counts) * counts)).to(model.device)
-    return partial(
-        forward_backward, class_weights=weights, backward=accelerator.backward
-    )
+    labels = torch.tensor(split["label"][:])
+    counts = torch.bincount(labels, minlength=model.config.num_labels).clamp(min=1)
+    return (len(split) / (len(counts) * counts)).to(model.device)
 
 
 def check_finite(

@@ -520,14 +520,6 @@ def test_the_home_is_found_where_the_shell_left_it(monkeypatch, tmp_path, capsys
     assert not any(tmp_path.iterdir())
 
 
-def test_a_picture_of_an_unknown_kind_is_refused_at_once(capsys):
-    assert main(["budget", "--picture", "card.xyz"]) == 2
-    assert (
-        "--picture is card.xyz; it must end in .png, .pdf or .svg"
-        in capsys.readouterr().err
-    )
-
-
 def test_columns_of_those_names_are_kept(shop, tmp_path):
     source, target = tmp_path / "texts.jsonl", tmp_path / "labelled.csv"
     source.write_text(
@@ -780,20 +772,17 @@ def test_a_flag_that_a_command_has_not_is_one_line(arguments, capsys):
     assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("flag", ["--json", "--picture"])
 def test_a_file_that_cannot_be_written_is_found_out_first(
-    flag, tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
-    for name in ("_doctor", "_budget"):
-        monkeypatch.setattr(
-            f"agnews_helpers.cli.{name}", lambda *_: pytest.fail("worked first")
-        )
-    command = "doctor" if flag == "--json" else "budget"
+    monkeypatch.setattr(
+        "agnews_helpers.cli._doctor", lambda *_: pytest.fail("worked first")
+    )
     (folder := tmp_path / "folder.json").mkdir()
-    assert main([command, flag, str(folder)]) == 2
+    assert main(["doctor", "--json", str(folder)]) == 2
     assert f"{folder} is a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main([command, flag, str(tmp_path / "file" / "below.json")]) == 2
+    assert main(["doctor", "--json", str(tmp_path / "file" / "below.json")]) == 2
     assert "could not be saved" in capsys.readouterr().err
 
 
