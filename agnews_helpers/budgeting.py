@@ -18,6 +18,7 @@ from vram_budget.tracing import Step, StepOptions
 
 from .batching import epoch_batches
 from .plumbing.hub import pretrained
+from .plumbing.memory import in_parts
 from .plumbing.mini import mini_config
 from .recipe import HUB_MODEL, Recipe
 from .training import forward_backward

@@ -20,7 +20,7 @@ from agnews_helpers import (
     tokenize,
 )
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
-from agnews_helpers.runs import fingerprint
+from agnews_helpers.runs import identity_of
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 
