@@ -20,7 +20,6 @@ from agnews_helpers import (
     tokenize,
 )
 from agnews_helpers.batching import EVALUATION_TOKENS, MEGABATCH
-from agnews_helpers.runs import identity_of
 
 LENGTHS = random.Random(0).choices(range(5, 120), k=1003)
 
@@ -223,7 +222,6 @@ def test_many_rows_are_tokenized_like_few(monkeypatch, recipe):
         and many[:] == few[:]
         and max(many["length"][:]) == 5
     )
-    assert fingerprint(many) == fingerprint(few)  # otherwise a run could not be resumed
 
 
 def test_a_special_token_that_somebody_typed_is_plain_text(recipe):
