@@ -86,14 +86,20 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
 def remove_folder(folder: Path) -> None:
     """Delete a folder that `write_folder` made.
 
-    If it contains files that its manifest does not name, it is set aside instead.
+    If it contains files that its manifest does not name, it is set aside instead. If
+    another program holds it, it stays, with a note.
 
     Parameters
     ----------
     folder : Path
         A folder that exists.
     """
-    if moved := _move_away(folder):
+    try:
+        moved = _move_away(folder)
+    except OSError as error:
+        print(f"note: {folder.name} cannot be removed: {error}. It stays.")
+        return
+    if moved:
         shutil.rmtree(moved, ignore_errors=True)
 
 
@@ -119,7 +125,7 @@ def remove_partial(folder: Path) -> None:
 
 def _move_away(folder: Path) -> Path | None:
     """Rename a folder that is to be deleted; set it aside if it holds foreign files."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    paths = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     present = {path.relative_to(folder).as_posix() for path in paths}
     try:
         ours = {*read_json(folder / MANIFEST), MANIFEST}
