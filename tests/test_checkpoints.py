@@ -1,4 +1,4 @@
-"""One moment of a run on disk: written whole, verified, and read back to the last bit."""
+"""One moment of a run on disk: written whole, verified, read back to the last bit."""
 
 import errno
 import os

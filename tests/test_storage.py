@@ -203,7 +203,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 
 def test_no_bit_of_a_record_can_be_flipped_unseen(tmp_path):
-    """The result is the same facts, as from another letter case in 1e-05, or Damaged."""
+    """The result is the same facts, as from E for e in 1e-05, or Damaged."""
     path = tmp_path / "run.json"
     facts = {"rate": 1e-05, "finished": False, "names": ["World", "Ä"], "rows": 120}
     write_record(path, facts)

@@ -28,6 +28,7 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # What no other output may be called.
 RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
+RESERVED_NAMES += ("tokenizer.json", "tokenizer_config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
 REPLACED = PARTIAL + "replaced-"  # prefix: until its successor has the name
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
