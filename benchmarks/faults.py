@@ -25,7 +25,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
@@ -41,9 +40,10 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.batching import epoch_batches
-from agnews_helpers.checkpoints import RunFolder, State, find_checkpoints
+from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.model import run_facts
 from agnews_helpers.plumbing import storage
+from agnews_helpers.runs import OpenRun
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parent.parent)
@@ -129,7 +129,7 @@ class SmallRun:
         behind."""
         result.runs += 1
         one, other = (
-            load_file(place / "model.safetensors")
+            load_file(place / storage.BEST / "model.safetensors")
             for place in (folder, self.reference.folder)
         )
         same = one.keys() == other.keys() and all(
@@ -153,7 +153,7 @@ class SmallRun:
             path
             for path in extra
             if path.name != "checkpoints"
-            or not all(storage.ASIDE in kept.name for kept in path.iterdir())
+            or not all(storage.SET_ASIDE_SUFFIX in kept.name for kept in path.iterdir())
         ]
         result.left_over += len(extra)
 
@@ -184,24 +184,28 @@ def quiet():
 @contextmanager
 def logged(folder: Path):
     """Every step that was taken appends its number and its rows to ``rows.log``."""
-    progress, count, taken = training.progress, State.count, []
+    progress_bar = training.progress_bar
+    add_step = State.add_step
+    taken = []
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "rows.log", "a", buffering=1, encoding="utf-8") as log:
 
-        def noting(*arguments):
-            for rows, batch in progress(*arguments):
-                taken[:] = rows
-                yield rows, batch
+        def noted_batches(*arguments):
+            for indices, batch in progress_bar(*arguments):
+                taken[:] = indices
+                yield indices, batch
 
-        def telling(state, loss):  # before anything is saved
-            count(state, loss)
+        def logged_step(state, loss):  # before anything is saved
+            add_step(state, loss)
             log.write(f"{len(state.losses)} {' '.join(map(str, taken))}\n")
 
-        training.progress, State.count = noting, telling
+        training.progress_bar = noted_batches
+        State.add_step = logged_step
         try:
             yield
         finally:
-            training.progress, State.count = progress, count
+            training.progress_bar = progress_bar
+            State.add_step = add_step
 
 
 def session(
@@ -219,7 +223,7 @@ def session(
         _fill_disk(room)
     if operation is not None:
         minutes, asked = 60.0, iter(range(1, 10**6))
-        RunFolder.due = property(lambda _: next(asked) in (3, 8))
+        OpenRun.is_save_due = property(lambda _: next(asked) in (3, 8))
     with quiet(), logged(folder):
         ready.set()
         counted = (
@@ -511,21 +515,22 @@ def _fails_at_random(model, chance: random.Random) -> list[int]:
 def cost_of_saving(home: Path) -> dict:
     """Seconds for a checkpoint of the true size (66,956,548 parameters), and its share of the default
     interval."""
-    recipe, accelerator = Recipe(model="mini"), Accelerator(cpu=True)
+    recipe = Recipe(model="mini")
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=4))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     rows = DatasetDict.load_from_disk(home / "long" / "tokens")
-    with RunFolder(home / "cost", model, rows, recipe, accelerator) as folder:
+    with OpenRun(home / "cost", model, rows, recipe) as run:
+        run.restore(optimizer)
         seconds = []
         for step in range(5):
             started = time.perf_counter()
-            folder.save(model, optimizer, State(8, 8, 4, losses=[0.0] * step))
+            run.save(State(8, 8, 4, losses=[0.0] * step))
             seconds.append(time.perf_counter() - started)
-        size = sum(path.stat().st_size for path in folder.newest.iterdir())
-        share = max(seconds) / (60 * folder.minutes)
+        size = sum(path.stat().st_size for path in run.newest.iterdir())
+        share = max(seconds) / (60 * run.save_minutes)
     return {
         "mebibytes": round(size / 2**20),
         "seconds": [round(value, 2) for value in seconds],

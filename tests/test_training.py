@@ -108,9 +108,7 @@ def test_a_batch_is_taken_in_parts_if_the_recipe_says_so(recipe, tokens, tmp_pat
     assert rows == [3, 3, 2] * 5 and len(run.steps) == 5 and run.finished
 
 
-def test_the_size_of_parts_may_change_when_a_run_is_resumed(
-    recipe, tokens, tmp_path
-):
+def test_the_size_of_parts_may_change_when_a_run_is_resumed(recipe, tokens, tmp_path):
     train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
     model = load_model(recipe)
     rows = counted(model)
