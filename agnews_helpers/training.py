@@ -214,7 +214,7 @@ def check_run(
             "model from load_model(recipe), not a wrapped one."
         )
     for name in ("train", "validation"):
-        if name not in tokens or "length" not in tokens[name][:1]:
+        if name not in tokens or not tokens[name][:1].get("length"):
             raise InvalidValue(
                 f"The split {name!r} has no tokenized rows. Pass what "
                 "tokenize(load_data(recipe), tokenizer, recipe) returns."

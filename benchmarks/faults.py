@@ -1,11 +1,12 @@
-"""What does a run survive? Hundreds of faults against small runs, each compared with an undisturbed one.
+"""What does a run survive? Hundreds of faults, each compared with an undisturbed run.
 
-    python benchmarks/faults.py               about twenty minutes: prints a table, writes faults.json
-    python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
+    python benchmarks/faults.py               about twenty minutes; writes faults.json
+    python benchmarks/faults.py --share 0.1   a tenth of the faults; writes nothing
 
-Processes are killed at every single file operation of a run in turn. Others are killed, stopped by a signal,
-or meet a full disk at a random moment, and are started again until the run is done; bytes of checkpoints are
-flipped and files cut off; steps run out of memory.
+Processes are killed at every single file operation of a run in turn. Others are killed,
+stopped by a signal, or meet a full disk at a random moment, and are started again until
+the run is done; bytes of checkpoints are flipped and files cut off; steps run out of
+memory.
 """
 
 import argparse
@@ -70,8 +71,13 @@ SECONDS = 60  # a session that takes longer hangs, also on a machine that is at 
 
 @dataclass
 class Result:
-    """Of one kind of fault: how many were tried, after how many the run went on, and what was lost for
-    good."""
+    """Of one kind of fault: how many were tried, and what they did.
+
+    survived : faults after which the run went on. runs : runs in which they happened.
+    rows_lost : rows that a step should have had. weights_different : runs that ended
+    with other weights or losses. left_over : files. intact_deleted : faults after which
+    a whole checkpoint was gone. seconds_lost : over all runs.
+    """
 
     fault: str
     tried: int = 0
@@ -85,8 +91,7 @@ class Result:
 
 
 class SmallRun:
-    """A real run, made small: 2 layers, 32 wide, dropout on, all rows of the sample, saved after every few
-    steps."""
+    """A real run, made small: 2 layers, 32 wide, dropout on, saved every few steps."""
 
     def __init__(
         self,
@@ -125,8 +130,7 @@ class SmallRun:
         self.steps = len(self.reference.steps)
 
     def judge(self, folder: Path, result: Result) -> None:
-        """Compare a finished run with the undisturbed one, to the last bit, and look for what was left
-        behind."""
+        """Compare a finished run with the undisturbed one; look for leftover files."""
         result.runs += 1
         one, other = (
             load_file(place / storage.BEST / "model.safetensors")
@@ -158,7 +162,7 @@ class SmallRun:
         result.left_over += len(extra)
 
     def rows_lost(self, log: Path) -> int:
-        """Rows that a step should have had and did not, by what each step said when it was last taken."""
+        """Count the rows that a step should have had, when it was last taken."""
         taken = {}
         for line in log.read_text(encoding="utf-8").splitlines():
             step, _, rows = line.partition(" ")
@@ -211,10 +215,10 @@ def logged(folder: Path):
 def session(
     run, folder: Path, ready, room: int | None = None, operation: int | None = None
 ) -> None:
-    """In a process of its own: train until done or until the fault.
+    """Train in a process of its own until the end or the fault.
 
-    room : flushes to the disk before it is full. operation : on a file, before which the process is killed; 0
-        counts.
+    room : flushes to the disk before it is full. operation : on a file, before which
+    the process is killed; 0 counts them.
     """
     recipe, home, minutes = run
     with quiet():
@@ -238,8 +242,7 @@ def session(
 
 
 def _kill_before(operation: int, folder: Path) -> list[int]:
-    """Count what is done to files of a folder from now on, and end the process before one of these
-    operations."""
+    """Count the operations on a folder's files; end the process before one of them."""
     counted, place = [0], str(folder)
     names = {
         "os.rename",
@@ -282,8 +285,10 @@ def _kill_before(operation: int, folder: Path) -> list[int]:
 
 
 def sweep(run: SmallRun, every: int = 1) -> Result:
-    """Kill a run before each (or each so-many-th) of its operations on files, look at what there is, and let
-    it end."""
+    """Kill a run before each of its operations on files, then let it end.
+
+    every : 2 takes every second operation, and so on.
+    """
     result, context, before = Result(SWEEP), _processes(), 0
     _session(context, run, run.home / "counted", operation=0)
     operations = int((run.home / "operations").read_text(encoding="utf-8"))
@@ -307,7 +312,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _intact_steps(folder: Path) -> int:
-    """Steps of the newest checkpoint that is whole; all of them once the run is finished and whole."""
+    """Count the steps of the newest whole checkpoint, or of the whole finished run."""
     facts = run_facts(folder) if folder.exists() else {}
     if facts.get("finished") and all(
         storage.matches_sha256(folder / name, wanted)
@@ -325,7 +330,7 @@ def _intact_steps(folder: Path) -> int:
 
 
 def _processes():
-    """Processes that start quickly: forked from one that has only imported, where the system can."""
+    """Return processes that start quickly: forked from one that has only imported."""
     method = (
         "forkserver"
         if "forkserver" in multiprocessing.get_all_start_methods()
@@ -371,8 +376,7 @@ def _fill_disk(room: int) -> None:
 
 
 def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
-    """Runs in processes that are killed, stopped, or meet a full disk at a random moment, until `wanted`
-    were."""
+    """Kill or stop runs, or fill their disk, at a random moment, `wanted` times."""
 
     def strike(child):
         child.join(chance.uniform(0, 0.6 * run.seconds))
@@ -416,7 +420,7 @@ def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> R
 
 
 def damaged(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
-    """Runs of which a file in a checkpoint was changed between two sessions."""
+    """Change a file in a checkpoint between two sessions of a run."""
     result = Result(kind)
     for number in range(wanted):
         folder = run.home / f"damaged-{number}"
@@ -456,11 +460,10 @@ def _damage(path: Path, kind: str, chance: random.Random) -> None:
 
 
 def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
-    """Steps that run out of memory at random. Without dropout, whose masks depend on the parts; weights
-    within 1e-6.
+    """Let steps run out of memory at random; the weights must agree within 1e-6.
 
-    In float64: a sum of parts rounds differently, and where a gradient is nearly nothing, Adam makes much of
-    that.
+    Without dropout, whose masks depend on the parts. In float64, because a sum of parts
+    rounds differently, and Adam amplifies that if a gradient is almost zero.
     """
 
     def without_dropout():
@@ -497,8 +500,7 @@ def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
 
 
 def _fails_at_random(model, chance: random.Random) -> list[int]:
-    """Let the model run out of memory with a tenth of all batches of more than one row; how many rows they
-    had."""
+    """Let a tenth of all batches of more than one row fail; list their rows."""
     forward, failed = model.forward, []
 
     def fails(**batch):
@@ -513,8 +515,7 @@ def _fails_at_random(model, chance: random.Random) -> list[int]:
 
 
 def cost_of_saving(home: Path) -> dict:
-    """Seconds for a checkpoint of the true size (66,956,548 parameters), and its share of the default
-    interval."""
+    """Measure a checkpoint of the true size (66,956,548 parameters)."""
     recipe = Recipe(model="mini")
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=4))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -541,7 +542,7 @@ def cost_of_saving(home: Path) -> dict:
 def campaign(
     share: float, home: Path, seed: int = 0, only: str | None = None
 ) -> list[Result]:
-    """All kinds of faults, or one, `share` of the numbers in `FAULTS`."""
+    """Try all kinds of faults, or one: `share` of the numbers in `FAULTS`."""
     with quiet():
         long, short = (
             SmallRun(home / "long"),
@@ -587,7 +588,8 @@ def main() -> None:
         found = table(campaign(options.share, Path(home), options.seed, options.only))
         cost = cost_of_saving(Path(home))
     print(
-        f"\n{found.to_string()}\n\nA checkpoint of the true size: {cost['mebibytes']} MiB in "
+        f"\n{found.to_string()}\n\n"
+        f"A checkpoint of the true size: {cost['mebibytes']} MiB in "
         f"{max(cost['seconds']):.1f} s at most, "
         f"{cost['share_of_interval']:.2%} of the default interval."
     )

@@ -12,6 +12,7 @@ from transformers import pipeline
 from agnews_helpers import (
     LABELS,
     DoesNotFit,
+    InvalidValue,
     NonFiniteError,
     cpu_kernels,
     epoch_batches,
@@ -200,6 +201,45 @@ def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
     assert found == pytest.approx([12 / (4 * rows) for rows in (6, 4, 1, 2)])
     batch = next(iter(make_loader(rows, [list(range(12))], recipe)))
     assert step(model, batch).isfinite()
+
+
+def untokenized(tokens):
+    return tokens["validation"].remove_columns(["input_ids", "length"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tokens: tokens.pop("validation"), "'validation' has no tokenized rows"),
+        (
+            lambda tokens: tokens.update(validation=untokenized(tokens)),
+            "'validation' has no tokenized rows. Pass what tokenize",
+        ),
+        (
+            lambda tokens: tokens.update(validation=tokens["train"].select([])),
+            "'validation' has no tokenized rows",
+        ),
+        (lambda tokens: tokens.pop("train"), "'train' has no tokenized rows"),
+    ],
+)
+def test_a_split_without_rows_is_refused_before_any_work(
+    change, message, recipe, tokens, tmp_path
+):
+    splits = {**tokens}
+    change(splits)
+    with pytest.raises(InvalidValue, match=message):
+        train(load_model(recipe), splits, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrapped_model_is_refused_before_any_work(recipe, tokens, tmp_path):
+    """As after torch.compile, or with an adapter: its weights have other names."""
+    wrapped = torch.nn.Sequential(load_model(recipe))
+    with pytest.raises(
+        InvalidValue, match="The model is a Sequential, which could not"
+    ):
+        train(wrapped, tokens, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_history_and_steps(run):
