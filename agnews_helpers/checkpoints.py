@@ -4,6 +4,7 @@
 random generators), progress.json, and best/, a copy of the best classifier so far.
 """
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .plumbing.processes import from_each_process, process_state
 WEIGHTS = "model.safetensors"
 STATE_FILE = "state.pt"
 PROGRESS = "progress.json"
+NAME = re.compile(r"step-\d{8,}(-\d+)?")  # the steps taken, and a number if it exists
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -331,5 +333,5 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     list of Path
     """
     checkpoints = Path(run_folder) / storage.CHECKPOINTS
-    found = checkpoints.glob(f"step-[0-9]*/{PROGRESS}")
-    return sorted((path.parent for path in found), reverse=True)
+    found = [path.parent for path in checkpoints.glob(f"*/{PROGRESS}")]
+    return sorted((p for p in found if NAME.fullmatch(p.name)), reverse=True)

@@ -332,8 +332,10 @@ def load_classifier(
     folder = Path(folder).expanduser()
     remedy = f"Run notebook 04, or: agnews train --output-dir {folder}"
     facts = run_facts(folder)
-    if (folder / storage.BEST).is_dir():
-        folder = folder / storage.BEST
+    best = folder / storage.BEST
+    is_run = (folder / storage.RUN_FILE).is_file()
+    if best.is_dir() and (is_run or not (folder / MODEL_FILES[0]).exists()):
+        folder = best
     for name in CLASSIFIER_FILES:
         if not (folder / name).exists():
             raise FileNotFoundError(
@@ -343,11 +345,11 @@ def load_classifier(
         epoch = facts.get("epoch")
         progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"
         print(
-            f"note: the run in {folder.parent} is not finished; this is its classifier "
-            f"after {progress}."
+            f"note: the run that wrote {folder} is not finished; this is its "
+            f"classifier after {progress}."
         )
-    is_best = folder.name == storage.BEST
-    sums = None if facts and is_best else facts.get("files", {})
+    # Version 2 noted the checksums in its record; since then best/ has a manifest.
+    sums = None if "format" in facts else facts.get("files", {})
     if changed := storage.damaged_files(folder, sums):
         print(
             f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "
@@ -404,7 +406,7 @@ def run_facts(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder).expanduser()
     record = folder / storage.RUN_FILE
-    if folder.name == storage.BEST:
+    if folder.name == storage.BEST and not record.is_file():
         record = folder.parent / storage.RUN_FILE
     version_2 = folder / VERSION_2_RECORD
     try:

@@ -194,6 +194,7 @@ class OpenRun:
             self.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.folder_lock(self.path))
             self.checkpoints.mkdir(exist_ok=True)
+            self._stat = self.checkpoints.stat()
             held.callback(storage.remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except (OSError, UnicodeError) as error:
@@ -206,7 +207,7 @@ class OpenRun:
         """Check that the disk has room for a checkpoint."""
         # Weights, Adam's two means, and a copy of the best weights.
         needed = 4 * sum(weight.nbytes for weight in self.model.parameters())
-        disk = shutil.disk_usage(self.path)
+        disk = shutil.disk_usage(self.checkpoints)
         # Some file systems report no size.
         if disk.total and disk.free < needed and not self.is_finished:
             raise SaveError(
@@ -249,17 +250,18 @@ class OpenRun:
         """Return what run.json says; refuse foreign files, set a damaged run aside."""
         path = self.path / storage.RUN_FILE
         foreign = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
-        try:
-            if not foreign or path.is_file():
+        if path.is_file():
+            try:
                 return storage.read_record(path)
-        except Damaged as error:
-            if not os.path.lexists(path):
-                return {}
-            if path.is_file() and b'"checksum"' in path.read_bytes():
-                for name in (storage.RUN_FILE, *foreign):
-                    storage.set_aside(self.path / name, str(error))
-                return {}
+            except Damaged as error:
+                if b'"checksum"' in path.read_bytes():
+                    for name in (*foreign, storage.RUN_FILE):
+                        storage.set_aside(self.path / name, str(error))
+                    return {}
+        if os.path.lexists(path):
             foreign.append(storage.RUN_FILE)
+        if not foreign:
+            return {}
         raise SaveError(
             f"{self.path} holds {', '.join(foreign)}, which no run of this version "
             f"wrote. {ANOTHER_FOLDER} Or move them away."
@@ -369,10 +371,7 @@ class OpenRun:
         """
         training = training_state(self.optimizer, self.model.device)
         if is_main():
-            if not self.checkpoints.exists():
-                raise SaveError(
-                    f"{self.checkpoints} was deleted or renamed. Put it back."
-                )
+            self._check_folder()
             self.newest = write_checkpoint(
                 self.checkpoints,
                 self.model,
@@ -389,6 +388,13 @@ class OpenRun:
             self._publish(state)
         self.saved_at = time.perf_counter()
         state.lap()  # saving is no training time
+
+    def _check_folder(self) -> None:
+        """Check that the folder is still there, and still the one that is locked."""
+        with suppress(OSError):
+            if os.path.samestat(self.checkpoints.stat(), self._stat):
+                return
+        raise SaveError(f"{self.checkpoints} was deleted or renamed. Put it back.")
 
     def _facts(self) -> dict[str, Any]:
         """Return what each record of this run says."""
@@ -415,11 +421,12 @@ class OpenRun:
         if is_protected or not is_main():
             return
         best = self.path / storage.BEST
+        changed = "it was changed since it was saved"
         if not self._record:
             # First, so that a run that dies in here knows best/ as its own.
             self._write_record(self._facts() | {"finished": False})
         if best.exists() and storage.damaged_files(best):
-            storage.set_aside(best, "it was changed since it was saved")
+            storage.set_aside(best, changed)
         storage.write_folder(best, self._best_writer(state))
         scores = state.history[state.best_epoch - 1] if state.best_epoch else {}
         facts = self._facts() | {
@@ -430,6 +437,10 @@ class OpenRun:
             "finished": run is not None,
         }
         if run:
+            sums = self._record.get("files", {})
+            for name in storage.damaged_files(self.path, sums):
+                if name in OUTPUTS and (self.path / name).exists():
+                    storage.set_aside(self.path / name, changed)
             storage.save_text(self.path / storage.HISTORY, run.history.to_csv())
             storage.save_text(self.path / storage.STEPS, run.steps.to_csv())
             facts["seconds"] = run.seconds
@@ -475,11 +486,14 @@ class OpenRun:
         -------
         Run
         """
+        if is_main():
+            self._check_folder()
         run = self._result(state, finished=True)
         self._publish(state, run)
+        # Each process has read the best weights in a checkpoint.
+        process_state().wait_for_everyone()
         if is_main():
             self._remove_checkpoints(self.identity)
-        process_state().wait_for_everyone()
         return run
 
     def _result(self, state: State, finished: bool) -> Run:
@@ -517,7 +531,7 @@ def recipe_of_run(folder: str | Path) -> Recipe:
         If it holds neither.
     """
     for path in find_checkpoints(folder):
-        with suppress(Damaged, KeyError):
+        with suppress(Damaged, KeyError, OSError):
             return Recipe.from_dict(read_progress(path)["recipe"])
     facts = run_facts(folder)
     if not facts.get("finished"):

@@ -205,13 +205,25 @@ def check_run(
     Raises
     ------
     InvalidValue
-        If an argument is out of range, the model's classes are not the data's, or the
-        precision is known to be slow, or to fail, on this machine.
+        If an argument is out of range, the model is wrapped in another one, a split
+        has no tokenized rows, the model's classes are not the data's, or the precision
+        is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
         raise InvalidValue(
             f"steps must be at least 1, got {steps}. Leave it out to train to the end."
         )
+    if not isinstance(model, PreTrainedModel):
+        raise InvalidValue(
+            f"The model is a {type(model).__name__}, which could not be saved. Pass a "
+            "model from load_model(recipe), not a wrapped one."
+        )
+    for name in ("train", "validation"):
+        if name not in tokens or not tokens[name][:1].get("length"):
+            raise InvalidValue(
+                f"The split {name!r} has no tokenized rows. Pass what "
+                "tokenize(load_data(recipe), tokenizer, recipe) returns."
+            )
     in_order = list(range(model.config.num_labels))
     if label_mapping(model, tokens["train"]) != in_order:
         raise InvalidValue(

@@ -28,6 +28,7 @@ from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
 from agnews_helpers.plumbing import mini
 from agnews_helpers.plumbing.tables import read_texts
+from tests.compare import flip
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         (["train", "--data", "no/such/folder"], "There is no folder"),
         (["train", "--train-rows", "9999"], "only 400 train rows"),
         (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),
-        (["train", "--steps", "0"], "steps is 0; it must be at least 1"),
+        (["train", "--steps", "0"], "steps must be at least 1, got 0"),
         (
             ["predict", "text", "--output-dir", "no/such/run"],
             "holds no trained classifier",
@@ -136,6 +137,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
             "--json is figures.csv; it must end in .json",
         ),
         (["doctor", "--json", "run/Config.json"], "and be no file of a run"),
+        (["doctor", "--json", "agnews/run.json"], "and be no file of a run"),
         (["predict", "text", "--json", "tokenizer.json"], "and be no file of a run"),
     ],
 )
@@ -168,7 +170,7 @@ def test_the_notebooks_are_found_wherever_it_runs(tmp_path, monkeypatch):
     assert source() == tmp_path / "notebooks"
 
 
-def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
+def test_a_run_is_stopped_and_resumed(small, tmp_path, capsys):
     train = [
         "train",
         "--epochs",
@@ -186,13 +188,13 @@ def test_a_run_is_stopped_and_continued(small, tmp_path, capsys):
     )
     assert main(train) == 2  # not discarded without a word
     assert (
-        "holds an unfinished run. Continue it with --resume, or discard it with --no-resume."
+        "holds an unfinished run. Resume it with --resume, or discard it with --no-resume."
         in capsys.readouterr().err
     )
     assert main([*train, "--resume", "--epochs", "3"]) == 2
     assert "epochs is 2 there and 3 here" in capsys.readouterr().err
     assert main([*train, "--resume", "--json", str(tmp_path / "whole.json")]) == 0
-    assert "Continuing after step 3 of 10" in capsys.readouterr().out
+    assert "Resuming after step 3 of 10" in capsys.readouterr().out
     assert main([*train, "--no-resume", "--json", str(tmp_path / "again.json")]) == 0
     one, other = (
         json.loads((tmp_path / name).read_text(encoding="utf-8"))
@@ -221,9 +223,7 @@ def test_ctrl_c_saves_and_ends_with_130(number, small, tmp_path):
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         for _ in range(1200):
-            if (
-                tmp_path / "run" / "agnews_run.json"
-            ).exists():  # the first epoch is done
+            if (tmp_path / "run" / "run.json").exists():  # the first epoch is done
                 break
             time.sleep(0.1)
         child.send_signal(number)
@@ -297,8 +297,7 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     source.mkdir()
     report = (
         "import json, pathlib; folder = pathlib.Path('runs/agnews'); folder.mkdir(parents=True)\n"
-        "(folder / 'test_report.json').write_text(json.dumps({'accuracy': 0.915}))\n"
-        "(folder / 'agnews_run.json').write_text(json.dumps({'rows': {'train': 1380, 'test': 200}}))"
+        "(folder / 'test_report.json').write_text(json.dumps({'accuracy': 0.915}))"
     )
     for name, code in (
         ("01_good", report),
@@ -318,7 +317,7 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
                 "--target",
                 str(target),
                 "--json",
-                str(tmp_path / "run.json"),
+                str(tmp_path / "figures.json"),
             ]
         )
         == 1
@@ -333,7 +332,7 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
         "accuracy   91.5% on the test rows" in printed
         and "profile    offline" in printed
     )
-    figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert [n["ok"] for n in figures["notebooks"]] == [True, False, True]
     assert "<pre>42</pre>" in (target / "03_after.html").read_text(encoding="utf-8")
     assert "so far" in (target / "02_bad.ipynb").read_text(encoding="utf-8")
@@ -413,7 +412,7 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
         == 2
     )
     [line] = capsys.readouterr().err.splitlines()
-    assert "is none of the labels" in line or "knows the classes" in line
+    assert "is none of the labels" in line or "The model's classes are" in line
 
 
 def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
@@ -647,7 +646,7 @@ def test_texts_that_are_cut_are_counted(length, said, small, tmp_path, capsys):
     flags = ["--profile", "offline", "--max-length", length, "--steps", "1"]
     assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
     found = re.search(
-        r"note: (\d+) texts have 16 tokens or more; what is beyond is not read.",
+        r"note: (\d+) texts have 16 tokens or more; the rest of them is not read.",
         capsys.readouterr().out,
     )
     assert bool(found) is said and (not said or 0 < int(found[1]) <= 64)
@@ -658,12 +657,10 @@ def test_files_that_are_not_as_the_run_wrote_them_are_named(shop, tmp_path, caps
     shutil.copytree(shop, folder)
     assert main(["predict", "--output-dir", str(folder), "Where is it?"]) == 0
     assert "note" not in capsys.readouterr().out
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-5] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
+    flip(folder / "best" / "model.safetensors", -5)
     for command in (["predict", "Where is it?"], ["evaluate"]):
         assert main([*command, "--output-dir", str(folder)]) == 0
-        told = f"note: model.safetensors in {folder} is not as its run wrote it"
+        told = f"note: model.safetensors in {folder / 'best'} changed since the run"
         assert told in capsys.readouterr().out
 
 
@@ -671,10 +668,8 @@ def test_the_classifier_of_an_unfinished_run_says_so(recipe, tokens, tmp_path, c
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=2)
     capsys.readouterr()
     assert main(["predict", "--output-dir", str(tmp_path / "run"), "Stocks fall"]) == 0
-    assert (
-        "run is not finished; this is its classifier after 2 steps."
-        in capsys.readouterr().out
-    )
+    expected = "run/best is not finished; this is its classifier after 2 steps."
+    assert expected in capsys.readouterr().out.replace("\\", "/")
 
 
 def test_lines_of_the_input_are_labelled(shop, monkeypatch, capsys):

@@ -18,7 +18,6 @@ from agnews_helpers.cli import main
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.mini import MiniUnavailable
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
-from vram_budget import GTX_1650_TI
 
 OFFLINE = Recipe(profile="offline", model="mini", data="sample")
 

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import faults
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):

@@ -28,6 +28,7 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # What no other output may be called.
 RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
+RESERVED_NAMES += ("tokenizer.json", "tokenizer_config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -82,24 +83,28 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
 def remove_folder(folder: Path) -> None:
     """Delete a folder that `write_folder` made.
 
-    If it contains files that its manifest does not name, it is set aside instead.
+    If it contains files that its manifest does not name, it is set aside instead. If
+    another program holds it, it stays, with a note.
 
     Parameters
     ----------
     folder : Path
         A folder that exists.
     """
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    paths = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     present = {path.relative_to(folder).as_posix() for path in paths}
     ours = set()
     with suppress(Damaged):
         ours = {*read_json(folder / MANIFEST), MANIFEST}
-    if present <= ours:
-        moved = folder.with_name(f"{PARTIAL}old-{folder.name}")
-        retry_permission_error(os.replace, folder, moved)
-        shutil.rmtree(moved, ignore_errors=True)
-    else:
+    if not present <= ours:
         set_aside(folder, "it holds files that its manifest does not name")
+        return
+    moved = folder.with_name(f"{PARTIAL}old-{folder.name}")
+    try:
+        retry_permission_error(os.replace, folder, moved)
+    except OSError as error:
+        print(f"note: {folder.name} cannot be removed: {error}. It stays.")
+    shutil.rmtree(moved, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
