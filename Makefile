@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install
-CODE := agnews_helpers tests benchmarks conftest.py notebooks
+CODE := agnews_helpers vram_budget tests benchmarks conftest.py notebooks
 
 .PHONY: help run lab lint test test-browser test-oldest test-newest clean
 
@@ -21,7 +21,7 @@ lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format`
 	$(BIN)/ruff check $(CODE)
 
 test: lint  ## lint, unit tests with their coverage, and every notebook against its stored outputs
-	$(BIN)/python -m pytest -n 2 --cov=agnews_helpers --cov-report=term --cov-fail-under=92
+	$(BIN)/python -m pytest -n 2 --cov=agnews_helpers --cov=vram_budget --cov-report=term --cov-fail-under=92
 
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser

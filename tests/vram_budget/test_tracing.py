@@ -401,6 +401,7 @@ def peak(shape=(8, 256), step=plain_step, **switches):
     return trace(step, DISTILBERT, [shape] * 2, StepOptions(**switches)).peak()[0] / MIB
 
 
+@pytest.mark.slow
 def test_each_switch_does_what_it_should():
     plain = peak()
     assert peak(attention="eager") > plain + 300
