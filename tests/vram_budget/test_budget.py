@@ -64,7 +64,7 @@ def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
 
 
 def test_the_claim_of_the_tutorial():
-    """8 x 512: SDPA fits 4 GB everywhere; eager attention only if the system is small."""
+    """8 x 512: SDPA fits 4 GB everywhere, eager attention only at best."""
 
     def verdicts(rows, attention, system):
         found = step_budget(
