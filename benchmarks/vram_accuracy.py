@@ -5,7 +5,9 @@
    its driver, is fitted and named: the one whose largest relative error is least. The
    errors with the median as the constant are printed beside it.
 2. Published peaks of what PyTorch allocated, with transformers of today: nothing is
-   fitted.
+   fitted. The masked language models are built without initialising, and with
+   transformers 5 their output weights are then not tied. Tied, the predictions would be
+   9 to 13 % too low for DistilBERT and 1 to 8 % for BERT.
 3. The same step, run for real on the CPU under PyTorch's memory profiler: the traced
    peak against the real one.
 

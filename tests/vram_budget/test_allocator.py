@@ -133,7 +133,8 @@ def test_out_of_memory_says_what_there_was():
     allocator.malloc(19 * MIB)
     with pytest.raises(
         OutOfMemory,
-        match=r"tried to allocate 12.0 MiB: 30 MiB in all, 20 allocated, 0 reserved but unallocated",
+        match=r"tried to allocate 12.0 MiB: 30 MiB in all, 20 allocated, "
+        "0 reserved but unallocated",
     ):
         allocator.malloc(12 * MIB)
     allocator.malloc(10 * MIB)  # what fits still does

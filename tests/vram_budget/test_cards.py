@@ -14,7 +14,7 @@ def test_the_cards_facts_agree_with_each_other():
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_no_fact_of_a_card_is_mistyped(card):
-    """A multiprocessor has 64 or 128 cores since 2016, and the boost clocks of all these are near 1.5 GHz."""
+    """Since 2016 a multiprocessor has 64 or 128 cores; these boost to about 1.5 GHz."""
     assert card.cuda_cores / card.multiprocessors in (64, 128)
     if card.fp32_tflops:
         assert 1.3 < card.fp32_tflops * 1000 / (2 * card.cuda_cores) < 2.0  # GHz

@@ -33,7 +33,7 @@ def test_operations_are_those_that_pytorch_counts(rows, length):
 
 
 def test_operations_are_those_of_the_formula():
-    """6 for each weight of a linear layer and token, 12 x width for each pair of tokens, layer and row."""
+    """6 per weight and token; 12 x width per pair of tokens, layer and row."""
     layers = 2 * (4 * 64 * 64 + 2 * 64 * 128)
     counted, _ = step_work(plain_step, CONFIG, 8, 64, StepOptions(attention="eager"))
     head = 6 * 8 * (64 * 64 + 64 * 4)  # for one token a row
