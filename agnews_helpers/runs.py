@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -169,7 +169,7 @@ class OpenRun:
         self.is_finished = False
         self._record = {}  # what run.json says
 
-    def __enter__(self) -> "OpenRun":
+    def __enter__(self):
         with ExitStack() as held:
             if is_main():
                 self._lock_and_prepare(held)
@@ -180,10 +180,10 @@ class OpenRun:
         self.saved_at = time.perf_counter()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._held.close()
 
-    def _lock_and_prepare(self, held: ExitStack) -> None:
+    def _lock_and_prepare(self, held):
         """Lock the folder and try to write, so that it fails before the first epoch."""
         source = self.model.name_or_path
         best = self.path / storage.BEST
@@ -203,7 +203,7 @@ class OpenRun:
         storage.remove_partial(self.path)
         storage.remove_partial(self.checkpoints)
 
-    def _check_room(self) -> None:
+    def _check_room(self):
         """Check that the disk has room for a checkpoint."""
         # Weights, Adam's two means, and a copy of the best weights.
         needed = 4 * sum(weight.nbytes for weight in self.model.parameters())
@@ -215,7 +215,7 @@ class OpenRun:
                 f"{disk.free / 2**20:,.0f} are free. Make room. {ANOTHER_FOLDER}"
             )
 
-    def _choose_start(self) -> None:
+    def _choose_start(self):
         """Look at what is in the folder: nothing, this run, or something else."""
         self._record = self._read_record()
         if not self.resume:
@@ -246,7 +246,7 @@ class OpenRun:
             problem = f"{self.path} holds no unfinished run that could be resumed"
             raise ResumeError(f"{problem}. {START_OVER}")
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_record(self):
         """Return what run.json says; refuse foreign files, set a damaged run aside."""
         path = self.path / storage.RUN_FILE
         foreign = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
@@ -267,7 +267,7 @@ class OpenRun:
             f"wrote. {ANOTHER_FOLDER} Or move them away."
         )
 
-    def _newest_checkpoint(self) -> Path | None:
+    def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""
         for path in find_checkpoints(self.path):
             try:
@@ -291,7 +291,7 @@ class OpenRun:
             return path
         return None
 
-    def _remove_checkpoints(self, identity: dict[str, Any] | None = None) -> None:
+    def _remove_checkpoints(self, identity=None):
         """Delete all checkpoints, or only those of the run with this identity."""
         for path in find_checkpoints(self.path):
             with suppress(Damaged):
@@ -389,19 +389,19 @@ class OpenRun:
         self.saved_at = time.perf_counter()
         state.lap()  # saving is no training time
 
-    def _check_folder(self) -> None:
+    def _check_folder(self):
         """Check that the folder is still there, and still the one that is locked."""
         with suppress(OSError):
             if os.path.samestat(self.checkpoints.stat(), self._stat):
                 return
         raise SaveError(f"{self.checkpoints} was deleted or renamed. Put it back.")
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self):
         """Return what each record of this run says."""
         recipe = self.recipe.to_dict(absolute_paths=True)
         return {"format": FORMAT, "identity": self.identity, "recipe": recipe}
 
-    def _best_writer(self, state: State) -> Callable[[Path], object]:
+    def _best_writer(self, state):
         """Return ``write(path)``, which writes the best classifier so far.
 
         Before the first validation that is the current model.
@@ -412,7 +412,7 @@ class OpenRun:
         best = self.newest / storage.BEST
         return lambda path: shutil.copytree(best, path, dirs_exist_ok=True)
 
-    def _publish(self, state: State, run: Run | None = None) -> None:
+    def _publish(self, state, run=None):
         """Write best/ and run.json; with a finished `run` the tables, too.
 
         A finished classifier is replaced only by a finished one.
@@ -447,7 +447,7 @@ class OpenRun:
             facts["files"] = {n: storage.sha256(self.path / n) for n in FINISHED_FILES}
         self._write_record(facts)
 
-    def _write_record(self, facts: dict[str, Any]) -> None:
+    def _write_record(self, facts):
         storage.write_record(self.path / storage.RUN_FILE, facts)
         self._record = facts
 
@@ -496,7 +496,7 @@ class OpenRun:
             self._remove_checkpoints(self.identity)
         return run
 
-    def _result(self, state: State, finished: bool) -> Run:
+    def _result(self, state, finished):
         """Return the run so far, with the best epoch's weights in the model."""
         if state.best_epoch and not state.is_best_epoch:
             load_weights(self.model, self.newest / storage.BEST)
@@ -592,5 +592,5 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def _digest(values: list) -> str:
+def _digest(values):
     return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]

@@ -191,7 +191,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _checksum(facts: dict[str, Any]) -> str:
+def _checksum(facts):
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -435,7 +435,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _flush(path: Path) -> None:
+def _flush(path):
     """Have a file's bytes, or a folder's names, on the disk, not only in memory."""
     if path.is_dir() and os.name != "posix":
         return  # Windows cannot open a folder, and does not need it
@@ -454,7 +454,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _saving(path: Path) -> Iterator[None]:
+def _saving(path):
     """Turn any failure into SaveError for `path`, with the free space if it is full."""
     try:
         yield
