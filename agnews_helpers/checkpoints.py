@@ -268,8 +268,10 @@ def read_checkpoint(
     ----------
     path : Path
         The checkpoint.
-    model, optimizer
-        They are changed in place.
+    model : PreTrainedModel
+        Changed in place.
+    optimizer : torch.optim.Optimizer
+        Changed in place.
 
     Returns
     -------

@@ -577,8 +577,10 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
     Parameters
     ----------
-    theirs, ours : Mapping
-        From `identity_of`: of the run in the folder, and of the one asked for.
+    theirs : Mapping
+        From `identity_of`: of the run in the folder.
+    ours : Mapping
+        Of the run that was asked for.
 
     Returns
     -------

@@ -192,7 +192,13 @@ def check_run(
 
     Parameters
     ----------
-    model, tokens, recipe, steps
+    model : PreTrainedModel
+        From `load_model`.
+    tokens : Mapping
+        From `tokenize`.
+    recipe : Recipe
+        How to train.
+    steps : int, optional
         As for `train`.
 
     Raises

@@ -24,21 +24,14 @@ FLOORS = [
     {"doctor", "running"},
     {"budgeting", "plots"},
     {"training"},
+    {"runs"},
     {"checkpoints", "evaluation"},
     {"data", "model", "batching"},
     {"profiles"},
     {"recipe", "hardware"},
-    {f"plumbing.{name}" for name in ("hub", "mini")},
-    {
-        f"plumbing.{name}"
-        for name in (
-            "storage",
-            "cpu_kernels",
-            "interrupts",
-            "tables",
-            "vram_cap",
-        )
-    },
+    {"plumbing.interrupts", "plumbing.memory", "plumbing.hub", "plumbing.mini"},
+    {"plumbing.processes", "plumbing.storage", "plumbing.tables"},
+    {"plumbing.cpu_kernels", "plumbing.vram_cap"},
     {"plumbing.errors"},
 ]
 

@@ -64,11 +64,14 @@ class CachingAllocator:
         The address and the bytes of each segment.
     cached : dict of str to list
         The free pieces of each pool, as sorted pairs (bytes, address).
-    allocated, reserved : int
-        Bytes in blocks, and in segments, at present.
-    max_allocated, max_reserved : int
-        Their peaks, as of `torch.cuda.max_memory_allocated` and
-        `torch.cuda.max_memory_reserved`.
+    allocated : int
+        Bytes in blocks at present.
+    reserved : int
+        Bytes in segments at present.
+    max_allocated : int
+        The peak, as of `torch.cuda.max_memory_allocated`.
+    max_reserved : int
+        The peak, as of `torch.cuda.max_memory_reserved`.
     """
 
     capacity: int | None = None

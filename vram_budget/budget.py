@@ -192,10 +192,18 @@ def largest_batch(
 
     Parameters
     ----------
-    step, config, options, card, system
-        As for `step_budget`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
     length : int
         Tokens per row, padding included.
+    options : StepOptions
+        How the step is run.
+    card : Card
+        The card that it has to fit.
+    system : str
+        "windows", "linux-desktop" or "linux".
 
     Returns
     -------
@@ -231,12 +239,20 @@ def budget_table(
 
     Parameters
     ----------
-    step, config, rows, card, system
-        As for `step_budget`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
+    rows : int
+        Of the batch.
     lengths : sequence of int
         Tokens per row.
     options : StepOptions
         How the step is run; its attention does not count.
+    card : Card
+        The card that it has to fit.
+    system : str
+        "windows", "linux-desktop" or "linux".
 
     Returns
     -------
@@ -278,10 +294,20 @@ def memory_savings(
 
     Parameters
     ----------
-    step, config, rows, length, card, system
-        As for `step_budget`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
+    rows : int
+        Of the batch.
+    length : int
+        Tokens per row, padding included.
     options : StepOptions
         How the step is run without a change.
+    card : Card
+        The card that it has to fit.
+    system : str
+        "windows", "linux-desktop" or "linux".
     in_parts : callable, optional
         Makes the same step with gradient accumulation, from the rows of a part; it is
         then tried with half of the rows.

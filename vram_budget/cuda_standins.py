@@ -98,8 +98,12 @@ def fused_attention(
 
     Parameters
     ----------
-    query, key, value : torch.Tensor
-        Of shape [rows, heads, tokens, width of a head].
+    query : torch.Tensor
+        Shape [rows, heads, tokens, width of a head].
+    key : torch.Tensor
+        The same shape.
+    value : torch.Tensor
+        The same shape.
     attn_mask : torch.Tensor or None
         Boolean or additive; expands to [rows, heads, tokens, tokens].
     dropout_p : float

@@ -37,8 +37,16 @@ def step_work(
 
     Parameters
     ----------
-    step, config, rows, length, options
-        As for `budget.step_budget`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
+    rows : int
+        Of the batch.
+    length : int
+        Tokens per row, padding included.
+    options : StepOptions
+        How the step is run.
 
     Returns
     -------
@@ -77,8 +85,12 @@ def batch_seconds(
 
     Parameters
     ----------
-    step, config, rows
-        As for `budget.step_budget`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
+    rows : int
+        Of the batch.
     lengths : sequence of int
         Tokens per row of each batch, padding included.
     max_length : int

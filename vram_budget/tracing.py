@@ -312,12 +312,16 @@ def scaled_trace(
 
     Parameters
     ----------
-    step, config, options
-        As for `trace`.
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
     rows : int
-        Of each batch.
+        Of the batch.
     length : int
         Tokens per row.
+    options : StepOptions
+        How the step is run.
 
     Returns
     -------
