@@ -1,4 +1,4 @@
-"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB graphics card.
+"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB card.
 
 Importing it loads nothing heavy: each name is fetched from its module when it is first
 used.
@@ -30,7 +30,8 @@ _NAMES = {
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable "
-    "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError DoesNotFit",
+    "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError "
+    "DoesNotFit",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)

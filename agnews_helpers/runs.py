@@ -195,7 +195,7 @@ class OpenRun:
             held.enter_context(storage.folder_lock(self.path))
             self.checkpoints.mkdir(exist_ok=True)
             self._stat = self.checkpoints.stat()
-            held.callback(storage.remove_if_empty, self.checkpoints)
+            held.callback(_remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except (OSError, UnicodeError) as error:
             problem = f"{self.path} cannot be written: {error}"
@@ -596,3 +596,8 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 def _digest(values):
     return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]
+
+
+def _remove_if_empty(folder):
+    with suppress(OSError):
+        folder.rmdir()

@@ -32,6 +32,7 @@ RESERVED_NAMES += ("tokenizer.json", "tokenizer_config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+
 warn_once = functools.cache(print)  # each text is printed once per process
 
 
@@ -254,8 +255,7 @@ def try_file(path: Path) -> None:
         raise SaveError(f"{path} is a folder. Give the name of a file.")
     with _saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent) as trial:
-            trial.write(bytes(2**16))
+        TemporaryFile(dir=path.parent).close()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -376,18 +376,6 @@ def set_aside(path: Path, why: str) -> None:
     kept = free_name(path.with_name(path.name + SET_ASIDE_SUFFIX))
     retry_permission_error(os.replace, path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Delete a folder if nothing is in it.
-
-    Parameters
-    ----------
-    folder : Path
-        It need not exist.
-    """
-    with suppress(OSError):
-        folder.rmdir()
 
 
 @contextmanager
