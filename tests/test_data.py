@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agnews_helpers import DataError, Recipe, data, load_data, load_tokenizer
-from agnews_helpers.data import SAMPLE, SUPPORT, load_test
+from agnews_helpers.data import SAMPLE, SUPPORT
 from agnews_helpers.plumbing.tables import read_texts
 from agnews_helpers.recipe import LABELS
 from tests.test_tables import CONTENTS
@@ -48,7 +48,7 @@ def load(folder, **fields):
 def read(path):
     """Labels, texts and lines of a file."""
     texts = read_texts(path)
-    return texts.labels, texts.texts, list(texts.table.records)
+    return texts.rows["label"].tolist(), texts.rows["text"].tolist(), texts.rows.index
 
 
 @pytest.fixture
