@@ -206,7 +206,10 @@ def test_a_file_without_rows_is_an_error(tmp_path, name, content):
             ["line 2", "2 fields", "quotation marks"],
         ),
         ('label,text\n"",one\n', ["line 2", "the label ''"]),
-        ("label,text\n-1,one\n", ["line 2", "the label '-1', where one class is needed"]),
+        (
+            "label,text\n-1,one\n",
+            ["line 2", "the label '-1', where one class is needed"],
+        ),
         ("label,text\n3,\n", ["line 2", "without text", "Mend or remove it"]),
         ('3,"\u200b\ufeff\x07"\n', ["line 1", "without text"]),
         ("3,one\n4,\x1b\x1b\n", ["line 2", "without text"]),
