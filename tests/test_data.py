@@ -719,7 +719,7 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
 def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path):
     texts = (
         "Praise, they say, is cheap.\nBlame, too\nand so on",
-        "Long:\n" + "word, " * 20_000,
+        "Long:\n" + "word, " * 30_000,
     )
     news = load(
         own(

@@ -81,7 +81,7 @@ def find_table(folder: Path, split: str) -> Path | None:
     folder : Path
         The folder with the data.
     split : str
-        The name of the split.
+        The name of the split, as a regular expression.
 
     Returns
     -------
@@ -228,6 +228,7 @@ def _parse_csv(path, kind):
         separator = "\t"
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
     rows, line = {}, 1
     try:
         for cells in reader:
