@@ -346,8 +346,7 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
         recipe = recipe_for_this_machine(**flags)
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
-    rows = data.load_test(recipe, model.class_names(classifier))
-    split = batching.tokenize(rows, tokenizer, recipe)
+    split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
     classifier.to(process_state().device)
     report = evaluation.evaluate(classifier, split, recipe)
     print(f"test: {report}")
@@ -356,14 +355,14 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
-def _predict(options: argparse.Namespace) -> tuple[int, dict]:
+def _predict(options):
     """Label texts, the lines of the standard input, or the rows of a file."""
     from .evaluation import classify
 
     texts = options.texts
-    given = [bool(texts), bool(options.file), bool(options.output)]
+    has_file = bool(options.file)
     is_mixed = "-" in texts and len(texts) > 1
-    if is_mixed or given not in ([True, False, False], [False, True, True]):
+    if is_mixed or bool(texts) == has_file or has_file != bool(options.output):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
@@ -372,22 +371,16 @@ def _predict(options: argparse.Namespace) -> tuple[int, dict]:
     if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not texts:  # the input was empty
-        return 0, {"predictions": []}
     answers = classify(texts, options.output_dir)
-    names = answers.columns[2:]
     for text, label, *probabilities in answers.itertuples(index=False, name=None):
         # Nothing that is printed may steer a terminal.
         shown = "".join(char if char.isprintable() else " " for char in text)
-        by_class = [f"{name} {p:.3f}" for name, p in zip(names, probabilities)]
-        print(f"{label:9} {shown}\n{'':9} {', '.join(by_class)}")
+        print(f"{label:9} {max(probabilities):.3f} {shown}")
     return 0, {"predictions": answers.to_dict("records")}
 
 
-def _label_file(options: argparse.Namespace) -> dict:
+def _label_file(options):
     """Write all columns of a file, and the label and confidence of each row."""
-    import pandas as pd
-
     from .evaluation import classify
     from .plumbing.tables import read_texts
 
@@ -395,16 +388,17 @@ def _label_file(options: argparse.Namespace) -> dict:
     if os.path.lexists(target) or target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
-    print(" · ".join([options.file.name, *read.layout]))
-    answers = classify(read.texts, options.output_dir)
-    confidence = answers.iloc[:, 2:].max(axis=1).round(4)
-    rows = list(read.table.records.values())
-    table = pd.DataFrame(rows, columns=read.table.header, dtype=object)
-    added = {"label": answers.iloc[:, 1], "confidence": confidence}
+    print(f"{options.file.name} · {read.layout}")
+    answers = classify([*read.rows["text"]], options.output_dir)
+    table = read.table
+    added = {
+        "label": answers.iloc[:, 1],
+        "confidence": answers.iloc[:, 2:].max(axis=1).round(4),
+    }
     for name, values in added.items():
         while name in table.columns:
             name = f"predicted_{name}"
-        table[name] = values
+        table[name] = [*values]
     save_text(target, table.to_csv(index=False, lineterminator="\n"))
     print(f"{len(table):,} rows labelled in {target}")
     return {"rows": len(table)}

@@ -12,23 +12,15 @@ from .plumbing.errors import InvalidValue
 def this_card() -> Card | None:
     """Read the facts of the CUDA device that training would use.
 
-    ``AGNEWS_VRAM_GIB`` counts as for `plumbing.vram_cap.free_mib`.
-
     Returns
     -------
     Card or None
         With its free memory; None if there is no CUDA device.
-
-    Raises
-    ------
-    InvalidValue
-        If ``AGNEWS_VRAM_GIB`` is not a number, or more than the card has.
     """
     import torch
 
-    from .plumbing.vram_cap import free_mib, requested_gib
+    from .plumbing.vram_cap import free_mib
 
-    requested_gib()  # what cannot be is told on every machine
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from agnews_helpers import classify, recipe_for_this_machine, sorted_batches
-from agnews_helpers.data import load_test
+from agnews_helpers.data import load_data
 from agnews_helpers.model import class_names, load_classifier
 
 HERE = Path(__file__)
@@ -142,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.classifier
     model, tokenizer = load_classifier(folder)
-    rows = load_test(recipe_for_this_machine(profile="offline"), class_names(model))
+    rows = load_data(recipe_for_this_machine(profile="offline"))["test"]
     texts = rows["text"][: options.rows]
     model.eval()
     piped = pipeline("text-classification", model=str(folder), truncation=True)

@@ -212,6 +212,6 @@ def test_its_flags_and_variables_exist(capsys):
             with pytest.raises(SystemExit) as end:
                 main([name, "--help"])
             assert end.value.code == 0
-    known = {"AGNEWS_PROFILE", "AGNEWS_VRAM_GIB"}
+    known = {"AGNEWS_PROFILE"}
     known |= {f"AGNEWS_{name.upper()}" for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES)}
     assert set(re.findall(r"AGNEWS_[A-Z_]+", TEXT)) <= known
