@@ -1,6 +1,6 @@
-"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB graphics card.
+"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB card.
 
-Importing this loads nothing heavy; each name is fetched from its module when it is first used.
+Importing it loads nothing heavy: each name is imported when it is first used.
 """
 
 import os
@@ -18,7 +18,8 @@ _NAMES = {
     "profiles": "recipe_for_this_machine environment_overrides",
     "data": "load_data SUPPORT",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
-    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
+    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader "
+    "Collator",
     "training": "train forward_backward",
     "runs": "Run",
     "evaluation": "evaluate score Report calibration calibration_error "
@@ -27,8 +28,9 @@ _NAMES = {
     "budgeting": "training_step config_for options_of full_run_hours",
     "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.vram_cap": "vram_cap",
-    "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
-    "FolderInUse ResumeError NonFiniteError DoesNotFit",
+    "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable "
+    "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError "
+    "DoesNotFit",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)
