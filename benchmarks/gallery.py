@@ -51,7 +51,7 @@ CHANGES = {
 def fine_tune(
     recipe, tokens, shuffled=False, zero_grad=True, schedule=False, weight_decay=None
 ):
-    """Train in a plain PyTorch loop with one change; return the model and its losses."""
+    """Train in a plain PyTorch loop with one change; return model and losses."""
     rows = tokens["train"]
     if shuffled:
         labels = np.random.default_rng(recipe.seed).permutation(rows["label"][:])

@@ -371,7 +371,7 @@ def parts(rows: int, steps: int = 30) -> dict:
 
 
 def start_up(rows: int = 40_000) -> dict:
-    """Measure the seconds to tokenize, and from the call of `train` to its first step."""
+    """Measure the seconds to tokenize, and until the first step of `train`."""
     return {"rows": rows, **measure("seconds_to_start", rows)}
 
 
