@@ -26,9 +26,7 @@ LARGE = (".safetensors", ".parquet")
 CHUNK = 2**16
 REPOSITORY = r"(?P<repository>[^/]+/[^/]+)"
 REVISION = r"(?P<revision>[^/]+)"
-FILE = re.compile(
-    rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/{REVISION}/(?P<path>.+)"
-)
+FILE = re.compile(rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/{REVISION}/(?P<path>.+)")
 ABOUT = re.compile(
     rf"/api/(?P<kind>models|datasets)/{REPOSITORY}"
     rf"(?:/(?P<what>revision|tree|paths-info)/{REVISION}(?:/(?P<path>.+))?)?"

@@ -225,7 +225,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def outcomes(request, repositories, tmp_path_factory):
-    """The results of the selected cases, run in parallel: most of the time they wait."""
+    """The results of the selected cases, run in parallel: they mostly wait."""
     names = [
         name
         for name in FAULTS
