@@ -149,9 +149,14 @@ def main() -> None:
     test = load_data(recipe_for_this_machine(profile="offline"))["test"]
     texts = test["text"][: options.rows]
     model.eval()
-    piped = pipeline("text-classification", model=str(folder), truncation=True)
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
+        # A copy, because a pipeline may move its model to another device.
+        model.save_pretrained(work / "copy")
+        tokenizer.save_pretrained(work / "copy")
+        piped = pipeline(
+            "text-classification", model=str(work / "copy"), truncation=True
+        )
         export(model, tokenizer, work / "model.onnx")
         by_onnx = OnnxClassifier(work / "model.onnx", tokenizer, class_names(model))
         many = {
