@@ -45,6 +45,9 @@ def main() -> None:
         rows = test.filter(
             lambda row, pattern=pattern: re.search(pattern, row["text"], re.S)
         )
+        if not len(rows):
+            print(f"No test row has {name}.")
+            continue
         texts = [re.sub(pattern, " ", text, flags=re.S) for text in rows["text"]]
         without = Dataset.from_dict({"text": texts, "label": rows["label"][:]})
         without = without.cast_column("label", rows.features["label"])

@@ -76,14 +76,14 @@ ROBERTA = dict(
 
 
 def loss_of(model, batch, rows):
-    """The share of some rows in the mean cross-entropy of a batch of `rows` rows."""
+    """Return the share of a part in the mean cross-entropy of `rows` rows."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
     return F.cross_entropy(model(**inputs).logits, labels, reduction="sum") / rows
 
 
 def plain_step(model, batch, optimizer):
-    """A step as the tutorial's loop takes it."""
+    """Take a step as the tutorial's loop does."""
     loss = loss_of(model, batch, len(batch["labels"]))
     loss.backward()
     optimizer.step()
@@ -92,7 +92,7 @@ def plain_step(model, batch, optimizer):
 
 
 def accumulated_step(model, batch, optimizer):
-    """The same, two rows at a time: their gradients add up."""
+    """Take the same step two rows at a time; the gradients add up."""
     rows = len(batch["labels"])
     losses = []
     for start in range(0, rows, 2):

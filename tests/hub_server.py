@@ -54,7 +54,7 @@ NOTHING_WRONG = Fault("")
 
 
 class Hub:
-    """The server's address, what it was asked, and what it does wrong."""
+    """The server's address, the requests so far, and the faults to simulate."""
 
     def __init__(self, folder: Path, requests: int):
         self.folder, self.left, self.lock = folder, requests, threading.Lock()
@@ -63,14 +63,14 @@ class Hub:
         self.over = threading.Event()
 
     def count(self, pattern: str) -> int:
-        """How many requests matched so far."""
+        """Return how many requests matched so far."""
         return sum(re.search(pattern, asked) is not None for asked in self.asked)
 
     def goes_wrong(self, pattern: str, **how) -> None:
         self.faults.append(Fault(pattern, **how))
 
     def fault(self, request: str) -> Fault | None:
-        """The fault of this request, which is noted."""
+        """Record a request, and return its fault."""
         with self.lock:
             self.asked.append(request)
             self.left -= 1
