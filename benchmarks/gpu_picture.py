@@ -11,9 +11,10 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from agnews_helpers import Recipe, config_for, training_step
-from agnews_helpers.plots import DARK_GREY, vram_bars
+from agnews_helpers.plots import vram_bars
 from vram_budget import SYSTEMS_GIB, Card, budget_table, find_card
 
+DARK_GREY = "#555555"  # for small text
 NOTE = """\
 Predicted. A bar above its line spills (Windows) or is out of memory.
 Card: {}."""

@@ -24,7 +24,7 @@ SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 
 
 def encoder_weights(model) -> list[torch.Tensor]:
-    """The weights of the linear layers that every token passes."""
+    """Return the weights of the linear layers that every token passes."""
     return [
         layer.weight.detach()
         for layer in model.distilbert.transformer.modules()
@@ -33,7 +33,10 @@ def encoder_weights(model) -> list[torch.Tensor]:
 
 
 def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
-    """FLOP/s of matrix products, in the shapes of the model's linear layers: forward and both of backward."""
+    """Measure the FLOP/s of matrix products of the shapes of the model's layers.
+
+    Of each linear layer the product of the forward and the two of the backward pass.
+    """
     weights = encoder_weights(model)
     inputs = {
         size: torch.randn(tokens, size) for weight in weights for size in weight.shape
@@ -45,21 +48,20 @@ def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
             torch.mm(x, weight.t()), torch.mm(y, weight), torch.mm(y.t(), x)
 
     once()
-    started, rounds = time.perf_counter(), 0
+    started = time.perf_counter()
+    rounds = 0
     while time.perf_counter() - started < seconds:
         once()
         rounds += 1
-    return (
-        6
-        * tokens
-        * sum(weight.numel() for weight in weights)
-        * rounds
-        / (time.perf_counter() - started)
-    )
+    flops = 6 * tokens * sum(weight.numel() for weight in weights) * rounds
+    return flops / (time.perf_counter() - started)
 
 
 def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
-    """Bytes/s of adding two tensors into a third that are too large for the caches: two read, one written."""
+    """Measure the bytes/s of an addition: two tensors read, one written.
+
+    They are too large for the caches.
+    """
     x, y, z = (torch.ones(mebibytes * 2**18) for _ in range(3))
     torch.add(x, y, out=z)
     started = time.perf_counter()
@@ -69,7 +71,7 @@ def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
 
 
 def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
-    """Median time of a real step, after one to warm up."""
+    """Return the median seconds of a real step, after one to warm up."""
     optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, fused=True)
     mask = torch.ones(rows, length, dtype=torch.long)
     mask[0, -1] = 0
@@ -88,11 +90,9 @@ def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
 
 def main() -> None:
     model = load_model(Recipe(profile="offline", model="mini"))
-    # the estimate is for cards, where the last layer is computed whole
-    vars(model.distilbert.transformer.layer[-1]).pop("forward", None)
     options, lines = StepOptions(attention="eager"), []
     for rows, length in SHAPES:
-        # anew for each: the machine is not the same all the time
+        # Measured again for each shape, because the machine's speed drifts.
         speed, moved = product_speed(model), bandwidth()
         flops, bytes_moved = step_work(
             training_step(), model.config, rows, length, options

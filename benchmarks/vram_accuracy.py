@@ -76,14 +76,14 @@ ROBERTA = dict(
 
 
 def loss_of(model, batch, rows):
-    """The share of some rows in the mean cross-entropy of a batch of `rows` rows."""
+    """Return the share of a part in the mean cross-entropy of `rows` rows."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
     return F.cross_entropy(model(**inputs).logits, labels, reduction="sum") / rows
 
 
 def plain_step(model, batch, optimizer):
-    """A step as the tutorial's loop takes it."""
+    """Take a step as the tutorial's loop does."""
     loss = loss_of(model, batch, len(batch["labels"]))
     loss.backward()
     optimizer.step()
@@ -92,7 +92,7 @@ def plain_step(model, batch, optimizer):
 
 
 def accumulated_step(model, batch, optimizer):
-    """The same, two rows at a time: their gradients add up."""
+    """Take the same step two rows at a time; the gradients add up."""
     rows = len(batch["labels"])
     losses = []
     for start in range(0, rows, 2):
@@ -184,7 +184,10 @@ class OptionsOf2019(StepOptions):
 def attention_of_2019(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_
 ):
-    """Its probabilities end with the call. Today's hands them back to the layer, which holds them a while."""
+    """Compute attention as before version 5: the probabilities are freed on return.
+
+    Version 5 returns them to the layer, which keeps them longer.
+    """
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores = scores / (query.shape[-1] ** 0.5)
     if attention_mask is not None:
@@ -195,7 +198,7 @@ def attention_of_2019(
 
 
 def mask_of_2019(attention_mask=None, dtype=torch.float32, **_):
-    """The additive mask as it was: [rows, 1, 1, tokens], not yet spread over the queries."""
+    """Return the additive mask of 2019, not expanded: [rows, 1, 1, tokens]."""
     return (
         None
         if attention_mask is None
@@ -208,7 +211,7 @@ AttentionMaskInterface.register("eager_2019", mask_of_2019)
 
 
 class SoftmaxKeepsInput(torch.autograd.Function):
-    """Softmax before PyTorch 1.11: its backward pass kept the input beside the output (pytorch#64000)."""
+    """Softmax before PyTorch 1.11, which also saved its input (pytorch#64000)."""
 
     @staticmethod
     def forward(ctx, input, dim):
@@ -238,7 +241,7 @@ OF_2019 = (
 
 @contextmanager
 def changed(*patches):
-    """Trace with these patches. No trace is cached from before to inside, or from inside to after."""
+    """Context manager: apply patches, and clear the cache of traces on both ends."""
     tracing._trace.cache_clear()
     try:
         with ExitStack() as stack:
@@ -258,7 +261,7 @@ def reserved_mib(found: Trace) -> float:
 
 
 def loading() -> float:
-    """bert-large-uncased copied to a card that holds one small tensor already: the difference."""
+    """Return the MiB reserved for bert-large-uncased, beside one small tensor."""
     first = [(Allocation(4, "ones", "", "load", 0), True)]
     with changed(*OF_2019):
         events = trace(forward_pass, BERT_LARGE, [(1, 8)], OptionsOf2019()).events
@@ -273,11 +276,12 @@ def inference(config, length: int) -> float:
 
 
 def distributed(rows: int, precision: str) -> float:
-    """run_glue on MRPC under DistributedDataParallel, whose buckets hold the gradients once more."""
-    shapes = [(rows, 128)] * 4 + [
-        (3668 % rows or rows, 128),
-        (rows, 128),
-    ]  # MRPC's last batch is smaller
+    """Return the MiB of run_glue on MRPC under DistributedDataParallel.
+
+    Its buckets hold a second copy of the gradients.
+    """
+    last_rows = 3668 % rows or rows  # MRPC has 3,668 rows
+    shapes = [(rows, 128)] * 4 + [(last_rows, 128), (rows, 128)]
     options = OptionsOf2019(
         optimizer="adamw", implementation="single", precision=precision
     )
@@ -294,7 +298,10 @@ def distributed(rows: int, precision: str) -> float:
 
 
 def buckets(weights: list[int]) -> list[Allocation]:
-    """DDP's buckets: parameters from last to first, the first bucket closed at 1 MiB, others at 25."""
+    """Return the buckets of DDP: parameters from last to first.
+
+    The first bucket is closed at 1 MiB, the others at 25 MiB.
+    """
     found, size, limit = [], 0, MIB
     for weight in reversed(weights):
         size += weight
@@ -309,7 +316,10 @@ def buckets(weights: list[int]) -> list[Allocation]:
 
 
 def published() -> pd.DataFrame:
-    """Name, machine, source, published and predicted MiB; the machine's constant is added last."""
+    """Return name, machine, source, published and predicted MiB of each measurement.
+
+    The machine's constant is added last.
+    """
     rows = [
         (
             "bert-large-uncased on the card",
@@ -380,9 +390,10 @@ def published() -> pd.DataFrame:
 
 
 def fitted(rows: pd.DataFrame) -> float:
-    """The constant in MiB that makes the largest relative error of these rows least.
+    """Return the constant in MiB that minimizes the largest relative error.
 
-    There two rows are off by as much, one above and one below: the constant of some pair is the best.
+    At the minimum two rows have the same error, one above and one below, so the best
+    constant is that of a pair.
     """
     inverse, wanted = (
         1 / rows["published"].to_numpy(),
@@ -399,7 +410,7 @@ def fitted(rows: pd.DataFrame) -> float:
 
 
 def fits() -> pd.DataFrame:
-    """Reports of what ran and what did not on a 4 GB card (transformers#1469), against the verdict."""
+    """Compare the verdict with reports from a 4 GB card (transformers#1469)."""
     rows = []
     for batch, ran in ((1, True), (12, False)):
         options = OptionsOf2019(implementation="single")
@@ -593,7 +604,7 @@ def real_peak(
 
 
 def exact() -> pd.DataFrame:
-    """Traced against real peaks on the CPU, in MiB, without the workspaces that only CUDA has."""
+    """Compare traced with real peaks on the CPU, in MiB, without CUDA's workspaces."""
     rows = []
     for name, config, shape in (
         ("DistilBERT", DistilBertConfig(num_labels=4), (8, 64)),
@@ -622,7 +633,7 @@ def exact() -> pd.DataFrame:
 
 
 def evidence(others: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """What the rows are worth: how many of each kind, the median and the largest error."""
+    """Return for each kind the number of rows, the median and the largest error."""
     difference = others["machine"].str.contains("difference")
     fitted = others["constant"] != 0
     inference = others["what"].str.contains("inference")
@@ -660,9 +671,11 @@ def main() -> None:
         )
     )
     errors = others["error"].abs()
+    by_median = others["error_by_median"].abs()
     print(
-        f"\nmedian {errors.median():.2%}, largest {errors.max():.2%} of {len(errors)} published rows; "
-        f"with the median as the constant, largest {others['error_by_median'].abs().max():.2%}\n"
+        f"\nmedian {errors.median():.2%}, largest {errors.max():.2%} of {len(errors)} "
+        f"published rows; with the median as the constant, largest "
+        f"{by_median.max():.2%}\n"
     )
     print(
         new.drop(columns="source").to_string(

@@ -146,7 +146,7 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
 
 
 def test_the_notebooks_are_found_wherever_it_runs(tmp_path, monkeypatch):
-    """Those of this folder; else those that came with the package: in a wheel inside it, else beside it."""
+    """In this folder; otherwise in the installed package, or in the checkout."""
 
     def run_notebooks(source, target):
         return {"notebooks": [], "source": source.resolve()}
@@ -184,10 +184,10 @@ def test_a_run_is_stopped_and_resumed(small, tmp_path, capsys):
         "Stopped after step 3 of 10 (epoch 1 of 2)" in output
         and "At this pace all 2 epochs of 40 training rows take about" in output
     )
-    assert main(train) == 2  # not discarded without a word
+    assert main(train) == 2  # not discarded silently
     assert (
-        "holds an unfinished run. Resume it with --resume, or discard it with --no-resume."
-        in capsys.readouterr().err
+        "holds an unfinished run. Resume it with --resume, or discard it with "
+        "--no-resume." in capsys.readouterr().err
     )
     assert main([*train, "--resume", "--epochs", "3"]) == 2
     assert "epochs is 2 there and 3 here" in capsys.readouterr().err
@@ -294,7 +294,9 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     report = (
-        "import json, pathlib; folder = pathlib.Path('runs/agnews'); folder.mkdir(parents=True)\n"
+        "import json, pathlib\n"
+        "folder = pathlib.Path('runs/agnews')\n"
+        "folder.mkdir(parents=True)\n"
         "(folder / 'test_report.json').write_text(json.dumps({'accuracy': 0.915}))"
     )
     for name, code in (

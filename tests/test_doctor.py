@@ -258,7 +258,8 @@ def test_a_package_that_windows_cannot_load(monkeypatch):
     def import_module(name):
         if name == "torch":
             raise OSError(
-                "[WinError 126] The specified module could not be found. Error loading c10.dll"
+                "[WinError 126] The specified module could not be found. "
+                "Error loading c10.dll"
             )
 
     monkeypatch.setattr(doctor.importlib, "import_module", import_module)

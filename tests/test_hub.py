@@ -26,7 +26,10 @@ ROWS = "GET /large/.*train-.*parquet$"
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
-    """A tiny DistilBERT, and the sample three times over: the profile `laptop` draws 800 of 1,200 rows."""
+    """A tiny DistilBERT, and the sample's rows three times.
+
+    The profile `laptop` draws 800 of these 1,200 rows.
+    """
     frames = _read_folder(SAMPLE, Recipe())[1:]
     rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
     rows = {
@@ -40,7 +43,10 @@ def repositories(tmp_path_factory):
 
 
 def train(address, home, *arguments, code="", **environment):
-    """``agnews train``, as a reader starts it (or by `code`): the Hub at `address`, its cache in `home`."""
+    """Run ``agnews train`` as a reader does, or run `code`.
+
+    The Hub is at `address`, and its cache is in `home`.
+    """
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -84,7 +90,7 @@ def message(done) -> str:
 
 @pytest.fixture(scope="module")
 def downloaded(repositories, tmp_path_factory):
-    """A first run that decided by itself, what it asked for, and the address where nothing answers now."""
+    """A first run without a profile, its requests, and an address that is now dead."""
     home = tmp_path_factory.mktemp("first")
     with serve(repositories) as hub:
         done = train(hub.address, home)
@@ -148,10 +154,8 @@ def test_what_was_downloaded_is_used_without_a_hub(downloaded, cache, profile, r
     assert "Retrying" not in done.stderr, (
         done.stderr
     )  # nothing is asked of a Hub that is known to be silent
-    assert (
-        f"Stopped after step 1 of {4 * 95 if profile != 'full' else 4 * 143} (epoch 1 of 4)"
-        in done.stdout
-    )
+    steps = 4 * 143 if profile == "full" else 4 * 95
+    assert f"Stopped after step 1 of {steps} (epoch 1 of 4)" in done.stdout
 
 
 @pytest.mark.slow
@@ -221,7 +225,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def outcomes(request, repositories, tmp_path_factory):
-    """How the commands of the selected cases end: side by side, since they wait most of the time."""
+    """The results of the selected cases, run in parallel: they mostly wait."""
     names = [
         name
         for name in FAULTS
@@ -260,8 +264,8 @@ def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
         hub.goes_wrong("", status=401)
         said = message(train(hub.address, tmp_path, "--profile", "laptop"))
     assert (
-        "The profile 'laptop' needs the Hugging Face Hub, and the Hugging Face Hub answers with error 401. "
-        "Go online, or set AGNEWS_PROFILE=offline" in said
+        "The profile 'laptop' needs the Hugging Face Hub, and the Hugging Face Hub "
+        "answers with error 401. Go online, or set AGNEWS_PROFILE=offline" in said
     )
 
 
@@ -273,8 +277,8 @@ def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
     )
     if profile:
         assert (
-            "'full' needs the Hugging Face Hub, and the Hugging Face Hub does not answer at "
-            "http://hub.invalid. Go online, or set AGNEWS_PROFILE=offline"
+            "'full' needs the Hugging Face Hub, and the Hugging Face Hub does not "
+            "answer at http://hub.invalid. Go online, or set AGNEWS_PROFILE=offline"
             in message(done)
         )
     else:
@@ -362,7 +366,8 @@ from agnews_helpers.cli import main
 code = main(sys.argv[1:])
 try:
     import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 except ImportError:
     import psutil
     peak = psutil.Process().memory_info().peak_wset
@@ -394,7 +399,8 @@ def test_distilbert_itself_trains_within_4_gib(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Stopped after step 3 of 192 (epoch 1 of 4)" in done.stdout
     assert re.search(
-        r"At this pace all 4 epochs of 380 training rows take about [\d.]+ (minutes|hours)",
+        r"At this pace all 4 epochs of 380 training rows take about [\d.]+ "
+        r"(minutes|hours)",
         done.stdout,
     )
     assert parameters(tmp_path / "run") == 66_956_548

@@ -1,4 +1,4 @@
-"""The offline model: what it is made from, where it is kept, and what a damaged folder comes to."""
+"""The offline model: its source, its folder, and what happens if that is damaged."""
 
 import os
 import shutil

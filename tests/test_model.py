@@ -118,7 +118,8 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError,
-        match="empty' does not hold a model that can be read .config.json is missing in .*AGNEWS_MODEL=mini",
+        match="empty' does not hold a model that can be read .config.json is missing "
+        "in .*AGNEWS_MODEL=mini",
     ):
         load(Recipe(model=str(tmp_path / "empty")))
 
@@ -138,7 +139,8 @@ def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name
     (folder / name).write_bytes(whole[: int(left * len(whole))])
     with pytest.raises(
         FileNotFoundError,
-        match=r"spoiled' does not hold a model that can be read \(.+\)\. Save it again, or give another",
+        match=r"spoiled' does not hold a model that can be read \(.+\)\. Save it "
+        "again, or give another",
     ):
         load(Recipe(model=str(folder)))
     with pytest.raises(FileNotFoundError, match="does not hold a model"):
@@ -150,7 +152,8 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch, load):
     monkeypatch.setattr(hub, "why_unreachable", lambda: "the Hub is a test")
     with pytest.raises(
         HubUnreachable,
-        match=r"'no/such' \(there is no such folder\) cannot be loaded.*the Hub is a test.*Go online",
+        match=r"'no/such' \(there is no such folder\) cannot be loaded.*"
+        "the Hub is a test.*Go online",
     ):
         load(Recipe(model="no/such"))
 

@@ -1,10 +1,13 @@
-"""What of `benchmarks/on_cuda.py` needs no card: its tables, its search, reading a snapshot, saying no."""
+"""The parts of `benchmarks/on_cuda.py` that need no card."""
+
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
 import torch
 from transformers import DistilBertConfig
 
+from agnews_helpers import forward_backward
 from benchmarks import on_cuda
 from vram_budget import GTX_1650_TI, CachingAllocator, StepOptions, replay
 
@@ -62,11 +65,8 @@ def test_a_snapshot_becomes_events():
         {"action": "alloc", "addr": 1024, "size": 3 * 2**20},
         {"action": "free_requested", "addr": 0, "size": 600},
         {"action": "free_completed", "addr": 0, "size": 600},
-        {
-            "action": "free_completed",
-            "addr": 4096,
-            "size": 5,
-        },  # made before the history began
+        # Allocated before the history began.
+        {"action": "free_completed", "addr": 4096, "size": 5},
         {"action": "alloc", "addr": 0, "size": 512},
     ]
     events = on_cuda.requests(entries)
@@ -77,6 +77,29 @@ def test_a_snapshot_becomes_events():
         (512, True),
     ]
     assert replay(events, CachingAllocator()).allocated == 3 * 2**20 + 512
+
+
+def test_gradients_in_parts_are_those_of_the_whole_step(monkeypatch):
+    """With a stand-in for a full card: parts of over four rows run out of memory."""
+    is_full = False
+
+    @contextmanager
+    def little_memory():
+        nonlocal is_full
+        is_full = True
+        yield
+
+    def step(model, batch, **options):
+        if is_full and len(batch["labels"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward_backward(model, batch, **options)
+
+    monkeypatch.setattr(on_cuda, "forget", lambda: None)
+    monkeypatch.setattr(on_cuda, "little_memory", little_memory)
+    monkeypatch.setattr(on_cuda, "forward_backward", step)
+    found = on_cuda.gradients_in_parts("cpu")
+    assert found["limits"] == [[256, 8], [256, 4]]
+    assert found["largest_relative_difference"] < 1e-4
 
 
 def test_the_file_has_the_name_of_the_card():
@@ -100,7 +123,7 @@ def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, cap
         "largest",
         lambda: pd.DataFrame([(128, 40, 41)], columns=["tokens", "p", "f"]),
     )
-    for name in ("in_parts", "continued", "replayed"):
+    for name in ("gradients_in_parts", "resumed", "replayed"):
         monkeypatch.setattr(
             on_cuda,
             name,

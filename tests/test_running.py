@@ -1,4 +1,4 @@
-"""What `run_notebooks` prints, and what it leaves in its target folder; whole runs are in test_cli.py."""
+"""What `run_notebooks` prints and writes; whole runs are in test_cli.py."""
 
 import errno
 import os
