@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from agnews_helpers import Recipe, config_for, training_step
-from agnews_helpers.plots import DARK_GREY, vram_bars
+from agnews_helpers.plots import vram_bars
 from vram_budget import SYSTEMS_GIB, Card, budget_table, find_card
 
 NOTE = """\
@@ -26,22 +26,15 @@ def gpu_picture(card: Card, system: str) -> plt.Figure:
     table = budget_table(
         training_step(), config, recipe.batch_size, card=card, system=system
     )
-    figure = plt.figure(figsize=(11.0, 4.6), layout="constrained")
-    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    left.set_axis_off()
-    left.set_title(card.name, loc="left", fontweight="bold", fontsize=13)
-    for i, (name, value) in enumerate(card.facts()):
-        left.text(0.0, 0.9 - 0.11 * i, name, color=DARK_GREY)
-        left.text(0.5, 0.9 - 0.11 * i, value)
-    note = NOTE.format(card.source)
-    left.text(0.0, 0.02, note, color=DARK_GREY, fontsize=9, va="bottom")
     taken = {name: SYSTEMS_GIB[name][1] for name in sorted({"linux", system})}
-    vram_bars(table, card.vram_gib, taken, right)
+    axes = vram_bars(table, card.vram_gib, taken)
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}"
-    title = f"{step}, {recipe.precision}, Adam: one training step"
-    right.set_title(title, loc="left")
-    return figure
+    axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")
+    facts = [f"{name}: {value}" for name, value in card.facts()]
+    words = "\n".join([card.name, "", *facts, "", NOTE.format(card.source)])
+    axes.text(-0.75, 1, words, transform=axes.transAxes, va="top")
+    axes.figure.set_size_inches(12.0, 4.6)
+    return axes.figure
 
 
 def main(arguments: list[str] | None = None) -> None:
