@@ -32,8 +32,9 @@ def gpu_picture(card: Card, system: str) -> plt.Figure:
     axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")
     facts = [f"{name}: {value}" for name, value in card.facts()]
     words = "\n".join([card.name, "", *facts, "", NOTE.format(card.source)])
-    axes.text(-0.75, 1, words, transform=axes.transAxes, va="top")
-    axes.figure.set_size_inches(12.0, 4.6)
+    axes.figure.set_size_inches(13.0, 4.6)
+    axes.figure.get_layout_engine().set(rect=(0.4, 0, 0.6, 1))  # beside the facts
+    axes.figure.text(0.01, 0.9, words, va="top")
     return axes.figure
 
 
