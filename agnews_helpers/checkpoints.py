@@ -75,11 +75,11 @@ class State:
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.step_seconds: list[float] = []  # of this session: since the program began
         self._lap_start = time.perf_counter()
 
-    def __str__(self) -> str:
+    def __str__(self):
         epoch = min(self.epoch, self.epochs)
         steps = f"step {len(self.losses):,} of {self.total_steps:,}"
         return f"{steps} (epoch {epoch} of {self.epochs})"
@@ -168,11 +168,12 @@ class State:
         if not steps:
             return ""
         minutes = statistics.fmean(steps) * self.total_steps / 60
-        hours = f"{minutes / 60:.1f} hours"
+        duration = f"{minutes:.1f} minutes"
+        if minutes >= 90:
+            duration = f"{minutes / 60:.1f} hours"
         return (
             f"At this pace all {self.epochs} epochs of {self.rows:,} training rows "
-            f"take about {hours if minutes >= 90 else f'{minutes:.1f} minutes'}, validation "
-            "left out."
+            f"take about {duration}, validation left out."
         )
 
 
@@ -203,7 +204,7 @@ def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> di
     }
 
 
-def _generators(device: torch.device) -> list:
+def _generators(device):
     """Return the modules with the random state of the CPU and of another device."""
     if device.type == "cpu":
         return [torch]
@@ -246,7 +247,7 @@ def write_checkpoint(
         If it cannot be written; the checkpoints before it stay.
     """
 
-    def write(staging: Path) -> None:
+    def write(staging):
         save_model(model, str(staging / WEIGHTS))
         torch.save(training, staging / STATE_FILE)
         storage.write_json(staging / PROGRESS, facts | {"state": asdict(state)})

@@ -119,7 +119,7 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
     return model
 
 
-def _load(name: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+def _load(name, **options):
     """Load a classifier in fp32; also return the names of weights that were missing."""
     with _quiet(name):
         model, info = pretrained(
@@ -276,7 +276,7 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
 
 
 @contextmanager
-def _quiet(folder: str | Path) -> Iterator[None]:
+def _quiet(folder):
     """Silence transformers' report of a new head, and the progress bar of a folder."""
     with ExitStack() as afterwards:
         afterwards.callback(logging.set_verbosity, logging.get_verbosity())
@@ -337,12 +337,10 @@ def load_classifier(
     if best.is_dir() and (is_run or not (folder / MODEL_FILES[0]).exists()):
         folder = best
     for name in CLASSIFIER_FILES:
-        path = folder / name
-        if not path.exists():
+        if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder} holds no trained classifier (no {name}). {remedy}"
             )
-        path.open("rb").close()
     if facts and not facts.get("finished"):
         epoch = facts.get("epoch")
         progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"

@@ -7,7 +7,7 @@ file if your card is a GTX 1650 Ti, or another one that has none here. Without a
 exits with 2.
 
 1. Memory: peaks of three training steps, allocated and reserved, for eight shapes, with memory-efficient and
-   eager attention, fused and foreach Adam, and two memory_savings; against the prediction. The CUDA context.
+   eager attention, fused and foreach Adam, and two leaner steps; against the prediction. The CUDA context.
 2. The largest batch under ``AGNEWS_VRAM_GIB=4``, by trying, against the predicted one.
 3. A step that runs out of memory, taken in parts: its gradients against those of the whole step.
 4. A run that is stopped and continued, against one that is not: the losses of its steps.
@@ -32,31 +32,35 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DistilBertConfig
 
 from agnews_helpers import (
-    CachingAllocator,
-    InvalidValue,
     MiniUnavailable,
     Recipe,
-    StepOptions,
     describe_machine,
-    find_card,
     forward_backward,
-    largest_batch,
     load_data,
     load_model,
     load_tokenizer,
-    replay,
-    step_budget,
     this_card,
     tokenize,
     train,
+    training_step,
 )
+from agnews_helpers.budgeting import ONE_PROCESS
 from agnews_helpers.hardware import version_of
 from agnews_helpers.model import gradient_checkpointing
 from agnews_helpers.plumbing.vram_cap import vram_cap
-from agnews_helpers.training import make_accelerator
-from agnews_helpers.vram.recorder import Allocation, make_optimizer
-from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
-from agnews_helpers.vram.trace import new_model
+from vram_budget import (
+    Allocation,
+    CachingAllocator,
+    InvalidValue,
+    StepOptions,
+    find_card,
+    largest_batch,
+    replay,
+    step_budget,
+    step_work,
+)
+from vram_budget.step_time import SHARE_OF_PEAK
+from vram_budget.tracing import make_optimizer, new_model
 
 MIB = 2**20
 CONFIG = DistilBertConfig(num_labels=4)
@@ -65,7 +69,8 @@ KERNELS = {
     "sdpa": SDPBackend.EFFICIENT_ATTENTION,
     "eager": SDPBackend.MATH,
 }  # a new card would choose flash
-LEVERS = (StepOptions(micro_batch_size=4), StepOptions(checkpointing=True))
+# Leaner steps: their options, and the rows of a part
+LEANER = ((StepOptions(scalable=False), 4), (StepOptions(checkpointing=True), None))
 SEARCHED = (128, 358, 512)  # tokens for which the largest batch is looked for
 MOST_ROWS = 512
 
@@ -83,22 +88,22 @@ def batch_of(rows: int, length: int, device="cuda") -> dict:
 
 
 @contextmanager
-def trainable(options: StepOptions, device="cuda"):
-    """A function that takes one training step of (rows, tokens), as the options describe it.
+def trainable(options: StepOptions, micro_batch_size=None, device="cuda"):
+    """Context manager: a function that runs one training step of (rows, tokens).
 
-    What is found out about parts is added to its third argument, as to `forward_backward`'s limits.
+    If memory runs out, the parts that were tried are added to its third argument.
     """
-    model = new_model(CONFIG, options).to(device).train()
-    optimizer, accelerator = make_optimizer(model, options), make_accelerator(Recipe())
+    model = new_model(CONFIG, options).to(device)
+    optimizer = make_optimizer(model, options)
 
     def step(rows, length, limits=None):
-        if options.micro_batch_size:
-            limits = [[1, options.micro_batch_size]]
-        loss = forward_backward(
-            model, batch_of(rows, length, device), accelerator, limits
-        )
+        if micro_batch_size:
+            limits = [[1, micro_batch_size]]
+        batch = batch_of(rows, length, device)
+        # until training.py is merged
+        loss = forward_backward(model, batch, ONE_PROCESS, limits)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return loss.item()  # waits for the card
 
     kernel = (
@@ -109,15 +114,17 @@ def trainable(options: StepOptions, device="cuda"):
 
 
 def forget() -> None:
-    """Give all cached memory back, and begin to measure anew."""
+    """Give all cached memory back, and reset the peaks."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
 
 
-def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
+def peaks(
+    shape: tuple[int, int], options: StepOptions, micro_batch_size=None
+) -> tuple[float, float]:
     """MiB allocated and reserved at most by three steps."""
     forget()
-    with trainable(options) as step:
+    with trainable(options, micro_batch_size) as step:
         for _ in range(3):
             step(*shape)
     return (
@@ -127,21 +134,18 @@ def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
 
 
 def compared(measure, card) -> pd.DataFrame:
-    """Peaks of all cases, predicted and as ``measure(shape, options)`` has them."""
+    """Peaks of all cases, predicted, and as `measure` has them (see `peaks`)."""
     kinds = (StepOptions(), StepOptions(attention="eager", implementation="foreach"))
-    cases = [(shape, options) for options in kinds for shape in SHAPES] + [
-        ((8, 512), lever) for lever in LEVERS
-    ]
+    cases = [(shape, options, None) for options in kinds for shape in SHAPES]
+    cases += [((8, 512), options, micro) for options, micro in LEANER]
     rows = []
-    for shape, options in cases:
-        predicted = step_budget(
-            CONFIG, *shape, replace(options, capability=card.capability), card, "linux"
-        )
-        allocated, reserved = measure(shape, options)
+    for shape, options, micro in cases:
+        here = replace(options, capability=card.capability)
+        step = training_step(micro)
+        predicted = step_budget(step, CONFIG, *shape, here, card, "linux")
+        allocated, reserved = measure(shape, options, micro)
         what = f"{shape[0]} x {shape[1]}, {options.attention}, {options.implementation}"
-        what += (
-            f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
-        )
+        what += f", parts of {micro}" if micro else ""
         what += ", checkpointing" if options.checkpointing else ""
         rows.append(
             (what, predicted.allocated, allocated, predicted.reserved, reserved)
@@ -199,8 +203,9 @@ def largest() -> pd.DataFrame:
         for length in SEARCHED:
             forget()
             card = this_card()
+            options = StepOptions(capability=card.capability)
             predicted, _ = largest_batch(
-                CONFIG, length, StepOptions(capability=card.capability), card, "linux"
+                training_step(), CONFIG, length, options, card, "linux"
             )
             with vram_cap(torch.device("cuda")):
                 rows.append(
@@ -217,17 +222,14 @@ def largest() -> pd.DataFrame:
 
 def in_parts(device="cuda") -> dict:
     """Gradients of a step that runs out of memory and is taken in parts, against those of the whole one."""
-    model = new_model(CONFIG, StepOptions()).to(device).train()
+    model = new_model(CONFIG, StepOptions()).to(device)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # else both steps draw other masks
     model.config.attention_dropout = 0.0
-    batch, limits, accelerator = (
-        batch_of(16, 256, device),
-        [],
-        make_accelerator(Recipe()),
-    )
-    forward_backward(model, batch, accelerator)
+    batch, limits = batch_of(16, 256, device), []
+    # until training.py is merged
+    forward_backward(model, batch, ONE_PROCESS)
     whole = [p.grad.clone() for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     forget()
@@ -237,7 +239,7 @@ def in_parts(device="cuda") -> dict:
     )  # 256 for the gradients; the rest for four rows or so
     torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
     try:
-        forward_backward(model, batch, accelerator, limits)
+        forward_backward(model, batch, ONE_PROCESS, limits)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     pairs = [
@@ -273,8 +275,9 @@ def seconds(card) -> pd.DataFrame:
             begun = time.perf_counter()
             for _ in range(5):
                 step(8, length)
+            work = step_work(training_step(), CONFIG, 8, length)
             estimate = (
-                sum(w / s for w, s in zip(step_work(CONFIG, 8, length), speeds))
+                sum(amount / speed for amount, speed in zip(work, speeds))
                 if speeds
                 else None
             )

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from agnews_helpers import Recipe, load_model
-from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
-from agnews_helpers.vram.trace import config_for
+from agnews_helpers import Recipe, config_for, load_model, training_step
+from vram_budget.step_time import SHARE_OF_PEAK, step_work
 
 DISTILBERT = 66_956_548  # parameters, with 4 labels
 
@@ -94,7 +93,7 @@ def measured(processes: int) -> dict:
 def arithmetic() -> pd.DataFrame:
     """DistilBERT on T4 cards (8.1 TFLOP/s, 320 GB/s), 64 tokens a row.
 
-    Compute by the arithmetic of `vram.time`, traffic over the slowest link.
+    Compute by the arithmetic of `vram_budget.step_time`, traffic over the slowest link.
     """
     config, lines = config_for(), []
     for name, gpus, link in (
@@ -102,7 +101,7 @@ def arithmetic() -> pd.DataFrame:
         ("8 GPUs, one machine, PCIe 3.0 x16, 12 GB/s", 8, 12e9),
         ("8 GPUs, two machines, 10 Gbit/s Ethernet, 1.25 GB/s", 8, 1.25e9),
     ):
-        flops, moved = step_work(config, max(1, 8 // gpus), 64)
+        flops, moved = step_work(training_step(), config, max(1, 8 // gpus), 64)
         compute = flops / (SHARE_OF_PEAK * 8.1e12) + moved / 320e9
         sent = traffic(gpus, DISTILBERT)
         passed = sent * 1e6 / link if link else 0.0

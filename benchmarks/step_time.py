@@ -1,8 +1,12 @@
-"""Is the time of a step predicted rightly? Six shapes on this processor, by its measured speed and bandwidth.
+"""Is the time of a step predicted well? Six shapes on this processor.
 
-    python benchmarks/step_time.py      about a minute; prints a table, writes step_time.json beside this file
+The prediction uses the measured speed and bandwidth of this machine.
 
-The same arithmetic estimates the hours on a graphics card (``agnews budget``), from its published figures.
+    python benchmarks/step_time.py
+
+takes about a minute, prints a table and writes step_time.json beside this file. The
+same arithmetic estimates the hours on a graphics card (``agnews budget``), from its
+published figures.
 """
 
 import json
@@ -13,10 +17,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from agnews_helpers import Recipe, forward_backward, load_model
-from agnews_helpers.training import make_accelerator
-from agnews_helpers.vram.time import step_work
-from agnews_helpers.vram.trace import StepOptions
+from agnews_helpers import Recipe, load_model, training_step
+from vram_budget import StepOptions, step_work
 
 SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 
@@ -76,12 +78,10 @@ def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
         "attention_mask": mask,
         "labels": torch.arange(rows) % 4,
     }
-    accelerator, times = make_accelerator(Recipe()), []
+    step, times = training_step(), []
     for _ in range(repeat + 1):
         started = time.perf_counter()
-        forward_backward(model, batch, accelerator)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        step(model, batch, optimizer)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 
@@ -94,7 +94,9 @@ def main() -> None:
     for rows, length in SHAPES:
         # anew for each: the machine is not the same all the time
         speed, moved = product_speed(model), bandwidth()
-        flops, bytes_moved = step_work(model.config, rows, length, options)
+        flops, bytes_moved = step_work(
+            training_step(), model.config, rows, length, options
+        )
         lines.append(
             {
                 "rows": rows,

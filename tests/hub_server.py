@@ -37,17 +37,14 @@ ABOUT = re.compile(
 class Fault:
     """What goes wrong with the requests whose "METHOD /path" matches `pattern`, `times` times (None: always).
 
-    status : answered instead of the file, with `headers`. cut_after : the connection is closed after so many
-    bytes of the body. silent_after : the same, but it stays open and nothing more comes. mute : there is no
-    answer at all. gone : after that, nobody listens any more.
+    status : answered instead of the file, with `headers`. cut_after : the connection is
+    closed after this many bytes of the body. gone : after that, the server is closed.
     """
 
     pattern: str
     status: int | None = None
     headers: tuple = ()
     cut_after: int | None = None
-    silent_after: int | None = None
-    mute: bool = False
     gone: bool = False
     times: int | None = None
 
@@ -107,10 +104,6 @@ class Handler(BaseHTTPRequestHandler):
             return
         path = unquote(urlsplit(self.path).path)
         fault = self.hub.fault(f"{self.command} {path}") or NOTHING_WRONG
-        if fault.mute:
-            self.hub.over.wait(120)
-            self.close_connection = True
-            return
         if fault.status is not None:
             return self.send(b"out of order", fault.status, dict(fault.headers))
         if found := FILE.fullmatch(path):
@@ -214,9 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        stop = min(
-            n for n in (fault.cut_after, fault.silent_after, size) if n is not None
-        )
+        stop = min(n for n in (fault.cut_after, size) if n is not None)
         sent = 0
         while sent < stop:
             part = (
@@ -228,8 +219,6 @@ class Handler(BaseHTTPRequestHandler):
             sent += len(part)
         if sent < size:
             self.wfile.flush()
-            if fault.silent_after is not None:
-                self.hub.over.wait(120)
             if fault.gone:
                 self.hub.over.set()
                 self.server.shutdown()

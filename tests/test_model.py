@@ -138,7 +138,7 @@ def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name
     (folder / name).write_bytes(whole[: int(left * len(whole))])
     with pytest.raises(
         FileNotFoundError,
-        match=r"spoiled' does not hold a model that can be read \(.+\)\. Make it anew, or give another",
+        match=r"spoiled' does not hold a model that can be read \(.+\)\. Save it again, or give another",
     ):
         load(Recipe(model=str(folder)))
     with pytest.raises(FileNotFoundError, match="does not hold a model"):
@@ -155,19 +155,15 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch, load):
         load(Recipe(model="no/such"))
 
 
-def test_a_classifier_that_may_not_be_read_is_not_called_missing(
-    tiny, tmp_path, monkeypatch
-):
+def test_a_classifier_that_cannot_be_read_is_named(tiny, tmp_path):
     folder = Path(shutil.copytree(tiny, tmp_path / "mine"))
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="mine holds no trained classifier"):
         load_classifier(folder)
-    (
-        folder / "config.json"
-    ).mkdir()  # a folder in place of a file cannot be read either, even by root
-    with pytest.raises(OSError, match="config.json") as caught:
+    # A folder in place of a file cannot be read, even by root.
+    (folder / "config.json").mkdir()
+    with pytest.raises(OSError, match="mine.*config.json"):
         load_classifier(folder)
-    assert not isinstance(caught.value, FileNotFoundError)
 
 
 @pytest.mark.parametrize("name", ["run.json", "agnews_run.json"])

@@ -109,7 +109,7 @@ def test_a_failure_leaves_the_model_as_it_was(
     model = load_model(two)
 
     def fail(*_, **__):
-        assert model.config._attn_implementation == cpu_kernels.NAME
+        assert model.config._attn_implementation == cpu_kernels.ATTENTION_NAME
         raise RuntimeError("broken")
 
     def looks(model):
@@ -321,7 +321,7 @@ def test_a_classifier_whose_answers_are_not_numbers_does_not_answer(
     write_classifier(model, load_tokenizer(two), tmp_path)
     with pytest.raises(
         NonFiniteError,
-        match="answers are not finite for 1 of 1 rows: its weights are damaged",
+        match="logits are not finite: the model's weights are damaged",
     ):
         classify(["Stocks fall"], tmp_path)
     assert main(["predict", "Stocks fall", "--output-dir", str(tmp_path)]) == 2

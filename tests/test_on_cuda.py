@@ -5,9 +5,8 @@ import pytest
 import torch
 from transformers import DistilBertConfig
 
-from agnews_helpers import GTX_1650_TI, StepOptions, replay
-from agnews_helpers.vram.allocator import CachingAllocator
 from benchmarks import on_cuda
+from vram_budget import GTX_1650_TI, CachingAllocator, StepOptions, replay
 
 SMALL = DistilBertConfig(
     dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, vocab_size=21_000
@@ -25,10 +24,11 @@ def test_without_a_card_it_says_so_and_ends_with_2(capsys, monkeypatch):
     assert "finds none here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_case_is_compared():
-    table = on_cuda.compared(lambda shape, options: (100.0, 200.0), GTX_1650_TI)
+    table = on_cuda.compared(lambda *case: (100.0, 200.0), GTX_1650_TI)
     assert (
-        len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEVERS)
+        len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEANER)
         and table["step"].is_unique
     )
     first = table.iloc[0]
@@ -41,10 +41,11 @@ def test_every_case_is_compared():
 
 
 @pytest.mark.parametrize(
-    "options", [StepOptions(), *on_cuda.LEVERS, StepOptions(attention="eager")]
+    "options, micro_batch_size",
+    [(StepOptions(), None), *on_cuda.LEANER, (StepOptions(attention="eager"), None)],
 )
-def test_a_step_is_really_taken(options):
-    with on_cuda.trainable(options, "cpu") as step:
+def test_a_step_is_really_taken(options, micro_batch_size):
+    with on_cuda.trainable(options, micro_batch_size, "cpu") as step:
         losses = [step(8, 16) for _ in range(2)]
     assert all(0.5 < loss < 3 for loss in losses)
 
@@ -85,13 +86,14 @@ def test_the_file_has_the_name_of_the_card():
     )
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
     card = GTX_1650_TI
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(on_cuda, "describe_machine", lambda: "a machine")
     monkeypatch.setattr(on_cuda, "this_card", lambda: card)
     monkeypatch.setattr(on_cuda, "context", lambda: 300.0)
-    monkeypatch.setattr(on_cuda, "peaks", lambda shape, options: (100.0, 200.0))
+    monkeypatch.setattr(on_cuda, "peaks", lambda *case: (100.0, 200.0))
     monkeypatch.setattr(on_cuda, "file_for", lambda name: tmp_path / "figures.json")
     monkeypatch.setattr(
         on_cuda,

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,13 +19,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
-from agnews_helpers import load_model, make_loader
+from agnews_helpers import forward_backward, load_model, make_loader
 from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.cli import main
 from agnews_helpers.plumbing import memory, processes
 from agnews_helpers.plumbing.memory import in_parts
 from agnews_helpers.plumbing.processes import my_share
-from agnews_helpers.training import training_step
+from agnews_helpers.training import class_weights
 from tests.tiny import tiny_model_folder
 
 
@@ -184,8 +185,8 @@ def test_if_one_is_killed_both_stop(tiny, tmp_path):
 
 def step_for(model, split, recipe):
     """The step of a run that is not half precision."""
-    accelerator = SimpleNamespace(backward=torch.Tensor.backward)
-    return training_step(model, split, recipe, accelerator)
+    weights = class_weights(model, split, recipe)
+    return partial(forward_backward, class_weights=weights)
 
 
 def test_a_weighted_loss_is_the_same_in_parts_and_shared_by_processes(
@@ -220,7 +221,7 @@ def test_a_weighted_loss_is_the_same_in_parts_and_shared_by_processes(
     assert torch.allclose(sum(gradients) / 2, gradient, atol=1e-6)
 
 
-def test_balanced_weights_are_those_of_scikit_learn(recipe):
+def test_class_weights_are_those_of_scikit_learn(recipe):
     labels = [0] * 8 + [1] * 4 + [2] * 2 + [3]
     rows = Dataset.from_dict({"text": ["a"] * 15, "label": labels})
     model = load_model(recipe)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -34,7 +35,7 @@ from agnews_helpers.model import class_names, run_facts
 from agnews_helpers.plumbing import storage
 from agnews_helpers.plumbing.interrupts import StopSignal
 from agnews_helpers.plumbing.storage import SET_ASIDE_SUFFIX, folder_lock
-from agnews_helpers.runs import OpenRun, differences, fingerprint, recipe_of_run
+from agnews_helpers.runs import OpenRun, differences, identity_of, recipe_of_run
 from tests.compare import assert_same_run, assert_same_weights, contents, flip
 
 EPOCHS, BATCHES = 3, 5  # 40 rows in batches of 8
@@ -438,8 +439,13 @@ def test_an_argument_out_of_range_is_named(argument, message, recipe, tokens, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_fingerprints(tokens):
+def test_other_rows_labels_or_order_are_other_data(recipe, tokens):
     rows = tokens["train"]
+    model = load_model(recipe)
+
+    def digest(split):
+        both = {"train": split, "validation": split}
+        return identity_of(model, both, recipe)["data (train)"]
 
     def relabel(row, i):
         return {"label": (row["label"] + (i == 3)) % 4}
@@ -454,8 +460,8 @@ def test_fingerprints(tokens):
         rows.select([1, 0]),
         rows.select(range(39)),
     ]
-    assert fingerprint(rows.select(range(40))) == fingerprint(rows)
-    assert len({fingerprint(split) for split in other}) == len(other)
+    assert digest(rows.select(range(40))) == digest(rows)
+    assert len({digest(split) for split in other}) == len(other)
 
 
 def test_differences_are_said_in_words():
@@ -555,7 +561,8 @@ def test_a_finished_run_that_is_damaged_is_trained_again(
         flip(path, -5)
     changed = contents(finished)
     run = train(load_model(recipe), tokens, recipe, finished)
-    assert f"is damaged ({name}); training it again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(rf"is damaged \(.*{path.name}\); training it again", said)
     assert_same_run(run, one)
     kept = {key for key in contents(finished) if SET_ASIDE_SUFFIX in key}
     assert contents(finished).keys() - kept == names

@@ -76,20 +76,10 @@ def test_a_manifest_that_is_no_object_is_damage(content, step):
     assert damaged_files(step) == ["manifest.json"]
 
 
-def test_a_folder_that_was_about_to_be_replaced_gets_its_name_back(tmp_path):
-    """As after a crash between the two renames."""
-    best = write_folder(tmp_path / storage.BEST, write_one)
-    before = contents(tmp_path)
-    best.rename(tmp_path / f"{storage.REPLACED}{storage.BEST}")
-    (tmp_path / f"{storage.PARTIAL}{storage.BEST}-123").mkdir()
-    remove_partial(tmp_path)
-    assert contents(tmp_path) == before
-
-
 def test_a_folder_that_was_replaced_is_deleted(tmp_path):
-    """As after a crash right after the two renames."""
+    """As after a crash while the folder before it was deleted."""
     best = write_folder(tmp_path / storage.BEST, write_one)
-    best.rename(tmp_path / f"{storage.REPLACED}{storage.BEST}")
+    best.rename(tmp_path / f"{storage.PARTIAL}old-{storage.BEST}")
     write_folder(best, lambda path: (path / "new").touch())
     (tmp_path / f"{storage.PARTIAL}run.json").touch()
     remove_partial(tmp_path)

@@ -26,7 +26,7 @@ from agnews_helpers import (
 )
 from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.plumbing.memory import in_parts
-from agnews_helpers.training import check_finite, ready_to_train, training_step
+from agnews_helpers.training import check_finite, class_weights, ready_to_train
 from tests.compare import assert_same_weights
 
 
@@ -194,13 +194,11 @@ def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
     labels = [0] * 6 + [1] * 4 + [3] * 2
     rows = rows.remove_columns("label").add_column("label", labels)
     model = load_model(recipe)
-    accelerator = SimpleNamespace(backward=torch.Tensor.backward)
-    balanced = recipe.replace(class_weights="balanced")
-    step = training_step(model, rows, balanced, accelerator)
-    found = step.keywords["class_weights"].tolist()
-    assert found == pytest.approx([12 / (4 * rows) for rows in (6, 4, 1, 2)])
+    weights = class_weights(model, rows, recipe.replace(class_weights="balanced"))
+    expected = [12 / (4 * rows) for rows in (6, 4, 1, 2)]
+    assert weights.tolist() == pytest.approx(expected)
     batch = next(iter(make_loader(rows, [list(range(12))], recipe)))
-    assert step(model, batch).isfinite()
+    assert forward_backward(model, batch, class_weights=weights).isfinite()
 
 
 def untokenized(tokens):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from agnews_helpers.hardware import CONTEXT_MIB, this_card
+from agnews_helpers.hardware import this_card
 from agnews_helpers.plumbing.errors import InvalidValue
 from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, free_mib, vram_cap
+from vram_budget.cards import CONTEXT_MIB
 
 CUDA, MIB = torch.device("cuda"), 2**20
 
