@@ -693,7 +693,7 @@ def test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside(
 def test_a_crash_while_the_classifier_is_replaced_is_healed(
     three, tokens, whole, tmp_path
 ):
-    """The old one is gone, and the new one has not got its name: a checkpoint has it."""
+    """The old one is gone, the new one has no name yet: a checkpoint has it."""
     train(load_model(three), tokens, three, tmp_path, steps=7)
     before = contents(tmp_path / "best")
     (tmp_path / "best").rename(tmp_path / f"{storage.PARTIAL}old-best")
