@@ -269,24 +269,6 @@ def test_the_home_folder_may_be_abbreviated(tiny, monkeypatch):
     assert pretrained_name(Recipe(model=f"~/{tiny.name}")) == str(tiny)
 
 
-@pytest.mark.parametrize(
-    "size, value", [("n_layers", 200_000), ("num_labels", 300_000_000), ("dim", 10**9)]
-)
-def test_a_model_of_absurd_size_is_refused_before_it_is_built(
-    tiny, tmp_path, size, value
-):
-    folder = Path(shutil.copytree(tiny, tmp_path / "huge"))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(
-        json.dumps(config | {size: value}), encoding="utf-8"
-    )
-    for load in (load_model, load_tokenizer):
-        with pytest.raises(
-            FileNotFoundError, match=f"has {size} {value:,}, which cannot be meant"
-        ):
-            load(Recipe(model=str(folder)))
-
-
 def test_code_in_a_model_folder_does_not_run(tiny, tmp_path):
     folder, ran = Path(shutil.copytree(tiny, tmp_path / "code")), tmp_path / "ran"
     (folder / "evil.py").write_text(
