@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 
-from torch import Tensor
-from torch.nn import Module
-from torch.optim import Optimizer
+import pandas as pd
 from tqdm.auto import tqdm
 from transformers import AutoConfig, DistilBertConfig, PretrainedConfig
 
 from vram_budget.budget import LENGTHS, largest_batch, memory_savings, step_budget
-from vram_budget.cards import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
+from vram_budget.cards import GTX_1650_TI, Card
 from vram_budget.step_time import batch_seconds
 from vram_budget.tracing import Step, StepOptions
 
@@ -58,27 +56,7 @@ VERDICTS = {
     "spills": "it spills: no error, but slow, for Windows puts the rest into the "
     "computer's memory; agnews train then tries parts of it",
 }
-TEXT = """\
-verdict    {told}
-next       {advice}
-step       {batch_size} rows x {length} tokens, {attention} attention, {precision}
-card       {card}, {vram_gib:.2f} GiB
-left       {usable[0]:,.0f} to {usable[1]:,.0f} MiB for PyTorch ({source})
-needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the peak: {peak}
-time       {time}
-
-one change alone, in MiB reserved, and the flag of agnews train that makes it:"""
-HOURS = (
-    "about {hours:.1f} hours (an estimate): {epochs} epochs of 114,000 rows like AG "
-    "News'"
-)
-UNKNOWN_SPEED = "unknown: this card's speed is not in the list"
-SOURCE = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
 SMALLER = "a smaller --batch-size or --max-length, or --model mini"
-LARGEST = (
-    "\nlargest batch, at worst and at best, by tokens per row (AG News has up to "
-    f"{LONGEST_ROW}):"
-)
 
 
 @cache
@@ -98,7 +76,7 @@ def training_step(micro_batch_size: int | None = None) -> Step:
         the same function, so that traces are found in the cache.
     """
 
-    def step(model: Module, batch: dict[str, Tensor], optimizer: Optimizer) -> Tensor:
+    def step(model, batch, optimizer):
         split_sizes = [[1, micro_batch_size]] if micro_batch_size else []
         loss = in_parts(forward_backward, model, batch, split_sizes)
         optimizer.step()
@@ -253,33 +231,31 @@ def card_report(
         at_once = replace(options, scalable=True)
         lengths = [n for n in sorted({*LENGTHS, LONGEST_ROW, length}) if n <= length]
         for n in tqdm(lengths, desc="trace steps", leave=False):
-            found = largest_batch(training_step(), config, n, at_once, card, system)
-            largest[n] = list(found)
+            largest[n] = largest_batch(
+                training_step(), config, n, at_once, card, system
+            )
     step = training_step(recipe.micro_batch_size)
     case = (step, config, recipe.batch_size, length, options, card, system)
-    figures = {
+    others = {PADDED: {"length": TYPICAL}}
+    savings = memory_savings(*case, in_parts=training_step, others=others).dropna()
+    savings["flag"] = savings.index.map(_flag)
+    return {
         "card": card.name,
         "vram_gib": card.vram_gib,
-        "here": card.free_mib is not None,
         "system": system,
         "attention": attention,
         "precision": recipe.precision,
         "batch_size": recipe.batch_size,
         "length": length,
-        "epochs": recipe.epochs,
         "hours": full_run_hours(config, epoch_lengths(recipe), recipe, card),
         "largest_batch": largest,
+        "memory_savings": savings.reset_index().to_dict("records"),
         "command": command_of(recipe),
+        **asdict(step_budget(*case)),
     }
-    savings = memory_savings(
-        *case, in_parts=training_step, others={PADDED: {"length": TYPICAL}}
-    )
-    savings["flag"] = savings.index.map(_flag).where(savings["reserved"].notna(), "")
-    rows = savings.reset_index().replace({float("nan"): None}).to_dict("records")
-    return figures | asdict(step_budget(*case)) | {"memory_savings": rows}
 
 
-def _flag(change: str) -> str:
+def _flag(change):
     """Return the flag of ``agnews train`` for a change of `memory_savings`."""
     words = change.split()
     if change.startswith("two parts of"):
@@ -302,57 +278,52 @@ def command_of(recipe: Recipe) -> str:
     str
     """
     words = ["agnews", "train"]
-    for name, value in asdict(recipe).items():
-        flag = name.replace("_", "-")
-        if value == getattr(Recipe, name):
-            continue
-        words.append(f"--no-{flag}" if value is False else f"--{flag}")
-        if not isinstance(value, bool):
-            words.append(str(value))
+    for name, default in asdict(Recipe()).items():
+        value = getattr(recipe, name)
+        if value != default:
+            words.append(f"--{'no-' if value is False else ''}{name}".replace("_", "-"))
+            words += [] if isinstance(value, bool) else [str(value)]
     return shlex.join(words)
 
 
-def as_text(figures: dict) -> str:
-    """Write the figures as text: the verdict, what to do, why; then two tables.
+def print_report(figures: dict) -> None:
+    """Print the verdict, what to do, and why; then two tables.
 
     Parameters
     ----------
     figures : dict
         From `card_report`.
-
-    Returns
-    -------
-    str
     """
-    system = figures["system"]
     verdict = figures["verdict"]
     told = VERDICTS[verdict]
     if figures["at_best"] != verdict:
-        told += f"; if {system} takes little of the card, it fits"
-    as_it_is, *others = figures["memory_savings"]
-    changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
+        told += f"; if {figures['system']} takes little of the card, it fits"
     commands = [figures["command"]]
     if verdict != "fits":
         commands = [
             f"{figures['command']} {row['flag']}"
-            for row in changes
+            for row in figures["memory_savings"]
             if row["verdict"] == "fits" and row["flag"]
         ]
-    source = "free on it now" if figures["here"] else SOURCE
-    time = UNKNOWN_SPEED if figures["hours"] is None else HOURS
-    words = {
-        "told": told,
-        "advice": " or: ".join(commands[:2]) or SMALLER,
-        "source": source.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB),
-        "time": time.format(**figures),
-    }
-    lines = [TEXT.format(**figures, **words)]
-    for row in (as_it_is, *changes):
-        mib = "" if row["reserved"] is None else f"{row['reserved']:,.0f}"
-        line = f"{mib:>9}  {row['verdict']:14} {row['change']:42} {row['flag']}"
-        lines.append(line.rstrip())
+    hours = figures["hours"]
+    time = "unknown: this card's speed is not in the list"
+    if hours is not None:
+        time = f"about {hours:.1f} hours (an estimate) for 114,000 rows like AG News'"
+    least, most = figures["usable"]
+    print(f"verdict    {told}")
+    print(f"next       {' or: '.join(commands[:2]) or SMALLER}")
+    print(
+        "step       {batch_size} rows x {length} tokens, {attention} attention, "
+        "{precision}\ncard       {card}, {vram_gib:.2f} GiB".format(**figures)
+    )
+    print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
+    print(
+        "needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the "
+        "peak: {peak}".format(**figures)
+    )
+    print(f"time       {time}\n\none change alone, in MiB, and its flag:")
+    print(pd.DataFrame(figures["memory_savings"]).round().to_string(index=False))
     if figures["largest_batch"]:
-        lines.append(LARGEST)
-    for length, (worst, best) in figures["largest_batch"].items():
-        lines.append(f"{length:>9} {worst:>6,} {best:>6,}")
-    return "\n".join(lines)
+        print("\nlargest batch, by tokens per row:")
+        table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])
+        print(table.T.to_string())

@@ -114,7 +114,7 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError,
-        match="empty' does not hold a model that can be read .config.json is missing in .*AGNEWS_MODEL=mini",
+        match="empty' does not hold a model that can be read .*AGNEWS_MODEL=mini",
     ):
         load(Recipe(model=str(tmp_path / "empty")))
 
