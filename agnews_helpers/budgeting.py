@@ -1,6 +1,5 @@
 """Does our recipe's training step fit this machine's card? Asked of vram_budget."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -21,8 +20,7 @@ from .plumbing.mini import mini_config
 from .recipe import HUB_MODEL, Recipe
 from .training import forward_backward
 
-# Tokens of 40,000 rows of AG News: the median of each twentieth, from the shortest; and
-# the longest row.
+# Tokens of 40,000 rows of AG News: the median of each twentieth, from the shortest.
 TOKENS = (
     28,
     34,
@@ -45,10 +43,6 @@ TOKENS = (
     75,
     109,
 )
-LONGEST_ROW = 358
-# 83 % of AG News' batches, grouped by length, have no more tokens (of 7,600 rows).
-TYPICAL = 64
-PADDED = f"padded to {TYPICAL}, as most of AG News' batches"
 VERDICTS = {
     "fits": "it fits",
     "out of memory": "it does not fit: out of memory; agnews train then tries parts of "
@@ -56,7 +50,6 @@ VERDICTS = {
     "spills": "it spills: no error, but slow, for Windows puts the rest into the "
     "computer's memory; agnews train then tries parts of it",
 }
-SMALLER = "a smaller --batch-size or --max-length, or --model mini"
 
 
 @cache
@@ -143,21 +136,6 @@ def options_of(recipe: Recipe, card: Card, attention: str = "sdpa") -> StepOptio
     )
 
 
-def epoch_lengths(recipe: Recipe) -> list[int]:
-    """List the tokens of 1,001 rows that are as long as AG News'.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Its `max_length` cuts them.
-
-    Returns
-    -------
-    list of int
-    """
-    return [min(length, recipe.max_length) for length in (*TOKENS * 50, LONGEST_ROW)]
-
-
 def full_run_hours(
     config: PretrainedConfig,
     lengths: Sequence[int],
@@ -174,7 +152,7 @@ def full_run_hours(
     config : transformers.PretrainedConfig
         The model's shape.
     lengths : sequence of int
-        Tokens of a sample of rows.
+        Tokens of a sample of rows; more than the recipe's `max_length` are cut off.
     recipe : Recipe
         Its batches, padding and epochs count.
     card : Card
@@ -187,6 +165,7 @@ def full_run_hours(
     float or None
         None for a card of unknown speed.
     """
+    lengths = [min(length, recipe.max_length) for length in lengths]
     batches = epoch_batches(lengths, recipe, 1)
     padded = [recipe.pad_to or max(lengths[i] for i in batch) for batch in batches]
     seconds = batch_seconds(
@@ -226,32 +205,27 @@ def card_report(
     config = config_for(recipe.model)
     options = options_of(recipe, card, attention)
     length = recipe.max_length
+    step = training_step(recipe.micro_batch_size)
+    case = (step, config, recipe.batch_size, length, options, card, system)
+    savings = memory_savings(*case, in_parts=training_step).dropna()
+    savings["flag"] = savings.index.map(_flag)
     largest = {}
     if table:
         at_once = replace(options, scalable=True)
-        lengths = [n for n in sorted({*LENGTHS, LONGEST_ROW, length}) if n <= length]
-        for n in tqdm(lengths, desc="trace steps", leave=False):
+        lengths = sorted(n for n in {*LENGTHS, length} if n <= length)
+        for n in tqdm(lengths, leave=False):
             largest[n] = largest_batch(
                 training_step(), config, n, at_once, card, system
             )
-    step = training_step(recipe.micro_batch_size)
-    case = (step, config, recipe.batch_size, length, options, card, system)
-    others = {PADDED: {"length": TYPICAL}}
-    savings = memory_savings(*case, in_parts=training_step, others=others).dropna()
-    savings["flag"] = savings.index.map(_flag)
     return {
-        "card": card.name,
-        "vram_gib": card.vram_gib,
+        **asdict(recipe),
+        **asdict(step_budget(*case)),
+        "card": f"{card.name}, {card.vram_gib:.2f} GiB",
         "system": system,
         "attention": attention,
-        "precision": recipe.precision,
-        "batch_size": recipe.batch_size,
-        "length": length,
-        "hours": full_run_hours(config, epoch_lengths(recipe), recipe, card),
+        "hours": full_run_hours(config, TOKENS * 50, recipe, card),
         "largest_batch": largest,
         "memory_savings": savings.reset_index().to_dict("records"),
-        "command": command_of(recipe),
-        **asdict(step_budget(*case)),
     }
 
 
@@ -263,27 +237,6 @@ def _flag(change):
     if change.endswith("autocast"):
         return f"--precision {words[0]}"
     return "--gradient-checkpointing" if change.startswith("layers") else ""
-
-
-def command_of(recipe: Recipe) -> str:
-    """Write the ``agnews train`` command of a recipe.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whatever differs from the defaults gets a flag.
-
-    Returns
-    -------
-    str
-    """
-    words = ["agnews", "train"]
-    for name, default in asdict(Recipe()).items():
-        value = getattr(recipe, name)
-        if value != default:
-            words.append(f"--{'no-' if value is False else ''}{name}".replace("_", "-"))
-            words += [] if isinstance(value, bool) else [str(value)]
-    return shlex.join(words)
 
 
 def print_report(figures: dict) -> None:
@@ -298,23 +251,25 @@ def print_report(figures: dict) -> None:
     told = VERDICTS[verdict]
     if figures["at_best"] != verdict:
         told += f"; if {figures['system']} takes little of the card, it fits"
-    commands = [figures["command"]]
+    savings = pd.DataFrame(figures["memory_savings"])
+    flags = savings.query("verdict == 'fits' and flag != ''")["flag"]
+    advice = "agnews train with these flags"
     if verdict != "fits":
-        commands = [
-            f"{figures['command']} {row['flag']}"
-            for row in figures["memory_savings"]
-            if row["verdict"] == "fits" and row["flag"]
-        ]
+        smaller = "a smaller --batch-size or --max-length"
+        advice += f" and {', or '.join([*flags, smaller])}"
     hours = figures["hours"]
     time = "unknown: this card's speed is not in the list"
-    if hours is not None:
-        time = f"about {hours:.1f} hours (an estimate) for 114,000 rows like AG News'"
+    if hours:
+        time = (
+            f"about {hours:.1f} hours (an estimate): {figures['epochs']} epochs of "
+            "114,000 rows like AG News'"
+        )
     least, most = figures["usable"]
     print(f"verdict    {told}")
-    print(f"next       {' or: '.join(commands[:2]) or SMALLER}")
+    print(f"next       {advice}")
     print(
-        "step       {batch_size} rows x {length} tokens, {attention} attention, "
-        "{precision}\ncard       {card}, {vram_gib:.2f} GiB".format(**figures)
+        "step       {batch_size} rows x {max_length} tokens, {attention} attention, "
+        "{precision}\ncard       {card}".format(**figures)
     )
     print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
     print(
@@ -322,7 +277,7 @@ def print_report(figures: dict) -> None:
         "peak: {peak}".format(**figures)
     )
     print(f"time       {time}\n\none change alone, in MiB, and its flag:")
-    print(pd.DataFrame(figures["memory_savings"]).round().to_string(index=False))
+    print(savings.round().to_string(index=False))
     if figures["largest_batch"]:
         print("\nlargest batch, by tokens per row:")
         table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])

@@ -213,7 +213,7 @@ def test_the_environment_and_arguments_override(monkeypatch):
     hub(monkeypatch, reachable=False)
     monkeypatch.setenv("AGNEWS_TRAIN_ROWS", "2000")
     monkeypatch.setenv("AGNEWS_DATA", "somewhere/rows")
-    recipe = recipe_for_this_machine(epochs=2, batch_size=None)
+    recipe = recipe_for_this_machine(epochs=2)
     assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
     assert (
         "somewhere" not in recipe.describe()
