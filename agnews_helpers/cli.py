@@ -241,7 +241,8 @@ def _budget(options):
     recipe = Recipe(**_flags(options))
     gib = options.vram_gib
     if gib is None:
-        card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
+        named = options.card is not None
+        card = find_card(options.card) if named else this_card() or GTX_1650_TI
         check_precision(recipe.precision, "cuda", card)
     elif 0 < gib <= 1024:
         card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0)

@@ -74,8 +74,9 @@ def test_the_names_of_a_recipe_need_no_hub(monkeypatch):
 
 def test_lengths_are_those_of_ag_news():
     assert len(TOKENS) == 20 and abs(sum(TOKENS) / 20 - 53.4) < 0.1
-    cut = full_run_hours(SMALL, TOKENS, Recipe(max_length=64))
-    assert cut == full_run_hours(SMALL, [min(n, 64) for n in TOKENS], Recipe())
+    recipe = Recipe(max_length=64)
+    cut = full_run_hours(SMALL, [min(n, 64) for n in TOKENS], recipe)
+    assert full_run_hours(SMALL, TOKENS, recipe) == cut
 
 
 def test_hours_on_a_card():

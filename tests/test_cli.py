@@ -98,7 +98,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         (["train", "--data", "no/such/folder"], "There is no folder"),
         (["train", "--train-rows", "9999"], "only 400 train rows"),
         (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),
-        (["train", "--steps", "0"], "steps is 0; it must be at least 1"),
+        (["train", "--steps", "0"], "steps must be at least 1, got 0"),
         (
             ["predict", "text", "--output-dir", "no/such/run"],
             "holds no trained classifier",
@@ -366,7 +366,7 @@ def test_other_classes_than_the_models_are_one_line(shop, capsys):
         == 2
     )
     [line] = capsys.readouterr().err.splitlines()
-    assert "is none of the labels" in line or "knows the classes" in line
+    assert "The model's classes are" in line and "They must agree." in line
 
 
 def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
