@@ -136,7 +136,9 @@ def _recipe_flags(command, names):
 
 def _budget_flags(command):
     """Add the flags of `agnews budget`."""
-    command.add_argument("--card", help="such as 'GTX 1650 Ti' (default: the one here)")
+    command.add_argument(
+        "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
+    )
     command.add_argument(
         "--vram-gib", type=float, help="memory of a card that is not in the list"
     )
@@ -247,7 +249,9 @@ def _budget(options):
     elif 0 < gib <= 1024:
         card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0)
     else:
-        raise InvalidValue(f"--vram-gib is {gib:g}; it must be from 0 to 1024.")
+        raise InvalidValue(
+            f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
+        )
     figures = card_report(
         recipe, card, options.system, options.attention, not options.no_table
     )

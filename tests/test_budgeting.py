@@ -240,7 +240,7 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
         (["--system", "dos"], "system is 'dos'"),
         (["--card", ""], "No card ''"),
         (["--model", "no/such/model"], "There is no folder 'no/such/model'"),
-        (["--vram-gib", "-1"], "--vram-gib is -1; it must be from 0 to 1024"),
+        (["--vram-gib", "-1"], "--vram-gib is -1; it must be above 0 and at most 1024"),
         (["--vram-gib", "0"], "--vram-gib is 0"),
         (["--vram-gib", "inf"], "--vram-gib is inf"),
         (["--vram-gib", "nan"], "--vram-gib is nan"),

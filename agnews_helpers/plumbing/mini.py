@@ -59,8 +59,8 @@ def mini_folder() -> Path:
     """
     from filelock import FileLock
 
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    folder = Path(cache or "~/.cache").expanduser() / "agnews-helpers" / NAME
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = Path(cache).expanduser() / "agnews-helpers" / NAME
     if not damaged_files(folder):
         return folder
     write = functools.partial(_convert, *map(checked_file, SHA256))
