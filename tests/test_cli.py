@@ -152,8 +152,8 @@ def test_a_run_is_stopped_and_resumed(small, tmp_path, capsys):
     )
     assert main(train) == 2  # not discarded silently
     assert (
-        "holds an unfinished run. Resume it with --resume, or discard it with --no-resume."
-        in capsys.readouterr().err
+        "holds an unfinished run. Resume it with --resume, or discard it with "
+        "--no-resume." in capsys.readouterr().err
     )
     assert main([*train, "--resume", "--epochs", "3"]) == 2
     assert "epochs is 2 there and 3 here" in capsys.readouterr().err
