@@ -136,10 +136,11 @@ def _recipe_flags(command, names):
 
 def _budget_flags(command):
     """Add the flags of `agnews budget`."""
-    command.add_argument(
+    card = command.add_mutually_exclusive_group()
+    card.add_argument(
         "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
     )
-    command.add_argument(
+    card.add_argument(
         "--vram-gib", type=float, help="memory of a card that is not in the list"
     )
     command.add_argument(
