@@ -3,9 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install
-CODE := agnews_helpers tests benchmarks conftest.py notebooks
 
-.PHONY: help run lab lint test test-browser test-oldest test-newest clean
+.PHONY: help run lab quick lint test test-browser test-oldest test-newest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,12 +15,15 @@ run: .venv/installed  ## execute the notebooks into build/notebooks, as .ipynb a
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format` and `ruff check --fix` mend most
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
+quick: lint  ## lint, and the unit tests that are not slow: a minute and a half
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests
 
-test: lint  ## lint, unit tests with their coverage, and every notebook against its stored outputs
-	$(BIN)/python -m pytest -n 2 --cov=agnews_helpers --cov-report=term --cov-fail-under=92
+lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format` and `ruff check --fix` mend most
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+test: lint  ## lint, all unit tests with their coverage, and every notebook against its stored outputs
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=92
 
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser
@@ -49,7 +51,7 @@ test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that 
 	.venv-oldest/bin/python $(PIP) -c constraints-oldest.txt -e ".[offline,test]"
 	touch $@
 
-# Asked for anew each time: what is newest changes without any file of ours.
+# Installed each time: what is newest changes without any file of ours.
 test-newest:  ## the tests with the newest versions there are, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e ".[offline,test]"

@@ -1,9 +1,15 @@
-"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB graphics card.
+"""The code behind the tutorial: fine-tune DistilBERT on AG News on a 4 GB card.
 
-Importing this loads nothing heavy; each name is fetched from its module when it is first used.
+Importing it loads nothing heavy: each name is fetched from its module when it is first
+used.
 """
 
+import os
 from importlib import import_module
+
+# huggingface_hub reads this when it is imported. Downloads through Xet are reported to
+# stall on poor networks (xet-core issues 850 and 898); over HTTP they time out.
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 __version__ = "2.0.0"
 
@@ -13,21 +19,19 @@ _NAMES = {
     "profiles": "recipe_for_this_machine environment_overrides",
     "data": "load_data SUPPORT",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
-    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader Collator",
+    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader "
+    "Collator",
     "training": "train forward_backward",
     "runs": "Run",
-    "evaluation": "evaluate score Report calibration calibration_error",
-    "prediction": "predict_logits classify",
-    "hardware": "describe_machine this_card GTX_1650_TI find_card SYSTEMS_GIB",
+    "evaluation": "evaluate score Report calibration calibration_error "
+    "predict_logits classify",
+    "hardware": "describe_machine this_card",
+    "budgeting": "training_step config_for options_of full_run_hours",
     "plumbing.cpu_kernels": "cpu_kernels",
-    "plumbing.repeats": "near_repeats",
     "plumbing.vram_cap": "vram_cap",
-    "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable MiniUnavailable SaveError Damaged "
-    "FolderInUse ResumeError NonFiniteError DoesNotFit",
-    "vram.trace": "StepOptions trace_steps",
-    "vram.allocator": "CachingAllocator replay",
-    "vram.budget": "step_budget budget_table largest_batch memory_savings timeline usable_mib",
-    "vram.time": "full_run_hours",
+    "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable "
+    "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError "
+    "DoesNotFit",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)

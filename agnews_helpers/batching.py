@@ -1,150 +1,241 @@
-"""From texts to batches: tokens, the order of an epoch, and tensors of one shape. Notebooks 02 and 03."""
+"""From texts to batches: tokens, the order of an epoch, and the `DataLoader`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm.auto import trange
+from transformers import PreTrainedTokenizerBase
 
 from .plumbing.errors import InvalidValue
 from .recipe import Recipe
 
-MEGABATCH = 50  # batches that are sorted together; within them lengths agree, between them order stays random
-PROGRESS_BAR_FROM_ROWS = 1_000  # rows; fewer are done in some seconds
-EVALUATION_TOKENS = (
-    2048  # more at once is slower on two cores, and needs more memory on a card
-)
+MEGABATCH = 50  # batches per window that is sorted by length
+PROGRESS_BAR_FROM_ROWS = 1_000  # fewer rows take only seconds
+# More at once is slower on a CPU with two cores and needs more memory on a GPU.
+EVALUATION_TOKENS = 2048
 
 
-def tokenize(news, tokenizer, recipe: Recipe):
-    """Add ``input_ids`` (a list of token ids, cut at `recipe.max_length`) and ``length`` to each row.
+def tokenize(
+    news: Dataset | DatasetDict, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> Dataset | DatasetDict:
+    """Add the columns ``input_ids`` and ``length`` to a data set.
 
-    Nothing is padded yet: how far depends on the batch a row will be in.
+    The ids are truncated to `recipe.max_length` but not padded yet: the padded length
+    depends on the batch that a row will be in. Special tokens that are part of a text,
+    such as "[SEP]", are treated as ordinary characters.
+
+    Parameters
+    ----------
+    news : Dataset or DatasetDict
+        Rows with a column ``text``; of a DatasetDict every split is tokenized.
+    tokenizer : PreTrainedTokenizerBase
+        The tokenizer of the model that will read the tokens.
+    recipe : Recipe
+        Only its `max_length` is used.
+
+    Returns
+    -------
+    Dataset or DatasetDict
+        The rows of `news` with the new columns: a list of token ids, and its length.
+
+    Raises
+    ------
+    InvalidValue
+        If the tokenizer does not know more than half of the tokens.
     """
-    if hasattr(news, "values"):
-        return type(news)(
-            {name: tokenize(split, tokenizer, recipe) for name, split in news.items()}
-        )
-    # `split_special_tokens`: somebody's "[SEP]" is five characters like any others
-    how = dict(truncation=True, max_length=recipe.max_length, split_special_tokens=True)
-    texts, ids = news["text"][:], []
-    for start in trange(
-        0,
-        len(texts),
-        1000,
-        desc="tokenize",
-        disable=len(texts) <= PROGRESS_BAR_FROM_ROWS,
-    ):
-        ids += tokenizer(texts[start : start + 1000], **how)["input_ids"]
-    if 2 * sum(row.count(tokenizer.unk_token_id) for row in ids[:100]) > sum(
-        map(len, ids[:100])
-    ):
-        unknown = "The tokenizer does not know more than half of these texts' tokens"
+    if isinstance(news, dict):
+        splits = {name: tokenize(news[name], tokenizer, recipe) for name in news}
+        return DatasetDict(splits)
+    texts = news["text"][:]
+    ids = []
+    is_quick = len(texts) <= PROGRESS_BAR_FROM_ROWS
+    for start in trange(0, len(texts), 1000, desc="tokenize", disable=is_quick):
+        ids += tokenizer(
+            texts[start : start + 1000],
+            truncation=True,
+            max_length=recipe.max_length,
+            split_special_tokens=True,
+        )["input_ids"]
+    sample = ids[:100]
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in sample)
+    if 2 * unknown > sum(map(len, sample)):
         raise InvalidValue(
-            f"{unknown}: it is another model's, or not made for their script."
+            "The tokenizer does not know more than half of the tokens of these texts. "
+            "Use the model's own tokenizer, and a model trained on this language."
         )
-    tokens = Dataset.from_dict({"input_ids": ids, "length": [len(row) for row in ids]})
-    return concatenate_datasets([news, tokens], axis=1)
+    columns = {"input_ids": ids, "length": list(map(len, ids))}
+    return concatenate_datasets([news, Dataset.from_dict(columns)], axis=1)
 
 
 def epoch_batches(
     lengths: Sequence[int], recipe: Recipe, epoch: int
 ) -> list[list[int]]:
-    """The batches of one epoch as row numbers: every row once, in an order that seed and epoch alone decide.
+    """Deal all rows out into the batches of one epoch.
 
-    With `recipe.group_by_length` the shuffled rows are sorted by length within windows of 50 batches and
-    the resulting batches shuffled again, so that a batch wastes little on padding and the model still
-    meets short and long news in random order. The batch with the longest row comes first: where memory
-    is too small, that shows at once.
+    With `recipe.group_by_length` the shuffled rows are sorted by length within windows
+    of 50 batches, and the resulting batches are shuffled again: a batch needs little
+    padding, and the model still sees short and long texts in random order. The batch
+    with the longest row comes first, so that too little memory shows early.
+
+    Parameters
+    ----------
+    lengths : Sequence[int]
+        Tokens of each row.
+    recipe : Recipe
+        Its `batch_size`, `group_by_length` and `seed` are used.
+    epoch : int
+        Number of the epoch; with the seed it alone decides the order.
+
+    Returns
+    -------
+    list[list[int]]
+        The row indices of each batch; every row occurs once.
     """
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    size = recipe.batch_size
+    shuffled = torch.randperm(len(lengths), generator=generator)
     if not recipe.group_by_length:
-        return [order[i : i + size] for i in range(0, len(order), size)]
-    batches = []
-    for start in range(0, len(order), MEGABATCH * size):
-        window = sorted(
-            order[start : start + MEGABATCH * size], key=lambda row: -lengths[row]
-        )
-        batches += [window[i : i + size] for i in range(0, len(window), size)]
-    batches = [
-        batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()
-    ]
-    longest = max(
-        range(len(batches)), key=lambda i: max(lengths[row] for row in batches[i])
-    )
-    return [batches.pop(longest), *batches]
+        return [batch.tolist() for batch in shuffled.split(recipe.batch_size)]
+    tokens = torch.tensor(lengths)
+    grouped = []
+    for window in shuffled.split(MEGABATCH * recipe.batch_size):
+        by_length = tokens[window].argsort(descending=True, stable=True)
+        grouped += window[by_length].split(recipe.batch_size)
+    order = torch.randperm(len(grouped), generator=generator)
+    batches = [grouped[number].tolist() for number in order]
+    longest = max(batches, key=lambda batch: lengths[batch[0]])
+    batches.remove(longest)
+    return [longest, *batches]
 
 
 def sorted_batches(
-    lengths: Sequence[int], most_tokens: int = EVALUATION_TOKENS
+    lengths: Sequence[int], max_tokens: int = EVALUATION_TOKENS
 ) -> list[list[int]]:
-    """Row numbers from the longest row to the shortest, for evaluation, where order does not matter.
+    """Deal all rows out into batches from the longest row to the shortest.
 
-    A batch has as many rows as stay within `most_tokens`, padding included, and at least one.
+    For evaluation, whose result does not depend on the order.
+
+    Parameters
+    ----------
+    lengths : Sequence[int]
+        Tokens of each row.
+    max_tokens : int
+        Most tokens of a batch, padding included. A batch has at least one row.
+
+    Returns
+    -------
+    list[list[int]]
+        The row indices of each batch.
     """
-    left, batches = sorted(range(len(lengths)), key=lambda row: -lengths[row]), []
-    while left:
-        rows = max(1, most_tokens // max(1, lengths[left[0]]))
-        batches.append(left[:rows])
-        del left[:rows]
+    remaining = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches = []
+    while remaining:
+        longest = max(1, lengths[remaining[0]])
+        rows = max(1, max_tokens // longest)
+        batches.append(remaining[:rows])
+        del remaining[:rows]
     return batches
 
 
 @dataclass
 class Collator:
-    """Turns the rows of a batch into tensors of one shape.
+    """Turn the rows of a batch into tensors of one shape.
 
-    Returns ``input_ids`` and ``attention_mask`` of shape [batch, length] and ``labels`` of shape [batch],
-    all int64. `pad_to` None pads to the longest row of the batch. A class, so that `DataLoader` workers
-    can be started on Windows too.
+    A class and not a nested function, so that `DataLoader` workers can be started on
+    Windows, too.
+
+    Parameters
+    ----------
+    pad_token_id : int
+        Id that fills up the short rows.
+    pad_to : int or None
+        Length of all rows; None for the longest row of the batch.
     """
 
     pad_token_id: int = 0
     pad_to: int | None = None
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        ids = [row["input_ids"] for row in rows]
-        width = self.pad_to or max(map(len, ids))
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """Pad the rows of a batch.
+
+        Parameters
+        ----------
+        examples : list[dict]
+            Rows of a tokenized split, with ``input_ids`` and ``label``.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            ``input_ids`` and ``attention_mask``, [rows, length], and ``labels``,
+            [rows]; all int64.
+        """
+        ids = [example["input_ids"] for example in examples]
+        length = self.pad_to or max(map(len, ids))
+        padded = [row + [self.pad_token_id] * (length - len(row)) for row in ids]
+        mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
         return {
-            "input_ids": torch.tensor(
-                [row + [self.pad_token_id] * (width - len(row)) for row in ids]
-            ),
-            "attention_mask": torch.tensor(
-                [[1] * len(row) + [0] * (width - len(row)) for row in ids]
-            ),
-            "labels": torch.tensor([row["label"] for row in rows]),
+            "input_ids": torch.tensor(padded),
+            "attention_mask": torch.tensor(mask),
+            "labels": torch.tensor([example["label"] for example in examples]),
         }
 
 
 def make_loader(
-    rows, batches: list, recipe: Recipe, pad_token_id: int = 0
+    split: Dataset, batches: list[list[int]], recipe: Recipe, pad_token_id: int = 0
 ) -> DataLoader:
-    """A `DataLoader` over tokenized rows, which makes the given batches in the given order.
+    """Build the `DataLoader` of a tokenized split.
 
-    rows : a split of what `tokenize` returns.
-    batches : row numbers, from `epoch_batches` for training or `sorted_batches` for evaluation.
-    pad_token_id : what fills the short rows; 0 is ``[PAD]`` in the vocabulary of BERT and DistilBERT.
+    Parameters
+    ----------
+    split : Dataset
+        A split of the result of `tokenize`.
+    batches : list[list[int]]
+        Row indices from `epoch_batches` (training) or `sorted_batches` (evaluation).
+    recipe : Recipe
+        Its `padding` decides to which length the rows are padded.
+    pad_token_id : int
+        Id that fills up the short rows; 0 is ``[PAD]`` in BERT and DistilBERT.
+
+    Returns
+    -------
+    DataLoader
+        Gives the batches in their order, as `Collator` makes them.
     """
-    # No workers: the tokens are in memory already, and worker processes hang notebooks on Windows. A
-    # generator of its own: a loader draws a number when it starts, which would change the dropout of a run
-    # that is continued.
-    how = dict(generator=torch.Generator(), pin_memory=torch.cuda.is_available())
+    # No workers: the tokens are in memory, and on Windows workers hang notebooks.
+    # Its own generator: a loader draws a number when it starts, which would change the
+    # dropout of a resumed run.
     return DataLoader(
-        rows,
+        split,
         batch_sampler=batches,
         collate_fn=Collator(pad_token_id, recipe.pad_to),
-        **how,
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
     )
 
 
 def padded_tokens(
     lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None
 ) -> int:
-    """How many tokens the model computes on for these batches, padding included."""
-    return sum(
-        len(batch) * (pad_to or max(lengths[row] for row in batch)) for batch in batches
-    )
+    """Count the tokens that the model computes for these batches, padding included.
+
+    Parameters
+    ----------
+    lengths : Sequence[int]
+        Tokens of each row.
+    batches : list[list[int]]
+        Row indices of each batch.
+    pad_to : int or None
+        Length of all rows; None for the longest row of each batch.
+
+    Returns
+    -------
+    int
+        The sum of rows times length over all batches.
+    """
+    total = 0
+    for batch in batches:
+        length = pad_to or max(lengths[index] for index in batch)
+        total += len(batch) * length
+    return total

@@ -4,6 +4,7 @@
 random generators), progress.json, and best/, a copy of the best classifier so far.
 """
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .plumbing.processes import from_each_process, process_state
 WEIGHTS = "model.safetensors"
 STATE_FILE = "state.pt"
 PROGRESS = "progress.json"
+NAME = re.compile(r"step-\d{8,}(-\d+)?")  # the steps taken, and a number if it exists
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -73,11 +75,11 @@ class State:
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.step_seconds: list[float] = []  # of this session: since the program began
         self._lap_start = time.perf_counter()
 
-    def __str__(self) -> str:
+    def __str__(self):
         epoch = min(self.epoch, self.epochs)
         steps = f"step {len(self.losses):,} of {self.total_steps:,}"
         return f"{steps} (epoch {epoch} of {self.epochs})"
@@ -166,11 +168,12 @@ class State:
         if not steps:
             return ""
         minutes = statistics.fmean(steps) * self.total_steps / 60
-        hours = f"{minutes / 60:.1f} hours"
+        duration = f"{minutes:.1f} minutes"
+        if minutes >= 90:
+            duration = f"{minutes / 60:.1f} hours"
         return (
             f"At this pace all {self.epochs} epochs of {self.rows:,} training rows "
-            f"take about {hours if minutes >= 90 else f'{minutes:.1f} minutes'}, validation "
-            "left out."
+            f"take about {duration}, validation left out."
         )
 
 
@@ -201,7 +204,7 @@ def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> di
     }
 
 
-def _generators(device: torch.device) -> list:
+def _generators(device):
     """Return the modules with the random state of the CPU and of another device."""
     if device.type == "cpu":
         return [torch]
@@ -244,7 +247,7 @@ def write_checkpoint(
         If it cannot be written; the checkpoints before it stay.
     """
 
-    def write(staging: Path) -> None:
+    def write(staging):
         save_model(model, str(staging / WEIGHTS))
         torch.save(training, staging / STATE_FILE)
         storage.write_json(staging / PROGRESS, facts | {"state": asdict(state)})
@@ -265,8 +268,10 @@ def read_checkpoint(
     ----------
     path : Path
         The checkpoint.
-    model, optimizer
-        They are changed in place.
+    model : PreTrainedModel
+        Changed in place.
+    optimizer : torch.optim.Optimizer
+        Changed in place.
 
     Returns
     -------
@@ -330,5 +335,5 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     list of Path
     """
     checkpoints = Path(run_folder) / storage.CHECKPOINTS
-    found = checkpoints.glob(f"step-[0-9]*/{PROGRESS}")
-    return sorted((path.parent for path in found), reverse=True)
+    found = [path.parent for path in checkpoints.glob(f"*/{PROGRESS}")]
+    return sorted((p for p in found if NAME.fullmatch(p.name)), reverse=True)

@@ -4,17 +4,18 @@ import argparse
 import atexit
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from itertools import islice, tee
 from pathlib import Path
-from typing import get_args
+from typing import Any, NoReturn, get_args
+
+import vram_budget
 
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
 from .plumbing.storage import (
-    PARTIAL,
     RESERVED_NAMES,
-    retry_permission_error,
+    save_text,
     try_file,
     write_json,
 )
@@ -22,7 +23,6 @@ from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-CHUNK = 1_000  # texts that are in memory at a time
 # The fields of the recipe that a command has flags for
 BUDGET_FIELDS = (
     "model max_length padding group_by_length batch_size epochs precision".split()
@@ -34,299 +34,244 @@ EVALUATE_FIELDS = (
 TRAIN_FIELDS = [item.name for item in fields(Recipe)]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command, write its figures where ``--json`` says, and return the exit status.
+def _path(text: str) -> Path:
+    """Convert a word of the command line to a path; `~` is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text).expanduser()
 
-    0 is success, 1 a finding or failure, 2 wrong input or a run that cannot go on (said in one line, no
-    traceback), 130 a run that was interrupted.
+
+# What several flags share
+FILE = dict(type=_path, metavar="FILE")
+FOLDER = dict(type=_path, metavar="DIR")
+NUMBER = dict(type=float, metavar="NUMBER")
+YES_OR_NO = dict(action=argparse.BooleanOptionalAction)
+OUTPUT_DIR = dict(
+    FOLDER,
+    default=Path("runs/agnews"),
+    help="the folder of the trained classifier (default: %(default)s)",
+)
+# The flags of each command beside those of the recipe, for `add_argument`
+BUDGET_FLAGS = {
+    "--card": dict(
+        metavar="NAME",
+        help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)",
+    ),
+    "--vram-gib": dict(
+        NUMBER,
+        help="memory of a card that is not in the list, or instead of --card's own",
+    ),
+    "--system": dict(
+        default="windows" if os.name == "nt" else "linux-desktop",
+        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
+    ),
+    "--attention": dict(default="sdpa", help="sdpa or eager (default: %(default)s)"),
+    "--table": dict(
+        YES_OR_NO,
+        default=True,
+        help="look for the largest batch of each length (default: yes)",
+    ),
+}
+TRAIN_FLAGS = {
+    "--output-dir": OUTPUT_DIR,
+    "--resume": dict(
+        YES_OR_NO,
+        help="resume the folder's unfinished run; or discard it and start over",
+    ),
+    "--steps": dict(
+        type=int,
+        metavar="NUMBER",
+        help="stop after this many steps; --resume goes on from there",
+    ),
+    "--checkpoint-minutes": dict(
+        NUMBER, default=10.0, help="between two saves (default: %(default)s)"
+    ),
+}
+EVALUATE_FLAGS = {"--output-dir": OUTPUT_DIR}
+PREDICT_FLAGS = {
+    "texts": dict(
+        nargs="*",
+        metavar="TEXT",
+        help="a text, or - for each line of the input that has one",
+    ),
+    "--output-dir": OUTPUT_DIR,
+    "--file": dict(
+        FILE, help="label the rows of a .csv, .tsv, .jsonl or .parquet file"
+    ),
+    "--output": dict(FILE, help="a new CSV file for them"),
+    "--text-columns": dict(metavar="A,B", help="which of its columns are text"),
+}
+NOTEBOOKS_FLAGS = {
+    "--source": dict(
+        FOLDER, help="their folder (default: notebooks, else those that came with this)"
+    ),
+    "--target": dict(
+        FOLDER,
+        default=Path("build/notebooks"),
+        help="the folder for the results (default: %(default)s)",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command, and write its figures to the file that ``--json`` names.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        The words of the command line; None: those of this process.
+
+    Returns
+    -------
+    int
+        The exit status. 0: success. 1: a finding or failure. 2: wrong input or a run
+        that cannot go on, told in one line. 130: interrupted.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 2
-    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
-        if (stream := getattr(sys, name)) is None:  # whoever started us has closed it
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end of the process
-        elif mode == "w" and hasattr(
-            stream, "reconfigure"
-        ):  # Windows' pipes and consoles lack most letters
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Windows' consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
-        for name in (
-            "json",
-            "picture",
-            "output",
-        ):  # what is written at the end is tried now
-            if path := getattr(options, name, None):
-                if name == "json" and (
-                    path.suffix.lower() != ".json"
-                    or path.name.lower() in RESERVED_NAMES
-                ):
-                    raise InvalidValue(
-                        f"--json is {path}; it must end in .json, and be no file of a run."
-                    )
-                try_file(path)
-        code, figures = options.run(
-            options
-        )  # each command returns its exit status and its figures
+        _check_outputs(options)
+        code, figures = options.run(options)
         if options.json and figures:
             write_json(options.json, figures)
             print(f"figures in {options.json}")
-        sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # who read the output is gone: say nothing more, also not at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe
         return 2
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (AgnewsError, OSError) as error:
+    except (AgnewsError, OSError, vram_budget.InvalidValue) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
     return code
 
 
-def _path(text: str) -> Path:
-    """A path of the command line: `~` is the home, also where the shell left it as it was."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text).expanduser()
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse a file that could not be written at the end, before any work."""
+    if options.json:
+        name = options.json.name.lower()
+        if not name.endswith(".json") or name in RESERVED_NAMES:
+            rule = "it must end in .json, and be no file of a run"
+            raise InvalidValue(f"--json is {options.json}; {rule}.")
+    for name in ("json", "output"):
+        path = getattr(options, name, None)
+        if path:
+            try_file(path)
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(
-            2,
-            f"{self.prog}: {message}; see {self.prog} --help (-- goes before a text with a dash)\n",
-        )
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"see {self.prog} --help (-- goes before a text with a dash)"
+        self.exit(2, f"{self.prog}: {message}; {hint}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "agnews", description="Fine-tune DistilBERT on AG News; see README.md."
-    )
+    """Make the parser of all commands."""
+    about = "Fine-tune DistilBERT on AG News; see README.md."
+    parser = _Parser("agnews", description=about)
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    figures, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    path, place = ({"type": _path, "metavar": name} for name in ("FILE", "DIR"))
-    number = {"type": float, "metavar": "NUMBER"}
-    figures.add_argument("--json", **path, help="write the figures to FILE")
-    where = "where the trained classifier is (default: %(default)s)"
-    folder.add_argument(
-        "--output-dir", **place, default=Path("runs/agnews"), help=where
-    )
 
-    def command(name, run, summary, *parents):
-        sub = commands.add_parser(
-            name, help=summary, description=summary, parents=[figures, *parents]
-        )
-        sub.set_defaults(run=run)
-        return sub.add_argument
+    def add(
+        name: str,
+        run: Callable,
+        summary: str,
+        flags: dict[str, dict],
+        recipe_fields: Sequence[str] = (),
+    ) -> None:
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run=run)
+        command.add_argument("--json", **FILE, help="write the figures to FILE")
+        for flag, options in flags.items():
+            command.add_argument(flag, **options)
+        if recipe_fields:
+            _add_recipe_flags(command, recipe_fields)
 
-    command(
-        "doctor", _doctor, "say what this machine is and which profile it would run"
-    )
-    add = command(
-        "budget",
-        _budget,
-        "say whether a training step fits a card",
-        _recipe_flags(BUDGET_FIELDS),
-    )
-    add(
-        "--card",
-        metavar="NAME",
-        help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)",
-    )
-    add(
-        "--vram-gib",
-        **number,
-        help="memory of a card that is not in the list, or instead of --card's own",
-    )
-    here = "windows" if os.name == "nt" else "linux-desktop"
-    add(
-        "--system",
-        default=here,
-        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    )
-    add("--attention", default="sdpa", help="sdpa or eager (default: %(default)s)")
-    flag = argparse.BooleanOptionalAction
-    add(
-        "--table",
-        action=flag,
-        default=True,
-        help="look for the largest batch of each length (default: yes)",
-    )
-    add("--picture", **path, help="draw the bars of several lengths to FILE")
-    add = command(
-        "train",
-        _train,
-        "train a classifier, keep the best epoch",
-        folder,
-        _recipe_flags(TRAIN_FIELDS),
-    )
-    add(
-        "--resume",
-        action=flag,
-        help="continue the output folder's unfinished run; or discard it and begin",
-    )
-    add(
-        "--steps",
-        type=int,
-        metavar="NUMBER",
-        help="stop after so many steps; --resume goes on from there",
-    )
-    add(
-        "--checkpoint-minutes",
-        default=10.0,
-        **number,
-        help="between two saves (default: %(default)s)",
-    )
-    command(
-        "evaluate",
-        _evaluate,
-        "test a trained classifier",
-        folder,
-        _recipe_flags(EVALUATE_FIELDS),
-    )
-    add = command("predict", _predict, "label texts with a trained classifier", folder)
-    add(
-        "texts",
-        nargs="*",
-        metavar="TEXT",
-        help="a text, or - for each line of the input that has one",
-    )
-    add(
-        "--file", **path, help="label the rows of a .csv, .tsv, .jsonl or .parquet file"
-    )
-    add("--output", **path, help="a new CSV file for them")
-    add("--text-columns", metavar="A,B", help="which of its columns are text")
-    add = command(
-        "notebooks", _notebooks, "run the notebooks top to bottom, as .ipynb and .html"
-    )
-    add(
-        "--source",
-        **place,
-        help="where they are (default: notebooks, else those that came with this)",
-    )
-    add(
-        "--target",
-        **place,
-        default=Path("build/notebooks"),
-        help="where to put them (default: %(default)s)",
-    )
+    summary = "say what this machine is and which profile it would run"
+    add("doctor", _doctor, summary, {})
+    summary = "say whether a training step fits a card"
+    add("budget", _budget, summary, BUDGET_FLAGS, BUDGET_FIELDS)
+    summary = "train a classifier, keep the best epoch"
+    add("train", _train, summary, TRAIN_FLAGS, TRAIN_FIELDS)
+    summary = "test a trained classifier"
+    add("evaluate", _evaluate, summary, EVALUATE_FLAGS, EVALUATE_FIELDS)
+    summary = "label texts with a trained classifier"
+    add("predict", _predict, summary, PREDICT_FLAGS)
+    summary = "run the notebooks top to bottom, as .ipynb and .html"
+    add("notebooks", _notebooks, summary, NOTEBOOKS_FLAGS)
     return parser
 
 
-def _recipe_flags(names: list[str]) -> argparse.ArgumentParser:
-    """A parent parser with a flag for each of these fields of `Recipe`."""
-    parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group(
-        "recipe", "what is left out stays as the profile, or the run, has it"
-    )
-    for item in fields(Recipe):
-        if item.name in names:
-            kind = (get_args(item.type) or [item.type])[
-                0
-            ]  # where None is possible, too
-            value = dict(type=kind, metavar="TEXT" if kind is str else "NUMBER")
-            how = dict(action=argparse.BooleanOptionalAction) if kind is bool else value
-            group.add_argument(
-                "--" + item.name.replace("_", "-"), help=ALLOWED[item.name][1], **how
-            )
-    return parser
+def _add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Add a flag for each of these fields of `Recipe`."""
+    summary = "what is left out stays as the profile, or the run, has it"
+    group = parser.add_argument_group("recipe", summary)
+    for field in fields(Recipe):
+        if field.name in names:
+            kind = (get_args(field.type) or [field.type])[0]  # of `int | None`: int
+            options = {"type": kind, "metavar": "TEXT" if kind is str else "NUMBER"}
+            flag = f"--{field.name.replace('_', '-')}"
+            how = YES_OR_NO if kind is bool else options
+            group.add_argument(flag, help=ALLOWED[field.name][1], **how)
 
 
-def _flags(options) -> dict:
-    """The recipe's fields that were given on the command line."""
-    return {
-        name: value
-        for name in TRAIN_FIELDS
-        if (value := getattr(options, name, None)) is not None
-    }
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that were given on the command line."""
+    values = {name: getattr(options, name, None) for name in TRAIN_FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _doctor(options) -> tuple[int, dict]:
+def _doctor(options: argparse.Namespace) -> tuple[int, dict]:
+    """Print what this machine is, and what it lacks."""
     from . import doctor, hardware
 
     checks, figures = list(doctor.broken_imports()), {}
     if not checks:
         recipe = doctor.recipe_or_default()
-        figures |= {"recipe": asdict(recipe), "reason": recipe.reason}
+        figures = {"recipe": asdict(recipe), "reason": recipe.reason}
         print(f"{hardware.describe_machine()}\n{recipe.describe()}\n")
         checks = doctor.examine(recipe)
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
-    return 1 if failed else 0, figures | {"checks": [asdict(check) for check in checks]}
-
-
-def _draw_picture(path: Path, card, system: str, config, recipe: Recipe) -> None:
-    from . import hardware, plots
-    from .vram.budget import LENGTHS, budget_table
-    from .vram.report import options_of
-
-    plots.plt.switch_backend("Agg")  # draws without a screen
-    lengths = [n for n in LENGTHS if n < recipe.max_length] + [recipe.max_length]
-    table = budget_table(
-        config,
-        recipe.batch_size,
-        lengths,
-        card,
-        system,
-        options_of(recipe, card, "sdpa"),
-    )
-    note = f"Predicted. A bar above its line spills (Windows) or is out of memory.\nCard: {card.source}."
-    taken = {
-        system: hardware.SYSTEMS_GIB[system][1] for system in sorted({"linux", system})
-    }
-    step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}, {recipe.precision}, Adam"
-    plots.gpu_picture(card, table, note, taken, f"{step}: one training step").savefig(
-        path, dpi=110
-    )
-    print(f"picture of the {card.name} in {path}")
+    figures["checks"] = [asdict(check) for check in checks]
+    return 1 if failed else 0, figures
 
 
 def _budget(options) -> tuple[int, dict]:
-    from .hardware import GTX_1650_TI, Card, check_precision, find_card, this_card
-    from .vram.report import as_text, card_report
-    from .vram.trace import config_for
+    from vram_budget.cards import GTX_1650_TI, Card, find_card
 
-    recipe = Recipe(**_flags(options))
-    if options.picture and options.picture.suffix.lower() not in (
-        ".png",
-        ".pdf",
-        ".svg",
-    ):
-        raise InvalidValue(
-            f"--picture is {options.picture}; it must end in .png, .pdf or .svg."
-        )
-    card = (
-        this_card() or GTX_1650_TI if options.card is None else find_card(options.card)
-    )
-    if (gib := options.vram_gib) is not None:
+    from .budgeting import as_text, card_report
+    from .hardware import check_precision, this_card
+
+    recipe, gib = Recipe(**_flags(options)), options.vram_gib
+    named = options.card is not None
+    try:
+        card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    except vram_budget.InvalidValue as error:
+        raise InvalidValue(f"{error} Or give --vram-gib.") from error
+    if gib is not None:
         if not 0 < gib <= 1024:
             raise InvalidValue(
                 f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
             )
-        card = (
-            card
-            if options.card
-            else Card("a card", gib, (7, 5), 0, source="only its memory was given")
-        )
+        if not named:
+            source = "only its memory was given"
+            card = Card("a card", gib, (7, 5), 0, source=source)
         card = replace(card, name=f"{card.name} with {gib:g} GiB", vram_gib=gib)
-    if (
-        options.card or gib is None
-    ):  # of a card without a name nobody knows what it can do
+    if named or gib is None:  # of another card nothing is known but its memory
         check_precision(recipe.precision, "cuda", card)
-    config = config_for(recipe.model)
-    figures = card_report(
-        config, recipe, card, options.system, options.attention, options.table
-    )
+    system, attention = options.system, options.attention
+    figures = card_report(recipe, card, system, attention, options.table)
     print(as_text(figures))
-    if options.picture:
-        _draw_picture(options.picture, card, options.system, config, recipe)
     return 0, figures
 
 
@@ -401,8 +346,7 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
         recipe = recipe_for_this_machine(**flags)
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
-    rows = data.load_test(recipe, model.class_names(classifier))
-    split = batching.tokenize(rows, tokenizer, recipe)
+    split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
     classifier.to(process_state().device)
     report = evaluation.evaluate(classifier, split, recipe)
     print(f"test: {report}")
@@ -411,99 +355,64 @@ def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
-def _predict(options) -> tuple[int, dict]:
-    from .prediction import classify_lists
+def _predict(options):
+    """Label texts, the lines of the standard input, or the rows of a file."""
+    from .evaluation import classify
 
-    ways = [bool(options.file), bool(options.texts)]
-    if (
-        sum(ways) != 1
-        or bool(options.output) != ways[0]
-        or "-" in options.texts
-        and len(options.texts) > 1
-    ):
+    texts = options.texts
+    has_file = bool(options.file)
+    is_mixed = "-" in texts and len(texts) > 1
+    if is_mixed or bool(texts) == has_file or has_file != bool(options.output):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
     if options.file:
         return 0, _label_file(options)
-    texts, found = iter(options.texts), []
-    if options.texts == ["-"]:
+    if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        texts = (line.rstrip("\n") for line in sys.stdin if line.strip())
-    for table in classify_lists(
-        iter(lambda: list(islice(texts, CHUNK)), []), options.output_dir
-    ):
-        for text, label, *chances in table.itertuples(index=False, name=None):
-            chances = dict(zip(table.columns[2:], chances))
-            told = ", ".join(f"{name} {chance:.3f}" for name, chance in chances.items())
-            shown = "".join(
-                c if c.isprintable() else " " for c in text
-            )  # nothing that steers a terminal
-            print(f"{label:9} {shown}\n{'':9} {told}")
-            found += [{"text": text, "label": label, **chances}] if options.json else []
-    return 0, {"predictions": found}
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    answers = classify(texts, options.output_dir)
+    for text, label, *probabilities in answers.itertuples(index=False, name=None):
+        # Nothing that is printed may steer a terminal.
+        shown = "".join(char if char.isprintable() else " " for char in text)
+        print(f"{label:9} {max(probabilities):.3f} {shown}")
+    return 0, {"predictions": answers.to_dict("records")}
 
 
-def _label_file(options) -> dict:
-    """Write the rows of a file, all columns kept, with label and confidence; a chunk in memory at a time."""
-    import pandas as pd
-    from tqdm.auto import tqdm
-
+def _label_file(options):
+    """Write all columns of a file, and the label and confidence of each row."""
+    from .evaluation import classify
     from .plumbing.tables import read_texts
-    from .prediction import classify_lists
 
-    target, partial = (
-        options.output,
-        options.output.with_name(PARTIAL + options.output.name),
-    )
-    if (
-        os.path.lexists(target) or target.suffix.lower() != ".csv"
-    ):  # also where it is a link to nothing
-        problem = (
-            "exists"
-            if os.path.lexists(target)
-            else "is not called .csv, which it will be"
-        )
-        raise SaveError(f"{target} {problem}. Give another name.")
+    target = options.output
+    if os.path.lexists(target) or target.suffix.lower() != ".csv":
+        raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
-    added = ["label", "confidence"]
-    while taken := {*added} & {*read.columns}:
-        added = [f"predicted_{name}" if name in taken else name for name in added]
-    here, there = tee(
-        iter(lambda: list(islice(read.rows, CHUNK)), [])
-    )  # to write, and to label
-    tables = classify_lists(
-        ([text for *_, text in rows] for rows in there), options.output_dir
-    )
-    bar = tqdm(unit="row", desc=" · ".join([options.file.name, *read.layout]))
-    try:
-        with bar, partial.open("w", encoding="utf-8", newline="") as file:
-            for rows, table in zip(here, tables):
-                written = pd.DataFrame(
-                    [values for _, values, *_ in rows], None, read.columns, object
-                )
-                written[added[0]] = table.iloc[:, 1]
-                written[added[1]] = table.iloc[:, 2:].max(axis=1).round(4)
-                written.to_csv(file, index=False, header=not bar.n)
-                bar.update(len(rows))
-        if not bar.n:
-            raise InvalidValue(f"{options.file} has no rows.")
-        retry_permission_error(os.replace, partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{bar.n:,} rows labelled in {target}")
-    return {"rows": bar.n}
+    print(f"{options.file.name} · {read.layout}")
+    answers = classify([*read.rows["text"]], options.output_dir)
+    table = read.table
+    added = {
+        "label": answers.iloc[:, 1],
+        "confidence": answers.iloc[:, 2:].max(axis=1).round(4),
+    }
+    for name, values in added.items():
+        while name in table.columns:
+            name = f"predicted_{name}"
+        table[name] = [*values]
+    save_text(target, table.to_csv(index=False, lineterminator="\n"))
+    print(f"{len(table):,} rows labelled in {target}")
+    return {"rows": len(table)}
 
 
-def _notebooks(options) -> tuple[int, dict]:
+def _notebooks(options: argparse.Namespace) -> tuple[int, dict]:
+    """Run the notebooks of this folder, else those that came with the package."""
     from .running import run_notebooks
 
-    ours = Path(
-        __file__
-    ).parent  # in a wheel they lie in the package, in a checkout beside it
-    places = [Path("notebooks"), ours / "notebooks", ours.parent / "notebooks"]
-    found = next(
-        (place for place in places if any(place.glob("[0-9]*.ipynb"))), places[0]
-    )
-    figures = run_notebooks(options.source or found, options.target)
-    return 0 if all(notebook["ok"] for notebook in figures["notebooks"]) else 1, figures
+    package = Path(__file__).parent
+    # A wheel has them inside the package, a checkout beside it.
+    places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
+    found = [place for place in places if any(place.glob("[0-9]*.ipynb"))]
+    source = options.source or (found or places)[0]
+    figures = run_notebooks(source, options.target)
+    ok = all(notebook["ok"] for notebook in figures["notebooks"])
+    return 0 if ok else 1, figures

@@ -1,355 +1,275 @@
-"""Labelled texts from the Hub, from a folder or from this package: always the same `DatasetDict`.
-
-Notebook 02 looks at the rows of AG News, notebook 07 brings its own. Whatever could spoil a training run is
-checked here, before it starts.
-"""
+"""Load labelled texts from the Hub, a folder or the sample; check and split them."""
 
 import hashlib
-from collections import Counter, namedtuple
-from collections.abc import Sequence
+from collections import Counter
 from difflib import get_close_matches
-from itertools import compress
 from pathlib import Path
 
+import pandas as pd
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub import hf_hub_download
+
 from .plumbing.errors import DataError
-from .plumbing.hub import from_hub
-from .plumbing.repeats import note_repeats
-from .plumbing.tables import find_table, plain_label, read_lines, read_texts, wrong
+from .plumbing.hub import FILES, from_hub
+from .plumbing.tables import find_table, plain_label, read_text, read_texts, row_error
 from .profiles import PROFILES
 from .recipe import HUB_DATA, LABELS, Recipe
 
-SAMPLE = Path(__file__).parent / "sample"  # 600 rows in the layout of AG News
-SUPPORT = (
-    Path(__file__).parent / "support"
-)  # 300 messages to a web shop: five classes of unequal size
-NEEDED = "train.csv and, if there is one, test.csv (or .tsv, .jsonl, .parquet)"
-FEWEST = 4  # training rows that make a class of a label; fewer look like a typo
-# What a file holds: label, text and line of each row, its columns, and its layout in words.
-Labelled = namedtuple("Labelled", "path labels texts lines columns layout")
+# 600 rows in the layout of AG News
+SAMPLE = Path(__file__).parent / "sample"
+# 300 messages to a web shop: five classes of unequal size
+SUPPORT = Path(__file__).parent / "support"
+# A label on fewer training rows looks like a typing error.
+MIN_ROWS_PER_CLASS = 4
 
 
-def load_data(recipe: Recipe):
-    """Texts as a `DatasetDict` with ``train``, ``validation`` and ``test``.
+def load_data(recipe: Recipe) -> DatasetDict:
+    """Load the texts of a recipe as ``train``, ``validation`` and ``test``.
 
-    Each split has ``text`` and ``label``, whose feature knows the names of the classes: World, Sports,
-    Business and Sci/Tech for AG News. Of the training rows `recipe.validation_share` is held out, the same
-    share of each class; before that about a tenth, where a folder has no test file. What was found out
-    about a folder, and texts that stand in two splits, are printed.
+    Each split has ``text`` and ``label``, whose feature holds the names of the
+    classes: World, Sports, Business and Sci/Tech for AG News. Of the training rows
+    `recipe.validation_share` is held out for validation, the same share of each
+    class. If a folder has no test file, about a tenth of the training rows is held
+    out as test before that. What was found out about a folder, and how many texts
+    occur in two splits, is printed.
 
-    DataError for a missing folder or file, a malformed row, an unknown label, a class with too few rows, or
-    fewer rows than the recipe asks for. HubUnreachable when the Hub fails, whatever the way.
+    Parameters
+    ----------
+    recipe : Recipe
+        Where the data is, and how many rows are used.
+
+    Returns
+    -------
+    DatasetDict
+        The three splits.
+
+    Raises
+    ------
+    DataError
+        If a folder or file is missing, a row is malformed, a label is unknown, a
+        class has too few rows, or there are fewer rows than the recipe asks for.
+    HubUnreachable
+        If the Hub fails for any reason.
     """
     if recipe.data == HUB_DATA:
-        names, (train, test) = LABELS, _read_hub()
+        names = LABELS
+        train, test = _read_hub()
     else:
-        names, train, test = _read_folder(_folder(recipe), recipe)
+        names, train, test = _read_folder(recipe)
     train = _draw("train", train, recipe.train_rows, recipe)
     test = _draw("test", test, recipe.test_rows, recipe)
-    return _split(train, test, list(names), recipe)
-
-
-def load_test(recipe: Recipe, names: list[str]):
-    """The test rows alone, for a model whose classes are called `names`. Errors as of `load_data`.
-
-    The training file is read only where there is no test file, or where it alone tells what its labels mean.
-    """
-    path = None if recipe.data == HUB_DATA else find_table(_folder(recipe), "test")
-    if path:
-        found, listed = _read(path, recipe), _listed(path.parent)
-        names = listed or names
-        coding = _coding(found, names)
-        # Numbers mean the lines of classes.txt, or AG News' classes; of others the training file tells.
-        if coding and (
-            listed or [*names] == [*LABELS] or _folded(found.labels) <= _folded(names)
-        ):
-            return _dataset(
-                _draw("test", _decode(found, coding), recipe.test_rows, recipe), names
-            )
-    return load_data(recipe)["test"]
-
-
-def _folder(recipe: Recipe) -> Path:
-    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
-    if not folder.is_dir():
-        what = (
-            f"{folder} is a file."
-            if folder.exists()
-            else f"There is no folder {folder}."
-        )
-        raise DataError(f"{what} --data (AGNEWS_DATA) must be a folder with {NEEDED}.")
-    return folder
+    return _split(train, test, names, recipe)
 
 
 def _read_hub():
-    """Both splits of the public data set, from the Hub or from its local cache."""
-    from datasets import load_dataset
+    """Read both splits of the public data set, from the Hub or its local cache."""
 
-    def load(anew):
-        news = load_dataset(
-            HUB_DATA, download_mode="force_redownload" if anew else None
-        )
+    def load(**options):
         return [
-            {key: news[split][key][:] for key in ("text", "label")}
-            for split in ("train", "test")
+            pd.read_parquet(
+                hf_hub_download(HUB_DATA, name, repo_type="dataset", **options),
+                columns=["text", "label"],
+            )
+            for name in FILES["data"]
         ]
 
     return from_hub(HUB_DATA, load)
 
 
-def _read_folder(folder: Path, recipe: Recipe):
-    """Names of the classes, train and test. The training file decides how labels are coded."""
-    if not (path := find_table(folder, "train")):
-        there = (
-            ", ".join(sorted(path.name for path in folder.iterdir())[:9]) or "nothing"
+def _read_folder(recipe):
+    """Read the classes, train and test. The training file decides what labels mean."""
+    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
+    path = find_table(folder, "train") if folder.is_dir() else None
+    if path is None:
+        raise DataError(
+            f"{folder} is no folder with a training file. --data (AGNEWS_DATA) must "
+            "name one with train.csv and, if there is one, test.csv (or .tsv, .jsonl, "
+            ".parquet), each one whole file."
         )
-        needed = f"It must have {NEEDED}, each one whole file."
-        raise DataError(f"{folder} has no train.csv, but {there}. {needed}")
-    found = _read(path, recipe)
-    names = _classes(folder, found)
-    if (coding := _coding(found, names)) is None:
-        problem = f"has fewer labels than the {len(names)} classes: do they begin at 0 or at 1?"
-        raise DataError(f"{path} {problem} Write names instead, or mend classes.txt.")
-    train, layout = _decode(found, coding), found.layout
-    for other in filter(
-        None,
-        (find_table(folder, name) for name in ("validation", "valid", "val", "dev")),
-    ):
-        print(f"note: {other.name} is not used; a share of {path.name} validates.")
+    columns = recipe.label_column, recipe.text_columns
+    read = read_texts(path, *columns)
+    names = _listed_classes(folder) or _classes(read)
+    coding = _coding(read, names)
+    train = _decode(read, coding)
     if recipe.data != "sample":
         counts = Counter(train["label"])
-        classes = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names))
-        print(" · ".join([path.name, *layout, f"{len(names)} classes: {classes}"]))
-    if path := find_table(folder, "test"):
-        found = _read(path, recipe)
-        test = _decode(found, coding)
-        if found.layout != layout:
-            print(" · ".join([path.name, *(found.layout or ["separator ','"])]))
-        used = {*test["label"]}
-        if used and len(used) < len(names):
-            absent = ", ".join(name for i, name in enumerate(names) if i not in used)
-            print(
-                f"note: {path.name} has no row of {absent}: missing, or coded in another way?"
-            )
-        return names, train, test
+        sizes = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names))
+        print(f"{path.name} · {read.layout} · {len(names)} classes: {sizes}")
+    unused = find_table(folder, "(validation|valid|val|dev)")
+    if unused:
+        print(f"note: {unused.name} is not used; a share of {path.name} validates.")
+    test_path = find_table(folder, "test")
+    if test_path:
+        return names, train, _decode(read_texts(test_path, *columns), coding)
     train, test = _hold_out(train)
     print(
-        f"note: {folder.name} has no test file; {len(test['label']):,} of its rows are held out as test."
+        f"note: no test file; {len(test):,} rows of {path.name} are held out as test."
     )
     return names, train, test
 
 
-def _read(path: Path, recipe: Recipe) -> Labelled:
-    """All rows of a file with labels, none of them swallowed by a quotation mark in one before."""
-    read = read_texts(path, recipe.label_column, recipe.text_columns)
-    found = Labelled(path, [], [], [], read.columns, read.layout)
-    for line, _, label, text in read.rows:
-        found.labels.append(label), found.texts.append(text), found.lines.append(line)
-    known = {*found.labels}
-
-    def is_row(text):
-        cells = text.split(read.separator) if read.separator else []
-        return len(cells) == len(read.columns) and not known.isdisjoint(
-            map(plain_label, cells)
-        )
-
-    for line, text in zip(found.lines, found.texts):
-        inner = text.splitlines()[1:] if "\n" in text else []
-        if inner and all(map(is_row, inner)):
-            problem = (
-                f"a quotation mark opens here and swallows the row {inner[0][:40]!r}"
-            )
-            raise wrong(
-                path,
-                line,
-                f"{problem}. Close it, or write each one inside a field twice.",
-            )
-    return found
-
-
-def _classes(folder: Path, train: Labelled) -> Sequence[str]:
-    """The lines of classes.txt; else AG News' four; else the labels of the training file."""
-    if not train.labels:
-        raise DataError(f"{train.path} has no rows.")
-    if listed := _listed(folder):
-        return listed
-    if _folded(train.labels) in map(_folded, _codings(LABELS)):
-        return LABELS
-    rows = Counter(label.casefold() for label in train.labels)
-    names = {
-        label.casefold(): label
-        for label, _ in Counter(train.labels).most_common()[::-1]
-    }
-    if len(names) < 2:
-        raise DataError(
-            f"{train.path} has one label, {train.labels[0][:40]!r}; it takes two or more."
-        )
-    for line, label in zip(train.lines, train.labels):
-        if (n := rows[label.casefold()]) < FEWEST:
-            same = [other.casefold() == label.casefold() for other in train.labels]
-            lines = ", ".join(map(str, compress(train.lines, same)))
-            problem = f"the label {label[:40]!r} has {n} of {len(same)} rows; a class needs {FEWEST}"
-            advice = _advice(
-                label,
-                [name for key, name in names.items() if rows[key] >= FEWEST],
-                line,
-            )
-            small = " Or list so small a class in classes.txt." * (
-                n > 1
-            )  # one row cannot learn and validate
-            raise wrong(train.path, lines, f"{problem}.{advice}{small}")
-    if others := sorted({*train.labels} - {*names.values()})[:5]:
-        print(
-            f"note: {train.path.name} has {', '.join(others)}, too, taken for the same in other letters."
-        )
-    return sorted(
-        names.values(),
-        key=lambda n: (not n.isdecimal(), n.isdecimal() * len(n), n.casefold()),
-    )
-
-
-def _listed(folder: Path) -> list[str] | None:
-    """The lines of classes.txt; None where there is no such file."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.name.lower() == "classes.txt" and path.is_file()
-    ]
-    if not found:
+def _listed_classes(folder):
+    """Return the lines of classes.txt; None if there is no such file."""
+    path = folder / "classes.txt"
+    if not path.is_file():
         return None
-    names = [name for line in read_lines(found[0]) if (name := plain_label(line))]
-    if len(_folded(names)) < max(2, len(names)):
-        raise DataError(
-            f"{found[0]} must name two classes or more, one on each line, each once."
-        )
+    names = [plain_label(line) for line in read_text(path).splitlines()]
+    names = [name for name in names if name]
+    if len({name.casefold() for name in names}) < max(2, len(names)):
+        raise DataError(f"{path} must name two classes or more, one a line, each once.")
     return names
 
 
-def _folded(labels) -> set[str]:
-    return {label.casefold() for label in labels}
+def _classes(train):
+    """Name the classes: AG News' four, or the labels as they are written first."""
+    labels = train.rows["label"]
+    folded = labels.map(str.casefold)
+    counts = Counter(folded)
+    if any(counts.keys() == coding.keys() for coding in _codings(LABELS)):
+        return LABELS
+    if len(counts) < 2:
+        name = labels.iloc[0][:40]
+        raise DataError(f"{train.path} has one label, {name!r}; it takes two or more.")
+    rarest = min(counts, key=counts.get)
+    if counts[rarest] < MIN_ROWS_PER_CLASS:
+        rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
+        raise _label_error(train.path, folded, rarest, counts.keys() - {rarest}, rule)
+    names = sorted(labels[~folded.duplicated()], key=str.casefold)
+    return sorted(names, key=lambda name: len(name) if name.isdecimal() else 99)
 
 
-def _codings(names) -> list[dict[str, int]]:
-    """The ways in which labels may be written: the names, 0 to n-1 or 1 to n, as label -> class."""
+def _label_error(path, labels, label, known, rule):
+    """Build the error of a label that cannot be used."""
+    lines = [str(line) for line in labels.index[labels == label]]
+    problem = (
+        f"the label {label[:40]!r} has {len(lines)} of {len(labels)} rows; {rule}. If "
+        "another column is the label, --label-column NAME says so."
+    )
+    for similar in get_close_matches(label, known, 1):
+        problem += f" Is {similar!r} meant?"
+    return row_error(path, ", ".join(lines[:20]), problem)
+
+
+def _codings(names):
+    """List the ways to write a class: its name, from 0 on, from 1 on."""
     ways = names, range(len(names)), range(1, len(names) + 1)
-    return [{plain_label(label): i for i, label in enumerate(way)} for way in ways]
+    return [
+        {plain_label(label).casefold(): i for i, label in enumerate(way)}
+        for way in ways
+    ]
 
 
-def _coding(found: Labelled, names) -> dict[str, int] | None:
-    """The coding that explains most labels of a file; None where they may begin at 0 or at 1."""
-    used = _folded(found.labels)
-    by_name, *by_number = _codings(names)
-    if not used <= _folded(by_name) and all(used <= {*coding} for coding in by_number):
-        return None
-    return max((by_name, *by_number), key=lambda coding: len(used & _folded(coding)))
+def _coding(read, names):
+    """Choose the coding that explains most labels."""
+    used = {label.casefold() for label in read.rows["label"]}
+    by_name, from_0, from_1 = codings = _codings(names)
+    if not used <= by_name.keys() and used <= from_0.keys() & from_1.keys():
+        raise DataError(
+            f"{read.path} has fewer labels than the {len(names)} classes: do they "
+            "begin at 0 or at 1? Write names instead, or mend classes.txt."
+        )
+    return max(codings, key=lambda coding: len(used & coding.keys()))
 
 
-def _decode(found: Labelled, coding: dict[str, int]) -> dict:
-    """Texts and labels of a file, the labels as 0 to n-1."""
-    classes = {label.casefold(): i for label, i in coding.items()}
-    for label, line in zip(found.labels, found.lines):
-        if label.casefold() not in classes:
-            problem = f"{label[:40]!r} is none of the labels {', '.join(coding)} of train or classes.txt"
-            raise wrong(found.path, line, f"{problem}.{_advice(label, coding, line)}")
-    return dict(
-        text=found.texts, label=[classes[label.casefold()] for label in found.labels]
+def _decode(read, coding):
+    """Return the columns text and label, the labels as 0 to n-1."""
+    labels = read.rows["label"].map(str.casefold)
+    for label in labels:
+        if label not in coding:
+            rule = f"the classes are {', '.join(coding)}"
+            raise _label_error(read.path, labels, label, coding, rule)
+    return read.rows.assign(label=labels.map(coding))
+
+
+def _draw(split, frame, n, recipe):
+    """Draw as many rows as the recipe asks for, the same share of each class."""
+    wanted = n or max(1, len(frame))
+    # The number of a profile is a maximum.
+    is_maximum = n == PROFILES[recipe.profile][f"{split}_rows"]
+    if frame.empty or wanted > len(frame) and not is_maximum:
+        raise DataError(
+            f"{split}_rows is {wanted:,}, but {recipe.data} has only {len(frame):,} "
+            f"{split} rows."
+        )
+    return _deal(frame, wanted, recipe.seed)[0]
+
+
+def _split(train, test, names, recipe):
+    """Hold out the validation rows, and check that all three splits can be used."""
+    counts = Counter(train["label"])
+    small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
+    if small:
+        raise DataError(
+            f"{recipe.data}: each class needs at least 2 training rows, one to learn "
+            f"from and one to validate with; found {', '.join(small)}."
+        )
+    n_validation = max(4, len(names), round(recipe.validation_share * len(train)))
+    n_train = len(train) - n_validation
+    if n_train < recipe.batch_size:
+        raise DataError(
+            f"{recipe.data}: {len(train)} training rows, of which {n_validation} "
+            f"validate, leave fewer than one batch of {recipe.batch_size}. Use more "
+            "rows or a smaller batch_size."
+        )
+    drawn, validation = _deal(train, n_train, recipe.seed)
+    _note("validation", validation, drawn, names)
+    _note("test", test, train, names)
+    splits = {"train": drawn, "validation": validation, "test": test}
+    label = ClassLabel(names=[*names])
+    features = Features({"text": Value("string"), "label": label})
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(frame.to_dict("list"), features)
+            for split, frame in splits.items()
+        }
     )
 
 
-def _advice(label: str, known, line: int) -> str:
-    """Whether a label was meant that is written almost the same, or no label at all."""
-    names = {name.casefold(): name for name in known}
-    near = get_close_matches(label.casefold(), names, 1)
-    meant = f" Is {names[near[0]]!r} meant?" if near else ""
-    header = " Is another column the label? --label-column NAME says so, if this line has the columns' names."
-    return meant + (header if line == 1 else "")
-
-
-def _draw(split: str, rows: dict, n: int | None, recipe: Recipe) -> dict:
-    """So many rows as the recipe asks for, the same share of each class."""
-    if not (have := len(rows["label"])):
-        raise DataError(f"{recipe.data} has no {split} rows.")
-    if (
-        n is not None and n > have and n != PROFILES[recipe.profile][f"{split}_rows"]
-    ):  # that is a maximum
-        raise DataError(
-            f"{split}_rows is {n:,}, but {recipe.data} has only {have:,} {split} rows."
-        )
-    return rows if n is None else _deal(rows, min(n, have), recipe.seed)[0]
-
-
-def _split(train: dict, test: dict, names: list[str], recipe: Recipe):
-    """The three splits, checked: two rows of each class to train on, a whole batch, something to test."""
-    from datasets import DatasetDict
-
-    have, count = len(train["label"]), Counter(train["label"])
-    if few := [f"{name} {count[i]}" for i, name in enumerate(names) if count[i] < 2]:
-        need = "each class needs at least 2 training rows, one to learn from and one to validate with"
-        raise DataError(f"{recipe.data}: {need}; found {', '.join(few)}.")
-    n_validation = max(4, len(names), round(recipe.validation_share * have))
-    if have - n_validation < recipe.batch_size:
-        left = f"{have} training rows, of which {n_validation} validate, leave fewer than one batch of"
-        raise DataError(
-            f"{recipe.data}: {left} {recipe.batch_size}. Use more rows or a smaller batch_size."
-        )
-    note_repeats(train, test)
-    learn, validate = _deal(train, have - n_validation, recipe.seed)
-    if shared := len({*learn["text"]} & {*validate["text"]}):
+def _note(split, frame, train, names):
+    """Print what makes the score of a split less than it seems."""
+    shared = {*frame["text"]} & {*train["text"]}
+    if shared:
         print(
-            f"note: {shared:,} texts stand in both train and validation; they validate nothing."
+            f"note: {len(shared):,} texts occur in both train and {split}, which makes "
+            f"the {split} score too high."
         )
-    if absent := [names[i] for i in sorted({*count} - {*validate["label"]})]:
-        print(
-            f"note: no row of {', '.join(absent)} validates; a larger validation_share would have some."
-        )
-    splits = {"train": learn, "validation": validate, "test": test}
-    return DatasetDict({key: _dataset(rows, names) for key, rows in splits.items()})
+    present = {*frame["label"]}
+    absent = [name for i, name in enumerate(names) if i not in present]
+    if absent:
+        print(f"note: {split} has no row of {', '.join(absent)}.")
 
 
-def _dataset(rows: dict, names: list[str]):
-    from datasets import ClassLabel, Dataset, Features, Value
+def _hold_out(frame):
+    """Split off about a tenth of each class: at least one row, leaving at least two.
 
-    return Dataset.from_dict(
-        rows, Features({"text": Value("string"), "label": ClassLabel(names=[*names])})
-    )
-
-
-def _hold_out(rows: dict) -> tuple[dict, dict]:
-    """The rows, and about a tenth of each class, chosen by their texts: at least one, and two remain.
-
-    Drawn from the file as it is, a later `evaluate` would test on rows that were trained on before it grew.
+    A hash of the text selects them: a random draw would change when rows are added to
+    the file, and `evaluate` could then test on rows that had been trained on.
     """
-    labels, taken, size = rows["label"], Counter(), Counter(rows["label"])
-    marks = [hashlib.sha256(text.encode("utf-8")).hexdigest() for text in rows["text"]]
-    held = [False] * len(labels)
-    for i in sorted(range(len(labels)), key=marks.__getitem__):
-        tenth = marks[i] < "1a"  # as 26 of 256 first bytes are
-        held[i] = (tenth or not taken[labels[i]]) and taken[labels[i]] < size[
-            labels[i]
-        ] - 2
-        taken[labels[i]] += held[i]
-    sides = [not one for one in held], held
-    return tuple(
-        {key: [*compress(values, side)] for key, values in rows.items()}
-        for side in sides
-    )
+    hashes = frame["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    held_out = []
+    for _, of_class in hashes.sort_values(kind="stable").groupby(frame["label"]):
+        tenth = sum(of_class < "1a")  # as 26 of 256 first bytes are
+        n = max(0, min(max(1, tenth), len(of_class) - 2))
+        held_out += of_class.index[:n].tolist()
+    return frame.drop(held_out), frame.loc[sorted(held_out)]
 
 
-def _deal(rows: dict, n: int, seed: int) -> tuple[dict, dict]:
-    """`n` rows and the others, the same share of each class in both, each in the file's order.
+def _deal(frame, n, seed):
+    """Draw `n` rows, the same share of each class if that is possible.
 
-    Where that cannot be, `n` of all alike; the checks in `_split` still hold.
+    Returns them and the others, each in the order of the file.
     """
     from sklearn.model_selection import train_test_split
 
-    labels = rows["label"]
-    if not 0 < n < len(labels):
-        return rows, {key: [] for key in rows}
-    count = Counter(labels)
-    fair = min(n, len(labels) - n) >= len(count) and min(count.values()) >= 2
-    how = dict(stratify=labels if fair else None, random_state=seed)
-    parts = train_test_split(range(len(labels)), train_size=n, **how)
-    # Lists, because `Dataset.select` leaves row numbers that `add_column` resolves behind a progress bar.
-    return tuple(
-        {key: [values[i] for i in sorted(part)] for key, values in rows.items()}
-        for part in parts
+    if not 0 < n < len(frame):
+        return frame, frame[:0]
+    counts = Counter(frame["label"])
+    n_smaller = min(n, len(frame) - n)
+    can_stratify = n_smaller >= len(counts) and min(counts.values()) >= 2
+    drawn, others = train_test_split(
+        frame,
+        train_size=n,
+        stratify=frame["label"] if can_stratify else None,
+        random_state=seed,
     )
+    return drawn.sort_index(), others.sort_index()

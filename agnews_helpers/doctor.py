@@ -1,55 +1,52 @@
-"""What this machine has of what the tutorial needs, and what to do about the rest: ``agnews doctor``."""
+"""``agnews doctor``: what this machine lacks for the tutorial, and what to do."""
 
 import importlib
 import os
-import platform
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-from .hardware import this_card, version_of
-from .plumbing.errors import HubUnreachable
-from .plumbing.hub import NO_ID, HubStatus, why_unreachable
-from .plumbing.mini import MiniUnavailable, checked_file, mini_place
-from .plumbing.storage import damaged_files
-from .profiles import (
-    PROFILES,
-    environment_overrides,
-    hub_status,
-    recipe_for_this_machine,
-)
-from .recipe import (
-    HUB_DATA,
-    HUB_MODEL,
-    Recipe,
-)
+from .hardware import version_of
+from .plumbing.errors import HubUnreachable, MiniUnavailable
+from .plumbing.hub import HUB_ID, in_cache, why_unreachable
+from .plumbing.mini import mini_folder
+from .profiles import PROFILES, environment_overrides, recipe_for_this_machine
+from .recipe import HUB_DATA, Recipe
 
-CHECK_IMPORTS = (
-    "packaging",
-    "huggingface_hub",
-    "torch",
-    "transformers",
-    "ipykernel",
-)  # what the checks import
-DRIVERS = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built for such a CUDA
+# the packages that the checks themselves import
+CHECK_IMPORTS = ("packaging", "huggingface_hub", "torch", "transformers", "ipykernel")
 INSTALL = (
     'Run in the folder of the project: pip install -c constraints.txt -e ".[offline]"'
 )
-# GB on the disk: `full` needs the Hub's model and data, three checkpoints of 1.03 at a time, two classifiers.
+INSTALL_TORCH = (
+    "Run: pip uninstall -y torch; then install the build for your card and driver: "
+    "https://pytorch.org/get-started/locally/"
+)
+# GB on the disk. "laptop" and "full" need the Hub's model and data, up to three
+# checkpoints of 1.03 GB at a time, and two classifiers.
 DISK_GB = {"offline": 1.0, "laptop": 4.5, "full": 4.5}
+# MiB that PyTorch reserves for a step of 8 rows of AG News' longest text, 358 tokens:
+# predicted by vram.budget.step_budget for distilbert-base-uncased
+STEP_MIB = 1822
 
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement: what was found, and what to do where it is not met.
+    """One requirement.
 
-    ok : whether it is met; None where it is worth knowing and nothing is wrong.
+    Parameters
+    ----------
+    name : str
+        What was examined.
+    ok : bool or None
+        Whether the requirement is met; None: worth knowing, and nothing is wrong.
+    found : str
+        What was found.
+    remedy : str
+        What to do if the requirement is not met.
     """
 
     name: str
@@ -59,220 +56,155 @@ class Check:
 
     def __str__(self) -> str:
         mark = {True: "[OK]  ", False: "[FAIL]", None: "[note]"}[self.ok]
-        advice = "" if self.ok or not self.remedy else f"\n{'':26}{self.remedy}"
-        return f"{mark} {self.name:18} {self.found}{advice}"
+        line = f"{mark} {self.name:18} {self.found}"
+        return line if self.ok is not False else f"{line}\n{'':26}{self.remedy}"
 
 
 def broken_imports() -> Iterator[Check]:
-    """The packages that the checks stand on and that are missing or broken: with one, ask no further."""
-    remedy = f"{INSTALL}. On Windows PyTorch needs Microsoft's Visual C++ Redistributable (x64) as well."
+    """Import the packages that the other checks need.
+
+    Yields
+    ------
+    Check
+        One for each package that is missing or broken. If there is one, the other
+        checks cannot run.
+    """
+    remedy = (
+        f"{INSTALL}. On Windows PyTorch also needs Microsoft's Visual C++ "
+        "Redistributable (x64)."
+    )
     for name in CHECK_IMPORTS:
         try:
             importlib.import_module(name)
-        except (
-            ImportError,
-            OSError,
-        ) as error:  # the second where a library of the system is missing
+        except (ImportError, OSError) as error:  # OSError: a system library is missing
             yield Check(name, False, f"cannot be loaded: {error}", remedy)
 
 
 def recipe_or_default() -> Recipe:
-    """The recipe that would run, also where it needs the Hub and the Hub does not answer: a finding, here."""
+    """Return the recipe that would run here, even if it needs the Hub and has none.
+
+    The missing Hub is then reported as a finding instead of an error.
+
+    Returns
+    -------
+    Recipe
+    """
     try:
         return recipe_for_this_machine()
     except HubUnreachable:
-        values = (
-            PROFILES[profile := os.environ["AGNEWS_PROFILE"]] | environment_overrides()
-        )
-        return Recipe(profile, **values).with_reason("asked for by AGNEWS_PROFILE")
+        profile = os.environ["AGNEWS_PROFILE"]
+        recipe = Recipe(profile, **PROFILES[profile] | environment_overrides())
+        return recipe.with_reason("asked for by AGNEWS_PROFILE")
 
 
 def examine(recipe: Recipe, folder: Path = Path(".")) -> list[Check]:
-    """All checks, in the order in which a reader would mend things."""
-    return [*_packages(), _kernel(), *_cuda(), *_needs(recipe, folder)]
+    """Run all checks, in the order in which a reader would repair things.
 
+    Parameters
+    ----------
+    recipe : Recipe
+        Its profile, model and data are what has to be available.
+    folder : Path
+        A folder on the disk that the runs are written to.
 
-def nvidia_smi() -> tuple[int, float]:
-    """Number of the NVIDIA driver and its card's compute capability, 0 where they are not to be known."""
-    command = [
-        shutil.which("nvidia-smi"),
-        "--query-gpu=driver_version,compute_cap",
-        "--format=csv,noheader",
-    ]
-    with suppress(
-        TypeError, OSError, subprocess.SubprocessError
-    ):  # the first where there is no such program
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        if found := re.match(r"(\d+)[.\d]*, (\d+[.]\d+)", told.stdout):
-            return int(found[1]), float(found[2])
-    return 0, 0.0
+    Returns
+    -------
+    list of Check
+    """
+    return [*_packages(), _kernel(), *_card(), _disk(recipe, folder), *_sources(recipe)]
 
 
 def _packages() -> Iterator[Check]:
-    """Python, and each package of pyproject.toml, against its range."""
+    """Check each package of pyproject.toml against its range."""
     from packaging.requirements import Requirement
 
-    yield Check(
-        "Python",
-        sys.version_info >= (3, 11),
-        platform.python_version(),
-        "Install 3.11 or newer.",
-    )
     try:
-        listed = requires("agnews-helpers") or []
+        lines = requires("agnews-helpers") or []
     except PackageNotFoundError:
         yield Check("agnews-helpers", False, "is not installed", INSTALL)
         return
-    for needed in map(Requirement, listed):
-        if needed.marker is None:  # else it belongs to an extra
-            found = version_of(needed.name)
-            ok = found is not None and needed.specifier.contains(
-                found, prereleases=True
-            )
-            yield Check(
-                needed.name,
-                ok,
-                f"{found or 'is not installed'}, needed {needed.specifier}",
-                INSTALL,
-            )
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None:  # the others belong to an extra
+            version = version_of(requirement.name)
+            allowed = requirement.specifier
+            ok = version is not None and allowed.contains(version, prereleases=True)
+            found = f"{version or 'is not installed'}, needed {allowed}"
+            yield Check(requirement.name, ok, found, INSTALL)
 
 
 def _kernel() -> Check:
-    """The notebooks' kernel, and that it is this Python: another one would not find the package."""
+    """Check that the notebooks' kernel is this Python; another lacks our package."""
     from jupyter_client.kernelspec import KernelSpecManager
 
-    program = Path(
-        KernelSpecManager().get_kernel_spec("python3").argv[0]
-    )  # ipykernel always has one
-    # A bare name means the Python that asks.
-    here = not program.is_absolute() or program.parent == Path(sys.executable).parent
-    found = (
-        "python3 is this Python" if here else f"python3 is another Python: {program}"
-    )
-    return Check(
-        "Jupyter kernel", here, found, "Run: python -m ipykernel install --sys-prefix"
-    )
+    program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    # A program without a folder is the Python that starts the kernel.
+    ok = Path(program).parent in (Path(), Path(sys.executable).parent)
+    found = f"python3 is {'this' if ok else 'another'} Python: {program}"
+    remedy = "Run: python -m ipykernel install --sys-prefix"
+    return Check("Jupyter kernel", ok, found, remedy)
 
 
-def _cuda() -> Iterator[Check]:
-    """PyTorch's build against driver and card, and free memory against a step with AG News' longest row."""
+def _card() -> Iterator[Check]:
+    """Check that PyTorch can compute on the card, and finds enough memory there."""
     import torch
 
-    card, cuda, (driver, capability) = this_card(), torch.version.cuda, nvidia_smi()
-    if card is None and not driver:
-        yield Check(
-            "CUDA",
-            None,
-            "no NVIDIA driver; training runs on the CPU, in the small profiles",
-        )
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi") is None:
+        found = "no NVIDIA driver; training runs on the CPU, in the small profiles"
+        yield Check("CUDA", None, found)
         return
-    if cuda is None:
+    if torch.version.cuda is None:
         found = "an NVIDIA driver is here, and this PyTorch was built without CUDA"
-        yield Check(
-            "CUDA", False, found, "Install it: https://pytorch.org/get-started/locally/"
-        )
+        yield Check("CUDA", False, found, INSTALL_TORCH)
         return
-    if driver:
-        needed = DRIVERS.get(cuda.partition(".")[0], 0)
-        remedy = f"Update the driver, or install a PyTorch for CUDA 12, which needs {DRIVERS['12']}."
-        found = f"{driver}; CUDA {cuda} needs {needed} or newer"
-        yield Check("NVIDIA driver", driver >= needed, found, remedy)
-    if 0 < capability < 7 and cuda != "12.6":
-        remedy = "Install a build for CUDA 12.6 (cu126); PyTorch 2.14 is the last that has one."
-        yield Check(
-            "age of the card",
-            False,
-            f"compute capability {capability}, and CUDA {cuda}",
-            remedy,
-        )
-    if card is None:
-        found = f"this PyTorch, built for CUDA {cuda}, finds no card"
-        yield Check(
-            "CUDA",
-            False,
-            found,
-            "Mend what is above; then see whether nvidia-smi lists the card.",
-        )
-        return
-    from .vram.budget import step_budget  # only now: it takes seconds
-    from .vram.trace import config_for
-
-    yield Check("CUDA", True, f"{cuda}, {card.name}")
     try:
         torch.ones(8, device="cuda").sum().item()
-    except RuntimeError as error:  # it has no kernels for such a card, or none is free
-        reason = str(error).splitlines()[0]
-        yield Check(
-            "a sum on the card", False, reason, "Install a PyTorch built for this card."
-        )
-    free, needed = (
-        torch.cuda.mem_get_info()[0] / 2**20,
-        step_budget(config_for(), 8, 358).reserved,
-    )
-    found = (
-        f"{free:,.0f} MiB; a step of 8 x 358 tokens reserves {needed:,.0f} (predicted)"
-    )
-    remedy = "Close what else uses the card (nvidia-smi lists it), and restart other notebooks' kernels."
-    yield Check("free VRAM", free >= needed, found, remedy)
+    except RuntimeError as error:  # an old driver, no card, a build for other cards
+        found = f"a sum on the card: {str(error).splitlines()[0]}"
+        yield Check("CUDA", False, found, INSTALL_TORCH)
+        return
+    yield Check("CUDA", True, f"{torch.version.cuda}, {torch.cuda.get_device_name()}")
+    free = torch.cuda.mem_get_info()[0] / 2**20
+    found = f"{free:,.0f} MiB; 8 rows of 358 tokens take {STEP_MIB:,} (predicted)"
+    remedy = "Close what else uses the card (nvidia-smi lists it), also other kernels."
+    yield Check("free VRAM", free >= STEP_MIB, found, remedy)
 
 
-def _needs(recipe: Recipe, folder: Path) -> Iterator[Check]:
-    """What the recipe needs beside packages and a card: room on the disk, its data, the Hub, its model."""
-    free, room, hub = (
-        shutil.disk_usage(folder).free / 1e9,
-        DISK_GB[recipe.profile],
-        hub_status(),
-    )
-    found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {room:g}"
-    yield Check("disk", free >= room, found, "Make room, or run this on another disk.")
-    elsewhere = {
-        "data": recipe.data in (HUB_DATA, "sample"),
-        "model": not NO_ID.match(recipe.model),
-    }
-    for what, name in (("data", recipe.data), ("model", recipe.model)):
-        there = (
-            (path := Path(name).expanduser()).is_dir()
-            or elsewhere[what]
-            and not path.is_file()
-        )
-        found = name if there else f"there is no folder {name}"
-        yield Check(
-            what,
-            there,
-            found,
-            f"AGNEWS_{what.upper()} must name a folder that is there.",
-        )
-    named = (
-        recipe.model not in ("mini", HUB_MODEL)
-        and not Path(recipe.model).expanduser().exists()
-    )
-    if named and (silent := why_unreachable()):
-        from huggingface_hub import try_to_load_from_cache
+def _disk(recipe: Recipe, folder: Path) -> Check:
+    """Check the free space on the disk."""
+    free = shutil.disk_usage(folder).free / 1e9
+    needed = DISK_GB[recipe.profile]
+    found = f"{free:,.1f} GB free; the profile '{recipe.profile}' needs {needed:g}"
+    remedy = "Make room, or run this on another disk."
+    return Check("disk", free >= needed, found, remedy)
 
-        hub = HubStatus(False, silent)
-        with suppress(ValueError):  # no id, and so no model
-            hub = HubStatus(
-                isinstance(try_to_load_from_cache(recipe.model, "config.json"), str),
-                silent,
-            )
-    if named or {recipe.model, recipe.data} & {HUB_MODEL, HUB_DATA}:
-        remedy = "Go online, or set AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini."
-        yield Check("Hugging Face Hub", hub.usable, hub.reason, remedy)
+
+def _sources(recipe: Recipe) -> Iterator[Check]:
+    """Check that data and model are here, or on the Hub or in its cache."""
+    yield _source("data", recipe.data, recipe.data == HUB_DATA)
+    if recipe.model == "mini":
+        yield _offline_model()
     else:
-        yield Check(
-            "Hugging Face Hub",
-            None,
-            f"not needed by the profile '{recipe.profile}' ({hub.reason})",
-        )
-    ok, found = True, "is here, and its SHA-256 is right"
+        yield _source("model", recipe.model, HUB_ID.match(recipe.model) is not None)
+
+
+def _source(what: str, name: str, on_hub: bool) -> Check:
+    """Check that a folder exists, or that the Hub or its cache has it."""
+    path = Path(name).expanduser()
+    if name == "sample" or path.is_dir():
+        return Check(what, True, name)
+    if path.exists() or not on_hub:
+        remedy = f"Set AGNEWS_{what.upper()} to an existing folder."
+        return Check(what, False, f"there is no folder {name}", remedy)
+    problem = why_unreachable()
+    ok = not problem or in_cache(name, what)
+    found = f"{name} ({problem or 'the Hugging Face Hub answers'})"
+    remedy = "Go online, or set AGNEWS_PROFILE=offline and AGNEWS_MODEL=mini."
+    return Check(what, ok, found, remedy)
+
+
+def _offline_model() -> Check:
+    """Check that the offline model can be made, or was made before."""
     try:
-        if damaged_files(
-            mini_place()
-        ):  # else it was made here before, and needs the package no longer
-            checked_file("model.safetensors"), checked_file("vocab.txt")
+        return Check("model", True, f"mini, in {mini_folder()}")
     except MiniUnavailable as error:
-        ok, found = (
-            False if recipe.model == "mini" else None,
-            str(error),
-        )  # None: it is not asked for
-    yield Check("offline model", ok, found)
+        return Check("model", False, "mini", str(error))

@@ -1,4 +1,4 @@
-"""How good is the classifier, and how far to trust it: F1, mistakes, calibration. Notebooks 04 and 06."""
+"""Use a classifier and measure it: logits, answers, F1, mistakes, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,24 +6,164 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from .model import class_names, label_mapping
-from .plumbing.errors import InvalidValue
+from .batching import PROGRESS_BAR_FROM_ROWS, make_loader, sorted_batches, tokenize
+from .model import (
+    check_model_and_tokenizer,
+    class_names,
+    label_mapping,
+    load_classifier,
+    run_facts,
+)
+from .plumbing.errors import InvalidValue, NonFiniteError
+from .plumbing.processes import over_processes, process_state
 from .plumbing.storage import write_json
-from .prediction import predict_logits
+from .plumbing.tables import problem_of
 from .recipe import LABELS, Recipe
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PreTrainedModel, split: Dataset, recipe: Recipe
+) -> torch.Tensor:
+    """Compute the logits of a tokenized split.
+
+    The model runs in eval mode, so without dropout, and is then put back into the mode
+    that it was in. In a multi-process run every process must call this; each computes a
+    share and receives the full result.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier, on the device to use.
+    split : Dataset
+        A split of the result of `tokenize`.
+    recipe : Recipe
+        Its `padding` decides to which length the rows are padded.
+
+    Returns
+    -------
+    torch.Tensor
+        [rows, classes], fp32, on the CPU; in the order of `split`.
+
+    Raises
+    ------
+    NonFiniteError
+        If a logit is NaN or infinite, because the weights are damaged.
+    """
+    state = process_state()
+    lengths = [recipe.pad_to or length for length in split["length"][:]]
+    batches = sorted_batches(lengths)[state.process_index :: state.num_processes]
+    loader = make_loader(split, batches, recipe, pad_token_id=model.config.pad_token_id)
+    logits = torch.zeros(len(split), model.config.num_labels)
+    is_quiet = len(split) <= PROGRESS_BAR_FROM_ROWS or not state.is_main_process
+    was_training = model.training
+    model.eval()
+    try:
+        progress = tqdm(batches, desc="predict", unit="batch", disable=is_quiet)
+        for indices, batch in zip(progress, loader):
+            output = model(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+            )
+            logits[indices] = output.logits.float().cpu()
+    finally:
+        model.train(was_training)
+    # The rows that other processes computed are zero in this one.
+    logits = over_processes(logits, "sum").cpu()
+    if not logits.isfinite().all():
+        raise NonFiniteError(
+            "Some logits are not finite: the model's weights are damaged. Train it "
+            "again, in fp32."
+        )
+    return logits
+
+
+def classify(
+    texts: Sequence[str], folder: str | Path, recipe: Recipe | None = None
+) -> pd.DataFrame:
+    """Label texts with the classifier saved in `folder`.
+
+    Parameters
+    ----------
+    texts : Sequence[str]
+        The texts; each is truncated to the length that the classifier was trained with.
+    folder : str or Path
+        A folder that `train` or ``save_pretrained`` wrote.
+    recipe : Recipe or None
+        Sets another length and padding than those of the classifier's own run.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per text: ``text``, ``label``, and then the probability of each class,
+        in a column with its name.
+
+    Raises
+    ------
+    InvalidValue
+        If `texts` is no list, is empty, or holds something that is no readable text, or
+        if model and tokenizer do not belong together.
+    FileNotFoundError
+        If the folder holds no classifier.
+    NonFiniteError
+        If the weights of the classifier are damaged.
+    """
+    if isinstance(texts, (str, dict, pd.DataFrame)):
+        raise InvalidValue(
+            f"classify() takes a list of texts, not a {type(texts).__name__}. Write "
+            "[text] for one text, or list(table['text']) for a column."
+        )
+    texts = list(texts)
+    if not texts:
+        raise InvalidValue("There are no texts to classify.")
+    for number, text in enumerate(texts, 1):
+        problem = problem_of(text)
+        if problem:
+            raise InvalidValue(f"Text {number} is one {problem}: {str(text)[:40]!r}.")
+    model, tokenizer = load_classifier(folder)
+    if recipe is None:
+        longest = {"max_length": min(512, tokenizer.model_max_length)}
+        recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
+    check_model_and_tokenizer(model, tokenizer, recipe.max_length)
+    model.to(process_state().device)
+    unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
+    split = tokenize(unlabelled, tokenizer, recipe)
+    probabilities = predict_logits(model, split, recipe).softmax(dim=1).numpy()
+    names = class_names(model)
+    labels = [names[index] for index in probabilities.argmax(axis=1)]
+    answers = pd.DataFrame({"text": texts, "label": labels})
+    by_class = pd.DataFrame(probabilities, columns=names)
+    return pd.concat([answers, by_class], axis="columns")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found.
+    """The result of `evaluate` or `score`.
 
-    accuracy : share of right answers; interval : its 95 % Wilson score interval, as (low, high).
-    macro_f1 : F1 averaged over the classes that occur, all alike. loss : mean cross-entropy in nats.
-    per_class : DataFrame, precision, recall, F1 and rows of each class.
-    confusion : DataFrame of counts, true class down, predicted class across.
-    answers : DataFrame, one line per row: true and predicted class, confidence (probability of the answer),
-    p_true (that of the true class), loss, text.
+    Parameters
+    ----------
+    rows : int
+        Number of rows.
+    accuracy : float
+        Share of correct answers.
+    interval : tuple[float, float]
+        Lower and upper end of the 95 % Wilson score interval of the accuracy.
+    macro_f1 : float
+        Unweighted mean of F1 over the classes that are true or predicted for any row.
+    loss : float
+        Mean cross-entropy in nats.
+    per_class : pd.DataFrame
+        ``precision``, ``recall``, ``f1`` and ``rows`` of each class.
+    confusion : pd.DataFrame
+        Counts; the true classes are the index, the predicted ones the columns.
+    answers : pd.DataFrame
+        For each row ``true`` and ``predicted`` class, ``confidence`` (probability of
+        the predicted class), ``p_true`` (that of the true class), ``loss``, ``text``.
     """
 
     rows: int
@@ -37,125 +177,241 @@ class Report:
 
     @property
     def worst(self) -> pd.DataFrame:
-        """The wrong answers by loss, the largest first."""
+        """The wrong answers, highest loss first."""
         wrong = self.answers["true"] != self.answers["predicted"]
         return self.answers[wrong].sort_values("loss", ascending=False, kind="stable")
 
     def __str__(self) -> str:
+        """Return accuracy, interval, rows, macro-F1 and loss on one line."""
         low, high = self.interval
-        share = f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, {self.rows:,} rows)"
-        return f"{share}, macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}"
+        return (
+            f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, "
+            f"{self.rows:,} rows), macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}"
+        )
 
     def to_dict(self) -> dict:
-        """The figures without the texts, for a JSON file."""
-        figures = {
-            name: getattr(self, name)
-            for name in ("rows", "accuracy", "interval", "macro_f1", "loss")
-        }
-        per_class, confusion = (
-            self.per_class.to_dict("index"),
-            self.confusion.values.tolist(),
-        )
-        return figures | {
+        """Return the figures without the texts, ready for JSON.
+
+        Returns
+        -------
+        dict
+            All fields except `answers`, as plain Python values.
+        """
+        return {
+            "rows": self.rows,
+            "accuracy": self.accuracy,
             "interval": list(self.interval),
-            "per_class": per_class,
-            "confusion": confusion,
+            "macro_f1": self.macro_f1,
+            "loss": self.loss,
+            "per_class": self.per_class.to_dict("index"),
+            "confusion": self.confusion.values.tolist(),
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict()` as JSON. May raise SaveError."""
+        """Write the result of `to_dict` as JSON.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; an existing one is overwritten.
+
+        Raises
+        ------
+        SaveError
+            If the file cannot be written.
+        """
         write_json(Path(path), self.to_dict())
 
 
-def evaluate(model, rows, recipe: Recipe) -> Report:
-    """Score `model` on tokenized rows (a split of `tokenize`'s result, with ``label`` and ``text``).
+def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
+    """Score a classifier on a tokenized split.
 
-    The classes are called what the model calls them, in its ``config.id2label``; those of the data are
-    found by their names. InvalidValue where the data has others.
+    The classes of the data are matched with those of the model by name. The report uses
+    the model's names, from its ``config.id2label``.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The classifier, on the device to use.
+    split : Dataset
+        A split of the result of `tokenize`, with ``label`` and ``text``.
+    recipe : Recipe
+        Its `padding` decides to which length the rows are padded.
+
+    Returns
+    -------
+    Report
+        The figures, and the answer for every row.
+
+    Raises
+    ------
+    InvalidValue
+        If the data has a class that the model does not know, or a label out of range.
+    NonFiniteError
+        If a logit is NaN or infinite.
     """
-    labels = np.asarray(label_mapping(model, rows))[rows["label"][:]]
-    logits = predict_logits(model, rows, recipe).numpy()
-    return score(logits, labels, rows["text"][:], class_names(model))
+    mapping = np.array(label_mapping(model, split))
+    labels = np.array(split["label"][:])
+    _check_labels(labels, len(mapping))
+    logits = predict_logits(model, split, recipe).numpy()
+    return score(logits, mapping[labels], split["text"][:], class_names(model))
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+    """Raise InvalidValue for a label that is no class index: -1 would be the last."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise InvalidValue(
+            f"Label {wrong[0]} is no class: {classes} classes have the labels 0 to "
+            f"{classes - 1}. Remove rows without a label."
+        )
 
 
 def score(
     logits: np.ndarray,
     labels: np.ndarray,
-    texts: list[str],
+    texts: Sequence[str],
     names: Sequence[str] = LABELS,
 ) -> Report:
-    """A `Report` from logits of shape [rows, classes] (or log-probabilities) and true labels of shape [rows].
+    """Compare logits with the true classes.
 
-    `names` has what each class is called, in the order of the logits; by default AG News' four.
+    Parameters
+    ----------
+    logits : np.ndarray
+        [rows, classes]; log-probabilities give the same result.
+    labels : np.ndarray
+        [rows], the index of the true class.
+    texts : Sequence[str]
+        The text of each row, for the list of answers.
+    names : Sequence[str]
+        Names of the classes in the order of the logits.
+
+    Returns
+    -------
+    Report
+        The figures, and the answer for every row.
+
+    Raises
+    ------
+    InvalidValue
+        If a logit is NaN or a label is out of range.
     """
     from scipy.special import log_softmax
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn import metrics
 
-    classes, called = range(len(names)), np.asarray(names)
-    log_p, predicted = log_softmax(logits, axis=-1), logits.argmax(-1)
+    classes = range(len(names))
+    names = np.array(names)
+    _check_labels(labels, len(names))
+    if np.isnan(logits).any():
+        raise InvalidValue("Some logits are NaN: the model's weights are damaged.")
+    log_p = log_softmax(logits, axis=1)
     losses = -log_p[np.arange(len(labels)), labels]
+    predicted = logits.argmax(axis=1)
     right = int((predicted == labels).sum())
-    columns = {
-        "true": called[labels],
-        "predicted": called[predicted],
-        "confidence": np.exp(log_p.max(-1)),
-    }
-    columns |= {"p_true": np.exp(-losses), "loss": losses, "text": texts}
-    figures = precision_recall_fscore_support(
+    by_class = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
-    table = dict(zip(("precision", "recall", "f1", "rows"), figures))
-    counts = confusion_matrix(labels, predicted, labels=classes)
+    counts = metrics.confusion_matrix(labels, predicted, labels=classes)
+    index = pd.Index(names, name="class")
     return Report(
         rows=len(labels),
         accuracy=right / len(labels),
         interval=wilson(right, len(labels)),
-        macro_f1=float(table["f1"][counts.sum(0) + counts.sum(1) > 0].mean()),
+        macro_f1=metrics.f1_score(labels, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
-        per_class=pd.DataFrame(table, pd.Index(names, name="class")),
-        confusion=pd.DataFrame(
-            counts, pd.Index(names, name="true"), pd.Index(names, name="predicted")
+        per_class=pd.DataFrame(
+            dict(zip(("precision", "recall", "f1", "rows"), by_class)), index
         ),
-        answers=pd.DataFrame(columns),
+        confusion=pd.DataFrame(counts, index.rename("true"), index.rename("predicted")),
+        answers=pd.DataFrame(
+            {
+                "true": names[labels],
+                "predicted": names[predicted],
+                "confidence": np.exp(log_p.max(axis=1)),
+                "p_true": np.exp(-losses),
+                "loss": losses,
+                "text": texts,
+            }
+        ),
     )
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval (1927) of a share: it stays inside 0 to 1 and holds for few rows, too."""
+    """Return the 95 % score interval of a share (Wilson, 1927).
+
+    It stays within 0 to 1 and is valid for few rows, too.
+
+    Parameters
+    ----------
+    right : int
+        Number of correct answers.
+    rows : int
+        Number of all answers.
+
+    Returns
+    -------
+    tuple[float, float]
+        Lower and upper end.
+    """
     from scipy.stats import binomtest  # SciPy comes with scikit-learn
 
-    return tuple(
-        map(float, binomtest(right, rows).proportion_ci(0.95, method="wilson"))
-    )
+    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Does 80 % mean 80 %? The answers by confidence in `bins` equally filled groups, least sure first.
+    """Compare confidence with accuracy in groups of equal size.
 
-    A line per group: ``rows``, mean ``confidence``, ``accuracy``, its Wilson interval ``low``, ``high``.
-    ValueError for fewer answers than groups.
+    A calibrated classifier is right in 80 % of the answers that it is 80 % sure of.
+
+    Parameters
+    ----------
+    answers : pd.DataFrame
+        ``true``, ``predicted`` and ``confidence``, as in `Report.answers`.
+    bins : int
+        Number of groups.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per group, least confident first: ``rows``, mean ``confidence``,
+        ``accuracy``, and the ends ``low`` and ``high`` of its 95 % Wilson interval.
+
+    Raises
+    ------
+    InvalidValue
+        If there are fewer answers than groups.
     """
     if not 1 <= bins <= len(answers):
         raise InvalidValue(
-            f"bins is {bins}; it must be from 1 to {len(answers)}, the number of answers."
+            f"bins is {bins}; it must be from 1 to {len(answers)}, the number of "
+            "answers."
         )
+    order = np.argsort(answers["confidence"].to_numpy(), kind="stable")
     groups = []
-    sure, right = (
-        answers["confidence"].to_numpy(),
-        (answers["true"] == answers["predicted"]).to_numpy(),
-    )
-    for part in np.array_split(np.argsort(sure, kind="stable"), bins):
-        rows, hits = len(part), int(right[part].sum())
-        groups.append((rows, sure[part].mean(), hits / rows, *wilson(hits, rows)))
+    for indices in np.array_split(order, bins):
+        group = answers.iloc[indices]
+        right = int((group["true"] == group["predicted"]).sum())
+        interval = wilson(right, len(group))
+        accuracy = right / len(group)
+        groups.append((len(group), group["confidence"].mean(), accuracy, *interval))
     return pd.DataFrame(
         groups, columns=["rows", "confidence", "accuracy", "low", "high"]
     )
 
 
 def calibration_error(groups: pd.DataFrame) -> float:
-    """Expected calibration error (Naeini et al., 2015): mean distance from confidence to accuracy."""
-    return float(
-        np.average(
-            (groups["accuracy"] - groups["confidence"]).abs(), weights=groups["rows"]
-        )
-    )
+    """Return the expected calibration error (Naeini et al., 2015).
+
+    Parameters
+    ----------
+    groups : pd.DataFrame
+        The result of `calibration`.
+
+    Returns
+    -------
+    float
+        Mean distance between confidence and accuracy, weighted by the groups' rows.
+    """
+    distances = (groups["accuracy"] - groups["confidence"]).abs()
+    return float(np.average(distances, weights=groups["rows"]))

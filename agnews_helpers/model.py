@@ -119,7 +119,7 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
     return model
 
 
-def _load(name: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+def _load(name, **options):
     """Load a classifier in fp32; also return the names of weights that were missing."""
     with _quiet(name):
         model, info = pretrained(
@@ -276,7 +276,7 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
 
 
 @contextmanager
-def _quiet(folder: str | Path) -> Iterator[None]:
+def _quiet(folder):
     """Silence transformers' report of a new head, and the progress bar of a folder."""
     with ExitStack() as afterwards:
         afterwards.callback(logging.set_verbosity, logging.get_verbosity())
@@ -332,24 +332,24 @@ def load_classifier(
     folder = Path(folder).expanduser()
     remedy = f"Run notebook 04, or: agnews train --output-dir {folder}"
     facts = run_facts(folder)
-    if (folder / storage.BEST).is_dir():
-        folder = folder / storage.BEST
+    best = folder / storage.BEST
+    is_run = (folder / storage.RUN_FILE).is_file()
+    if best.is_dir() and (is_run or not (folder / MODEL_FILES[0]).exists()):
+        folder = best
     for name in CLASSIFIER_FILES:
-        path = folder / name
-        if not path.exists():
+        if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder} holds no trained classifier (no {name}). {remedy}"
             )
-        path.open("rb").close()
     if facts and not facts.get("finished"):
         epoch = facts.get("epoch")
         progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"
         print(
-            f"note: the run in {folder.parent} is not finished; this is its classifier "
-            f"after {progress}."
+            f"note: the run that wrote {folder} is not finished; this is its "
+            f"classifier after {progress}."
         )
-    is_best = folder.name == storage.BEST
-    sums = None if facts and is_best else facts.get("files", {})
+    # Version 2 noted the checksums in its record; since then best/ has a manifest.
+    sums = None if "format" in facts else facts.get("files", {})
     if changed := storage.damaged_files(folder, sums):
         print(
             f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "
@@ -406,7 +406,7 @@ def run_facts(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder).expanduser()
     record = folder / storage.RUN_FILE
-    if folder.name == storage.BEST:
+    if folder.name == storage.BEST and not record.is_file():
         record = folder.parent / storage.RUN_FILE
     version_2 = folder / VERSION_2_RECORD
     try:

@@ -1,326 +1,458 @@
-"""Every figure of the notebooks. Each function takes results, draws, and returns its axes or figure.
+"""Every figure of the notebooks: each function draws one and returns its axes.
 
-The names of the classes come with the results. Colours are Okabe and Ito's, which colour-blind readers can
-tell apart; where there are more classes than colours, a hatching tells the rest.
+The colours are Okabe and Ito's, which people with colour-vision deficiency can tell
+apart. If there are more classes than colours, hatching distinguishes the rest.
 """
 
+import math
+
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from pandas import DataFrame, Series
+
+from .evaluation import Report
+from .runs import Run
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-SKY, RED, YELLOW, GREY, PALE = "#56B4E9", "#D55E00", "#F0E442", "#999999", "#D9D9D9"
-DARK_GREY, DARK_PURPLE = (
-    "#555555",
-    "#8C4A72",
-)  # for small text, which the paler ones leave hard to read
-COLOURS, HATCHES = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW], ("", "////", "....")
-STACKED = {
-    "stacked": True,
-    "width": 0.7,
-    "rot": 0,
-    "edgecolor": "white",
-    "linewidth": 0,
-    "legend": False,
-}
-WHITE = {
-    "facecolor": "white",
-    "edgecolor": "none",
-    "pad": 0.8,
-}  # behind a number that a line may run through
-CENTRE = {"ha": "center", "va": "center"}
+SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"
+GREY, PALE = "#999999", "#D9D9D9"
+DARK_PURPLE = "#8C4A72"  # for small text
+COLOURS = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW]
+HATCHES = ["", "////", "...."]
 # One colour for each part of the memory, the same in every figure
 PART_COLOURS = {
     "weights": BLUE,
     "gradients": SKY,
     "optimizer state": GREEN,
     "activations": ORANGE,
-}
-PART_COLOURS |= {
     "temporaries": YELLOW,
     "workspaces": PURPLE,
     "cached": PALE,
     "CUDA context": GREY,
 }
+_styled = plt.rc_context(
+    {
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+        "legend.frameon": False,
+        "text.parse_math": False,  # the dollar signs of a price are no formula
+    }
+)
+# Behind a text that a line may run through
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+BOX = {
+    "boxstyle": "round,pad=0.5",
+    "facecolor": "white",
+    "edgecolor": BLUE,
+    "linewidth": 1.5,
+}
+CENTRE = {"ha": "center", "va": "center"}
 
 
-def _figure(width=7.0, height=3.2, rows=1, columns=1, grid=(), **look):
-    """The panels of a new figure of so many inches, in reading order; `look` is of each panel."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        return figure.subplots(
-            rows, columns, squeeze=False, subplot_kw=look, **dict(grid)
-        ).ravel()
+@_styled
+def masks(panels: dict[str, np.ndarray], unit: str = "row") -> np.ndarray:
+    """Draw arrays of 0 and 1, such as attention masks, on one scale.
 
+    Parameters
+    ----------
+    panels : dict[str, np.ndarray]
+        Title and array, [rows, tokens], of each panel. 1 is blue, 0 is grey.
+    unit : str
+        What a row of the arrays is.
 
-def _finished(axes, legend="best", **look):
-    """The axes with what `look` says and, where it shows several things, a legend in that place of it."""
-    axes.set(**look)
-    figure, (handles, names) = axes.figure, axes.get_legend_handles_labels()
-    if legend == "outside right center":  # in the order of a stack
-        figure.legend(handles, names, loc=legend, frameon=False, reverse=True)
-    elif (
-        legend.startswith("outside") and len(names) > 1
-    ):  # as many in a line as there is room for
-        columns = max(
-            1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, names))))
-        )
-        figure.set_figheight(
-            figure.get_figheight() + 0.2 * ((len(names) - 1) // columns)
-        )
-        figure.legend(handles, names, loc=legend, frameon=False, ncols=columns)
-    elif len(names) > 1:
-        axes.legend(loc=legend, frameon=False)
-    plt.setp(
-        figure.findobj(plt.Text), parse_math=False
-    )  # a price in dollars is no formula
-    return axes
-
-
-def masks(panels: dict[str, np.ndarray], unit="row"):
-    """Arrays of 0 and 1 on one scale, such as attention masks: blue is text, grey is padding, or nothing."""
-    drawn = _figure(
-        9.0,
-        0.7 + 1.1 * len(panels),
-        rows=len(panels),
-        grid={"sharex": True},
-        ylabel=unit,
-    )
-    for axes, (name, mask) in zip(drawn, panels.items()):
-        how = {"aspect": "auto", "interpolation": "nearest", "vmin": 0, "vmax": 1}
-        axes.imshow(mask, ListedColormap([PALE, BLUE]), **how)
-        axes.set_title(name, loc="left")
-        axes.set_yticks(range(0, len(mask), 2))
-    axes.set(
-        xlabel="position in tokens",
-        xlim=(-0.5, max(mask.shape[1] for mask in panels.values()) - 0.5),
-    )
-    return drawn
-
-
-def bars(values, unit: str, title="", fmt="{:z,.2f}", reference: float | None = None):
-    """Horizontal bars with their numbers, and a line at `reference`.
-
-    `values` is a Series, or a DataFrame: then a group for each of its rows, and in it a bar for each column.
+    Returns
+    -------
+    np.ndarray
+        The axes, from top to bottom.
     """
-    table = pd.DataFrame(values)
-    [axes] = _figure(
-        7.5,
-        1.0 + (0.2 + 0.16 * len(table.columns)) * len(table),
-        xmargin=0.1,
-        title=title,
+    _, column = plt.subplots(
+        len(panels),
+        figsize=(9.0, 0.7 + 1.1 * len(panels)),
+        sharex=True,
+        squeeze=False,
     )
-    table.plot.barh(ax=axes, width=0.8, color=COLOURS, legend=False)
+    for axes, (title, mask) in zip(column.flat, panels.items()):
+        axes.imshow(
+            mask,
+            ListedColormap([PALE, BLUE]),
+            aspect="auto",
+            interpolation="nearest",
+            vmin=0,
+            vmax=1,
+        )
+        axes.set_title(title, loc="left")
+        axes.set(ylabel=unit, yticks=range(0, len(mask), 2))
+    longest = max(mask.shape[1] for mask in panels.values())
+    axes.set(xlabel="position in tokens", xlim=(-0.5, longest - 0.5))
+    return column.ravel()
+
+
+@_styled
+def bars(
+    values: Series | DataFrame,
+    unit: str,
+    title: str = "",
+    fmt: str = "{:z,.2f}",
+    reference: float | None = None,
+) -> Axes:
+    """Draw horizontal bars with their numbers.
+
+    Parameters
+    ----------
+    values : Series or DataFrame
+        One bar for each row. A DataFrame gives one group of bars for each row, with a
+        bar for each column.
+    unit : str
+        Label of the horizontal axis: what is counted or measured.
+    title : str
+        Title of the figure.
+    fmt : str
+        Format of the numbers.
+    reference : float or None
+        Where to draw a dashed line.
+
+    Returns
+    -------
+    Axes
+        The axes.
+    """
+    table = DataFrame(values)
+    group_height = 0.2 + 0.16 * len(table.columns)
+    height = 1.0 + group_height * len(table)
+    axes = table.plot.barh(figsize=(7.5, height), width=0.8, legend=False)
     for group in axes.containers:
         axes.bar_label(group, fmt=fmt, padding=3, bbox=WHITE)
     if reference is not None:
         axes.axvline(reference, color=GREY, linestyle="--")
-    return _finished(
-        axes,
-        "outside lower center",
+    axes.set(
+        title=title,
         xlabel=unit,
-        ylabel="",
-        ylim=(len(table) - 0.5, -0.5),
+        ylabel=table.index.name or "",
+        xmargin=0.1,
     )
+    axes.invert_yaxis()
+    if len(table.columns) > 1:
+        _legend_outside(axes, "outside lower center")
+    return axes
 
 
-def diagram(boxes: dict[str, tuple], arrows):
-    """Boxes with words inside and their names above, and arrows between them.
+def _legend_outside(axes: Axes, place: str) -> None:
+    """Add a legend above or below the axes, and the height for all of its lines."""
+    figure = axes.figure
+    _, names = axes.get_legend_handles_labels()
+    column_width = 0.7 + 0.09 * max(map(len, names))  # inches
+    columns = max(1, int(figure.get_figwidth() / column_width))
+    more_lines = (len(names) - 1) // columns
+    figure.set_figheight(figure.get_figheight() + 0.2 * more_lines)
+    figure.legend(loc=place, ncols=columns)
 
-    `boxes` has (x, y, words) by name, where neighbours are 1 apart; `arrows` has (from, to, words on it).
+
+@_styled
+def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
+    """Draw boxes with words inside, their names above, and arrows between them.
+
+    Parameters
+    ----------
+    boxes : dict[str, tuple]
+        x, y and words of each box, by its name; neighbours are 1 apart.
+    arrows : list[tuple]
+        Name of the box where an arrow starts, of the one where it ends, and the words
+        on the arrow.
+
+    Returns
+    -------
+    Axes
+        The axes.
     """
-    across, up = ({place[axis] for place in boxes.values()} for axis in (0, 1))
-    limits = {
-        "xlim": (min(across) - 0.5, max(across) + 0.5),
-        "ylim": (min(up) - 0.5, max(up) + 0.7),
-    }
-    [axes] = _figure(10.0, 1.5 * (max(up) - min(up) + 1), **limits)
+    places = np.array([box[:2] for box in boxes.values()])
+    left, bottom = places.min(axis=0) - 0.5
+    right, top = places.max(axis=0) + 0.5
+    _, axes = plt.subplots(figsize=(10.0, 1.5 * (top - bottom)))
+    axes.set(xlim=(left, right), ylim=(bottom, top + 0.2))
     axes.set_axis_off()
-    look, drawn = (
-        {
-            "boxstyle": "round,pad=0.5",
-            "facecolor": "white",
-            "edgecolor": BLUE,
-            "linewidth": 1.5,
-        },
-        {},
-    )
+    outlines = {}
     for name, (x, y, words) in boxes.items():
-        drawn[name] = axes.text(
-            x, y, words, fontsize=9, bbox=look, **CENTRE
-        ).get_bbox_patch()
-        above = {
-            "xycoords": drawn[name],
-            "xytext": (0, 5),
-            "textcoords": "offset points",
-            "in_layout": False,
-        }
-        axes.annotate(name, (0.5, 1), ha="center", fontweight="bold", **above)
+        text = axes.text(x, y, words, fontsize=9, bbox=BOX, **CENTRE)
+        outlines[name] = text.get_bbox_patch()
+        axes.annotate(
+            name,
+            (0.5, 1),
+            (0, 5),
+            xycoords=outlines[name],
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+            in_layout=False,
+        )
     for start, end, words in arrows:
-        (x, y, _), (to_x, to_y, _) = boxes[start], boxes[end]
-        rise = (to_y - y) * (
-            x == to_x
-        )  # upright arrows leave room for the name above a box
+        x, y, _ = boxes[start]
+        to_x, to_y, _ = boxes[end]
+        rise = to_y - y if x == to_x else 0
         arrow = {
             "arrowstyle": "-|>",
             "color": ORANGE,
-            "patchA": drawn[start],
-            "patchB": drawn[end],
+            "patchA": outlines[start],
+            "patchB": outlines[end],
+            # An upright arrow leaves room for the name above the lower box.
+            "shrinkA": 18 if rise > 0 else 3,
+            "shrinkB": 18 if rise < 0 else 3,
         }
-        arrow |= {"shrinkA": 18 if rise > 0 else 3, "shrinkB": 18 if rise < 0 else 3}
-        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow, in_layout=False)
-        axes.text(
-            (x + to_x) / 2, (y + to_y) / 2, words, fontsize=9, bbox=WHITE, **CENTRE
-        )
-    return _finished(axes)
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
+        middle = (x + to_x) / 2, (y + to_y) / 2
+        axes.text(*middle, words, fontsize=9, bbox=WHITE, **CENTRE)
+    return axes
 
 
-def training_curves(run):
-    """The loss of every step with its running mean; the losses of each epoch; the accuracy of each epoch."""
-    left, middle, right = panels = _figure(10.0, 3.2, columns=3)
-    loss, history, classes = run.steps["loss"], run.history, run.model.config.num_labels
+def _mean_of_20(loss: Series) -> Series:
+    """Smooth a curve: the mean of each step and the 19 before."""
+    return loss.rolling(20, min_periods=1).mean()
+
+
+@_styled
+def training_curves(run: Run) -> np.ndarray:
+    """Draw the loss of every step, the losses of each epoch, and the accuracy of each.
+
+    Parameters
+    ----------
+    run : Run
+        The result of `train`, finished or not.
+
+    Returns
+    -------
+    np.ndarray
+        The three axes, from left to right.
+    """
+    _, panels = plt.subplots(1, 3, figsize=(10.0, 3.2))
+    left, middle, right = panels
+    loss = run.steps["loss"]
     left.plot(loss, color=SKY, linewidth=0.8, label="each step")
-    left.plot(
-        loss.rolling(20, min_periods=1).mean(), color=BLUE, label="mean of 20 steps"
-    )
+    left.plot(_mean_of_20(loss), label="mean of 20 steps")
+    classes = run.model.config.num_labels
     left.axhline(
-        np.log(classes), color=GREY, linestyle="--", label=f"guessing, ln {classes}"
+        math.log(classes),
+        color=GREY,
+        linestyle="--",
+        label=f"guessing, ln {classes}",
     )
-    _finished(
-        left,
+    left.set(
+        title="Training loss",
         xlabel="step",
         ylabel="loss in nats",
         ylim=(0, None),
-        title="Training loss",
     )
-    middle.plot(history["train_loss"], color=BLUE, marker="s", label="training")
-    middle.plot(
-        history["validation_loss"], color=ORANGE, marker="^", label="validation"
-    )
-    right.plot(
-        history["validation_accuracy"], color=GREEN, marker="o", label="validation"
-    )
-    for axes in panels[1:]:
-        if run.best_epoch:  # none yet where the run was stopped in its first epoch
+    epochs = run.history
+    middle.plot(epochs["train_loss"], "s-", label="training")
+    middle.plot(epochs["validation_loss"], "^-", label="validation")
+    middle.set(title="Loss by epoch", ylabel="loss in nats", ylim=(0, None))
+    right.plot(epochs["validation_accuracy"], "o-", color=GREEN, label="validation")
+    right.set(title="Accuracy by epoch", ylabel="accuracy", ylim=(0, 1.05))
+    for axes in (middle, right):
+        axes.set(xlabel="epoch", xticks=epochs.index)
+        if run.best_epoch:
             axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
-        _finished(axes, xlabel="epoch", xticks=history.index)
-    middle.set(ylabel="loss in nats", title="Loss by epoch", ylim=(0, None))
-    right.set(ylabel="accuracy", title="Accuracy by epoch", ylim=(0, 1.05))
+    for axes in panels:
+        axes.legend()
     return panels
 
 
-def confusion_matrix(report):
-    """Counts, true class down and predicted class across, shaded by the share of the true class."""
+@_styled
+def confusion_matrix(report: Report) -> Axes:
+    """Draw the counts of a confusion matrix, shaded by the share of the true class.
+
+    Parameters
+    ----------
+    report : Report
+        The result of `evaluate` or `score`.
+
+    Returns
+    -------
+    Axes
+        The axes; each row is a true class, each column a predicted one.
+    """
     counts = report.confusion
-    inches = 0.6 if len(counts) <= 8 else 0.45  # of a cell
-    [axes] = _figure(
-        *(np.array([2.4, 1.4]) + inches * len(counts)),
+    places = range(len(counts))
+    cell = 0.6 if len(counts) <= 8 else 0.45  # inches
+    side = cell * len(counts)
+    _, axes = plt.subplots(figsize=(2.4 + side, 1.4 + side))
+    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis="index")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares.iat[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:,}", color=colour, **CENTRE)
+    axes.set_xticks(places, counts.columns)
+    axes.set_yticks(places, counts.index)
+    if max(map(len, counts.columns)) > 14 * cell + 1:
+        axes.tick_params("x", rotation=90)
+    axes.spines[:].set_visible(False)
+    axes.set(
+        title=f"{report.accuracy:.1%} of {report.rows:,} rows right",
         xlabel="predicted",
         ylabel="true",
     )
-    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis="index")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.5 else "black"
-        axes.text(j, i, f"{counts.iat[i, j]:,}", fontsize=9, color=colour, **CENTRE)
-    axes.set_xticks(range(len(counts)), counts.columns)
-    axes.set_yticks(range(len(counts)), counts.index)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(
-        "x", rotation=0 if max(map(len, counts.columns)) < 14 * inches + 1 else 90
-    )
-    return _finished(axes, title=f"{report.accuracy:.1%} of {report.rows:,} rows right")
+    return axes
 
 
-def coverage(answers: pd.DataFrame, strangers):
-    """How often the surest answers (`Report.answers`) are right, against how many of them one takes.
+@_styled
+def coverage(answers: DataFrame, strangers: list[float]) -> Axes:
+    """Draw how often the most confident answers are right, by how many are accepted.
 
-    `strangers` has the confidences of texts that belong to no class: how many of them one takes as well.
+    Parameters
+    ----------
+    answers : DataFrame
+        ``true``, ``predicted`` and ``confidence``, as in `Report.answers`.
+    strangers : list[float]
+        Confidences of texts that belong to no class; drawn is the share of them that is
+        accepted as well.
+
+    Returns
+    -------
+    Axes
+        The axes.
     """
-    sure = answers.sort_values("confidence", ascending=False, kind="stable")
-    shares = 100 * np.arange(1, len(sure) + 1) / len(sure)
-    right = 100 * (sure["true"] == sure["predicted"]).expanding().mean()
-    taken = [
-        100 * np.mean(np.asarray(strangers) >= least) for least in sure["confidence"]
-    ]
-    [axes] = _figure(
-        6.0, 3.4, xlabel="% of the test rows answered, the surest first", ylabel="%"
+    ranked = answers.sort_values("confidence", ascending=False, kind="stable")
+    right = (ranked["true"] == ranked["predicted"]).expanding().mean()
+    confidences = np.asarray(strangers)
+    taken = [np.mean(confidences >= least) for least in ranked["confidence"]]
+    shares = {"right of those answered": right, "off-topic texts answered, too": taken}
+    percent = 100 * DataFrame(shares)
+    percent.index = 100 * np.arange(1, len(ranked) + 1) / len(ranked)
+    axes = percent.plot(
+        figsize=(6.0, 3.4),
+        color=[BLUE, RED],
+        style=["-", "--"],
+        legend=False,
     )
-    axes.plot(shares, right, color=BLUE, label="right of those answered")
-    axes.plot(
-        shares, taken, color=RED, linestyle="--", label="off-topic texts answered, too"
+    axes.set(
+        xlabel="% of the test rows answered, most confident first",
+        ylabel="%",
+        ylim=(0, 103),
     )
-    return _finished(axes, "outside lower center", ylim=(0, 103))
+    _legend_outside(axes, "outside lower center")
+    return axes
 
 
-def gallery(losses: dict[str, pd.DataFrame]):
-    """The losses of several recipes, each in a panel of its own with that of the first in grey behind it.
+@_styled
+def gallery(losses: dict[str, DataFrame]) -> np.ndarray:
+    """Draw the losses of several recipes, each beside that of the first one in grey.
 
-    `losses` has by the panel's title the loss of every step, a column for each seed; drawn is the mean of the
-    seeds and of 20 steps.
+    Parameters
+    ----------
+    losses : dict[str, DataFrame]
+        The loss of every step, with one column per seed, by the title of its panel.
+        Drawn is the mean over the seeds and over 20 steps.
+
+    Returns
+    -------
+    np.ndarray
+        The axes in reading order, four in a row.
     """
-    smooth = {
-        name: table.mean(axis=1).rolling(20, min_periods=1).mean()
-        for name, table in losses.items()
-    }
-    rows, (first, *_) = -(-len(losses) // 4), smooth.values()
-    panels = _figure(
-        10.0, 2.0 * rows, rows=rows, columns=4, grid={"sharex": True, "sharey": True}
+    rows = math.ceil(len(losses) / 4)
+    _, grid = plt.subplots(
+        rows,
+        4,
+        figsize=(10.0, 2.0 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
-    for axes, (name, curve) in zip(panels, smooth.items()):
-        for line, colour in ((first, GREY), (curve, BLUE)):
-            axes.plot(100 * line.index / line.index.max(), line, color=colour)
-        axes.set_title(name, fontsize=9)
-    plt.setp(panels[-4:], xlabel="% of the steps")
-    plt.setp(panels[::4], ylabel="loss in nats")
-    _finished(axes, ylim=(0, None))
-    return panels
+    first, *_ = losses.values()
+    for axes, (title, table) in zip(grid.flat, losses.items()):
+        for seeds, colour in ((first, GREY), (table, BLUE)):
+            loss = _mean_of_20(seeds.mean(axis=1))
+            axes.plot(100 * loss.index / loss.index.max(), loss, color=colour)
+        axes.set_title(title, fontsize=9)
+    axes.set_ylim(bottom=0)
+    plt.setp(grid[-1], xlabel="% of the steps")
+    plt.setp(grid[:, 0], ylabel="loss in nats")
+    return grid.ravel()
 
 
-def probabilities(table: pd.DataFrame):
-    """The class probabilities of a few texts (the result of `classify`) as stacked bars."""
-    [axes] = _figure(8.0, 0.9 + 0.42 * len(table))
-    table.iloc[:, 2:].plot.barh(
-        ax=axes, color=COLOURS, **STACKED
-    )  # after text and label, the classes
-    for i, part in enumerate(axes.containers):
-        plt.setp(part, hatch=HATCHES[i // len(COLOURS) % len(HATCHES)])
-    axes.set_yticklabels(
-        [text if len(text) < 48 else text[:45] + "..." for text in table["text"]]
+@_styled
+def probabilities(table: DataFrame) -> Axes:
+    """Draw the class probabilities of a few texts as stacked bars.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The result of `classify`: text, label, and a column for each class.
+
+    Returns
+    -------
+    Axes
+        The axes.
+    """
+    axes = table.iloc[:, 2:].plot.barh(
+        figsize=(8.0, 0.9 + 0.42 * len(table)),
+        stacked=True,
+        width=0.7,
+        edgecolor="white",
+        legend=False,
     )
+    for number, part in enumerate(axes.containers):
+        hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
+        plt.setp(part, hatch=hatch)
+    texts = [text if len(text) < 48 else text[:45] + "..." for text in table["text"]]
+    axes.set_yticklabels(texts)
     axes.invert_yaxis()
-    return _finished(
-        axes, "outside upper center", xlabel="probability", ylabel="", xlim=(0, 1)
-    )
+    axes.set(xlabel="probability", xlim=(0, 1))
+    _legend_outside(axes, "outside upper center")
+    return axes
 
 
+@_styled
 def vram_bars(
-    table: pd.DataFrame,
+    table: DataFrame,
     vram_gib: float,
     taken_gib: dict[str, float] | None = None,
-    axes=None,
-):
-    """Stacked bars of `vram.budget.budget_table`'s rows in GiB, with the card's memory drawn as a line.
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw the parts of the memory of a training step as stacked bars.
 
-    `taken_gib` draws a line for each system, below the card's by what that system takes.
+    Parameters
+    ----------
+    table : DataFrame
+        MiB of each part (the keys of `PART_COLOURS`), one row for each attention
+        implementation and number of tokens per row (its index).
+    vram_gib : float
+        Memory of the card in GiB, drawn as a line.
+    taken_gib : dict[str, float] or None
+        GiB that an operating system takes, by its name; the rest is drawn as a
+        line.
+    axes : Axes or None
+        Where to draw; None for a new figure.
+
+    Returns
+    -------
+    Axes
+        The axes.
     """
-    axes = _figure(8.0, 3.8)[0] if axes is None else axes
+    if axes is None:
+        _, axes = plt.subplots(figsize=(8.0, 3.8))
     parts = table[list(PART_COLOURS)] / 1024
     parts.plot.bar(
         ax=axes,
+        stacked=True,
+        width=0.7,
         color=PART_COLOURS,
-        xlabel="tokens per row, attention",
-        ylabel="GiB",
-        **STACKED,
+        legend=False,
     )
     lines = [(vram_gib, "GiB on the card", RED, "--", 4)]
     for system, taken in (taken_gib or {}).items():
         lines.append((vram_gib - taken, f"left by {system}", DARK_PURPLE, ":", -12))
-    for height, words, colour, style, points in lines:
-        axes.axhline(height, color=colour, linestyle=style, linewidth=1.2)
-        look = {"textcoords": "offset points", "color": colour, "fontsize": 9}
-        axes.annotate(f"{height:.2f} {words}", (-0.4, height), (0, points), **look)
+    for gib, words, colour, style, points in lines:
+        axes.axhline(gib, color=colour, linestyle=style, linewidth=1.2)
+        axes.annotate(
+            f"{gib:.2f} {words}",
+            (-0.4, gib),
+            (0, points),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+        )
     totals = parts.sum(axis=1)
     axes.bar_label(
         axes.containers[-1],
@@ -329,47 +461,53 @@ def vram_bars(
         padding=1.5,
         bbox=WHITE,
     )
-    axes.set_xticklabels(
-        [f"{length}\n{attention}" for attention, length in table.index]
+    names = [f"{tokens}\n{attention}" for attention, tokens in table.index]
+    axes.set_xticklabels(names, rotation=0)
+    axes.set(
+        xlabel="tokens per row, attention",
+        ylabel="GiB",
+        ylim=(0, max(vram_gib, *totals) * 1.12),
     )
-    return _finished(
-        axes, "outside right center", ylim=(0, max(vram_gib, *totals) * 1.12)
-    )
+    axes.figure.legend(loc="outside right center", reverse=True)
+    return axes
 
 
-def vram_timeline(table: pd.DataFrame):
-    """Memory over one step, stacked by category (`vram.budget.timeline`), with its phases named above."""
-    [axes] = _figure(
-        8.0, 3.8, xlabel="allocations and releases, in order", ylabel="GiB", xmargin=0
+@_styled
+def vram_timeline(table: DataFrame) -> Axes:
+    """Draw the memory over one training step, stacked by part.
+
+    Parameters
+    ----------
+    table : DataFrame
+        MiB of each part after every allocation and release, and in ``phase`` the name
+        of the part of the step, such as "forward".
+
+    Returns
+    -------
+    Axes
+        The axes.
+    """
+    parts = table[[name for name in PART_COLOURS if name in table]] / 1024
+    axes = parts.plot.area(
+        figsize=(8.0, 3.8),
+        color=PART_COLOURS,
+        linewidth=0,
+        legend=False,
     )
-    parts = table[[part for part in PART_COLOURS if part in table]] / 1024
-    axes.stackplot(
-        table.index,
-        parts.T,
-        colors=parts.columns.map(PART_COLOURS),
-        labels=parts.columns,
-    )
-    top, phases = parts.sum(axis=1).max(), table["phase"]
-    for _, phase in phases.groupby((phases != phases.shift()).cumsum()):
+    top = parts.sum(axis=1).max()
+    phases = table["phase"]
+    numbers = (phases != phases.shift()).cumsum()
+    for _, phase in phases.groupby(numbers):
+        start = phase.index[0]
+        middle = start + len(phase) / 2
         if len(phase) > 0.04 * len(table):
-            axes.axvline(phase.index[0], color=GREY, linewidth=0.8)
-            axes.text(
-                phase.index[0] + len(phase) / 2, top * 1.04, phase.iloc[0], ha="center"
-            )
-    return _finished(axes, "outside right center", ylim=(0, top * 1.15))
-
-
-def gpu_picture(
-    card, table: pd.DataFrame, note: str, taken_gib: dict[str, float] | None, title: str
-):
-    """The picture of the README: left, the card's facts; right, the memory of a training step."""
-    left, right = _figure(11.0, 4.6, columns=2, grid={"width_ratios": (1, 1.5)})
-    left.set_axis_off()
-    left.set_title(card.name, loc="left", fontweight="bold", fontsize=13)
-    for i, (name, value) in enumerate(card.facts()):
-        left.text(0.0, 0.9 - 0.11 * i, name, color=DARK_GREY)
-        left.text(0.5, 0.9 - 0.11 * i, value)
-    left.text(0.0, 0.02, note, color=DARK_GREY, fontsize=9, va="bottom")
-    vram_bars(table, card.vram_gib, taken_gib, right)
-    right.set_title(title, loc="left")
-    return left.figure
+            axes.axvline(start, color=GREY, linewidth=0.8)
+            axes.text(middle, top * 1.04, phase.iloc[0], ha="center")
+    axes.set(
+        xlabel="allocations and releases, in order",
+        ylabel="GiB",
+        xmargin=0,
+        ylim=(0, top * 1.15),
+    )
+    axes.figure.legend(loc="outside right center", reverse=True)
+    return axes

@@ -17,9 +17,49 @@ PROFILE_NAMES = ("offline", "laptop", "full")
 class Recipe:
     """The recipe of the tutorial: DistilBERT, batches of 8, Adam at 2e-5, four epochs.
 
-    What each number means, and why it is this one, stands beside it in the source:
-    ``Recipe??`` shows it in a notebook. A recipe cannot be changed; `replace` makes a
-    changed copy.
+    A recipe cannot be changed; `replace` makes a changed copy.
+
+    Parameters
+    ----------
+    profile : str
+        The size: "offline", "laptop" or "full".
+    model : str
+        A Hub id, a folder written by save_pretrained, or "mini" (the offline model).
+    data : str
+        The Hub id fancyzhx/ag_news, a folder with train and test files, or "sample".
+    label_column : str | None
+        The name of the column of labels; None: found by data.load_data.
+    text_columns : str | None
+        The names of the columns of text, with commas between; None: found.
+    train_rows : int | None
+        Rows to draw, the same share from each class; None: all.
+    test_rows : int | None
+        The same for the test rows.
+    validation_share : float
+        Share of the training rows held out to choose the best epoch.
+    max_length : int
+        Tokens after which a text is cut; DistilBERT has 512 positions.
+    padding : str
+        "longest" pads to the longest row of the batch, "max_length" to max_length.
+    group_by_length : bool
+        Whether batches are made of rows of similar length.
+    batch_size : int
+        Rows per step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05).
+    micro_batch_size : int | None
+        Rows per forward/backward pass (gradient accumulation); None: the whole batch.
+    gradient_checkpointing : bool
+        Recompute activations in the backward pass instead of storing them.
+    class_weights : str | None
+        "balanced": rows of rare classes weigh more in the loss; None: all alike.
+    learning_rate : float
+        Adam's learning rate, as in datascience.stackexchange.com question 64583.
+    epochs : int
+        Passes over the training rows; 4 with batch 8 is in the grid of Turc et al.
+        2019.
+    precision : str
+        "fp32", "bf16" or "fp16"; GTX 16xx cards have no tensor cores: stay with fp32.
+    seed : int
+        Decides everything random: subset, split, new weights, batch order, dropout.
 
     Raises
     ------
@@ -28,43 +68,24 @@ class Recipe:
         allowed.
     """
 
-    # the size: "offline", "laptop" or "full"
     profile: str = "full"
-    # a Hub id, a folder written by save_pretrained, or "mini" (the offline model)
     model: str = HUB_MODEL
-    # this Hub id, a folder with train and test files, or "sample"
     data: str = HUB_DATA
-    # the name of the column of labels; None: found by data.load_data
     label_column: str | None = None
-    # the names of the columns of text, with commas between; None: found
     text_columns: str | None = None
-    # rows to draw, the same share from each class; None: all
     train_rows: int | None = None
-    # the same for the test rows
     test_rows: int | None = None
-    # share of the training rows held out to choose the best epoch
     validation_share: float = 0.05
-    # tokens after which a text is cut; DistilBERT has 512 positions
     max_length: int = 512
-    # "longest" pads to the longest row of the batch, "max_length" to max_length
     padding: str = "longest"
-    # whether batches are made of rows of similar length
     group_by_length: bool = True
-    # rows per step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05)
     batch_size: int = 8
-    # rows per forward/backward pass (gradient accumulation); None: the whole batch
     micro_batch_size: int | None = None
-    # recompute activations in the backward pass instead of storing them
     gradient_checkpointing: bool = False
-    # "balanced": rows of rare classes weigh more in the loss; None: all alike
     class_weights: str | None = None
-    # Adam's learning rate, as in datascience.stackexchange.com question 64583
     learning_rate: float = 2e-5
-    # passes over the training rows; 4 with batch 8 is in the grid of Turc et al. 2019
     epochs: int = 4
-    # "fp32", "bf16" or "fp16"; GTX 16xx cards have no tensor cores: stay with fp32
     precision: str = "fp32"
-    # decides everything random: subset, split, new weights, batch order, dropout
     seed: int = 42
     # why this profile was chosen; only for display, so not a field
     reason = "as given"

@@ -9,9 +9,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ from .recipe import Recipe
 FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 CHECKPOINTS_KEPT = 2
 OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+FINISHED_FILES = (
+    f"{storage.BEST}/{storage.MANIFEST}",
+    storage.HISTORY,
+    storage.STEPS,
+)
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -163,7 +169,7 @@ class OpenRun:
         self.is_finished = False
         self._record = {}  # what run.json says
 
-    def __enter__(self) -> "OpenRun":
+    def __enter__(self):
         with ExitStack() as held:
             if is_main():
                 self._lock_and_prepare(held)
@@ -174,10 +180,10 @@ class OpenRun:
         self.saved_at = time.perf_counter()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._held.close()
 
-    def _lock_and_prepare(self, held: ExitStack) -> None:
+    def _lock_and_prepare(self, held):
         """Lock the folder and try to write, so that it fails before the first epoch."""
         source = self.model.name_or_path
         best = self.path / storage.BEST
@@ -188,7 +194,8 @@ class OpenRun:
             self.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.folder_lock(self.path))
             self.checkpoints.mkdir(exist_ok=True)
-            held.callback(storage.remove_if_empty, self.checkpoints)
+            self._stat = self.checkpoints.stat()
+            held.callback(_remove_if_empty, self.checkpoints)
             (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except (OSError, UnicodeError) as error:
             problem = f"{self.path} cannot be written: {error}"
@@ -196,11 +203,11 @@ class OpenRun:
         storage.remove_partial(self.path)
         storage.remove_partial(self.checkpoints)
 
-    def _check_room(self) -> None:
+    def _check_room(self):
         """Check that the disk has room for a checkpoint."""
         # Weights, Adam's two means, and a copy of the best weights.
         needed = 4 * sum(weight.nbytes for weight in self.model.parameters())
-        disk = shutil.disk_usage(self.path)
+        disk = shutil.disk_usage(self.checkpoints)
         # Some file systems report no size.
         if disk.total and disk.free < needed and not self.is_finished:
             raise SaveError(
@@ -208,7 +215,7 @@ class OpenRun:
                 f"{disk.free / 2**20:,.0f} are free. Make room. {ANOTHER_FOLDER}"
             )
 
-    def _choose_start(self) -> None:
+    def _choose_start(self):
         """Look at what is in the folder: nothing, this run, or something else."""
         self._record = self._read_record()
         if not self.resume:
@@ -217,7 +224,8 @@ class OpenRun:
         other_run = ""
         if self._record.get("finished"):
             other_run = differences(self._record["identity"], self.identity)
-            damaged = storage.damaged_files(self.path, self._record["files"])
+            damaged = storage.damaged_files(self.path / storage.BEST)
+            damaged += storage.damaged_files(self.path, self._record["files"])
             if not other_run and not damaged:
                 self.is_finished = True
                 self._remove_checkpoints(self.identity)
@@ -238,27 +246,28 @@ class OpenRun:
             problem = f"{self.path} holds no unfinished run that could be resumed"
             raise ResumeError(f"{problem}. {START_OVER}")
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_record(self):
         """Return what run.json says; refuse foreign files, set a damaged run aside."""
         path = self.path / storage.RUN_FILE
         foreign = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
-        try:
-            if not foreign or path.is_file():
+        if path.is_file():
+            try:
                 return storage.read_record(path)
-        except Damaged as error:
-            if not os.path.lexists(path):
-                return {}
-            if path.is_file() and b'"checksum"' in path.read_bytes():
-                for name in (storage.RUN_FILE, *foreign):
-                    storage.set_aside(self.path / name, str(error))
-                return {}
+            except Damaged as error:
+                if b'"checksum"' in path.read_bytes():
+                    for name in (*foreign, storage.RUN_FILE):
+                        storage.set_aside(self.path / name, str(error))
+                    return {}
+        if os.path.lexists(path):
             foreign.append(storage.RUN_FILE)
+        if not foreign:
+            return {}
         raise SaveError(
             f"{self.path} holds {', '.join(foreign)}, which no run of this version "
             f"wrote. {ANOTHER_FOLDER} Or move them away."
         )
 
-    def _newest_checkpoint(self) -> Path | None:
+    def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""
         for path in find_checkpoints(self.path):
             try:
@@ -282,7 +291,7 @@ class OpenRun:
             return path
         return None
 
-    def _remove_checkpoints(self, identity: dict[str, Any] | None = None) -> None:
+    def _remove_checkpoints(self, identity=None):
         """Delete all checkpoints, or only those of the run with this identity."""
         for path in find_checkpoints(self.path):
             with suppress(Damaged):
@@ -304,11 +313,13 @@ class OpenRun:
         self.model.to(state.device)
         load_weights(self.model, self.path / storage.BEST)
         facts = run_facts(self.path)
+        # Otherwise pandas 2 loses the last digit.
+        read_table = partial(pd.read_csv, index_col=0, float_precision="round_trip")
         return Run(
             self.model,
             self.path,
-            _read_table(self.path / storage.HISTORY),
-            _read_table(self.path / storage.STEPS),
+            read_table(self.path / storage.HISTORY),
+            read_table(self.path / storage.STEPS),
             facts["epoch"],
             facts["seconds"],
         )
@@ -360,10 +371,7 @@ class OpenRun:
         """
         training = training_state(self.optimizer, self.model.device)
         if is_main():
-            if not self.checkpoints.exists():
-                raise SaveError(
-                    f"{self.checkpoints} was deleted or renamed. Put it back."
-                )
+            self._check_folder()
             self.newest = write_checkpoint(
                 self.checkpoints,
                 self.model,
@@ -381,12 +389,19 @@ class OpenRun:
         self.saved_at = time.perf_counter()
         state.lap()  # saving is no training time
 
-    def _facts(self) -> dict[str, Any]:
+    def _check_folder(self):
+        """Check that the folder is still there, and still the one that is locked."""
+        with suppress(OSError):
+            if os.path.samestat(self.checkpoints.stat(), self._stat):
+                return
+        raise SaveError(f"{self.checkpoints} was deleted or renamed. Put it back.")
+
+    def _facts(self):
         """Return what each record of this run says."""
         recipe = self.recipe.to_dict(absolute_paths=True)
         return {"format": FORMAT, "identity": self.identity, "recipe": recipe}
 
-    def _best_writer(self, state: State) -> Callable[[Path], object]:
+    def _best_writer(self, state):
         """Return ``write(path)``, which writes the best classifier so far.
 
         Before the first validation that is the current model.
@@ -397,7 +412,7 @@ class OpenRun:
         best = self.newest / storage.BEST
         return lambda path: shutil.copytree(best, path, dirs_exist_ok=True)
 
-    def _publish(self, state: State, run: Run | None = None) -> None:
+    def _publish(self, state, run=None):
         """Write best/ and run.json; with a finished `run` the tables, too.
 
         A finished classifier is replaced only by a finished one.
@@ -406,11 +421,12 @@ class OpenRun:
         if is_protected or not is_main():
             return
         best = self.path / storage.BEST
+        changed = "it was changed since it was saved"
         if not self._record:
             # First, so that a run that dies in here knows best/ as its own.
             self._write_record(self._facts() | {"finished": False})
         if best.exists() and storage.damaged_files(best):
-            storage.set_aside(best, "it was changed since it was saved")
+            storage.set_aside(best, changed)
         storage.write_folder(best, self._best_writer(state))
         scores = state.history[state.best_epoch - 1] if state.best_epoch else {}
         facts = self._facts() | {
@@ -421,17 +437,17 @@ class OpenRun:
             "finished": run is not None,
         }
         if run:
+            sums = self._record.get("files", {})
+            for name in storage.damaged_files(self.path, sums):
+                if name in OUTPUTS and (self.path / name).exists():
+                    storage.set_aside(self.path / name, changed)
             storage.save_text(self.path / storage.HISTORY, run.history.to_csv())
             storage.save_text(self.path / storage.STEPS, run.steps.to_csv())
-            names = [f"{storage.BEST}/{path.name}" for path in best.iterdir()]
-            names += [storage.HISTORY, storage.STEPS]
             facts["seconds"] = run.seconds
-            facts["files"] = {
-                name: storage.sha256(self.path / name) for name in sorted(names)
-            }
+            facts["files"] = {n: storage.sha256(self.path / n) for n in FINISHED_FILES}
         self._write_record(facts)
 
-    def _write_record(self, facts: dict[str, Any]) -> None:
+    def _write_record(self, facts):
         storage.write_record(self.path / storage.RUN_FILE, facts)
         self._record = facts
 
@@ -470,14 +486,17 @@ class OpenRun:
         -------
         Run
         """
+        if is_main():
+            self._check_folder()
         run = self._result(state, finished=True)
         self._publish(state, run)
+        # Each process has read the best weights in a checkpoint.
+        process_state().wait_for_everyone()
         if is_main():
             self._remove_checkpoints(self.identity)
-        process_state().wait_for_everyone()
         return run
 
-    def _result(self, state: State, finished: bool) -> Run:
+    def _result(self, state, finished):
         """Return the run so far, with the best epoch's weights in the model."""
         if state.best_epoch and not state.is_best_epoch:
             load_weights(self.model, self.newest / storage.BEST)
@@ -512,7 +531,7 @@ def recipe_of_run(folder: str | Path) -> Recipe:
         If it holds neither.
     """
     for path in find_checkpoints(folder):
-        with suppress(Damaged, KeyError):
+        with suppress(Damaged, KeyError, OSError):
             return Recipe.from_dict(read_progress(path)["recipe"])
     facts = run_facts(folder)
     if not facts.get("finished"):
@@ -541,7 +560,8 @@ def identity_of(
     """
     values: dict[str, Any] = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
-        values[f"data ({name})"] = fingerprint(tokens[name])
+        split = tokens[name]
+        values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
     files = [storage.sha256(path) for path in source_files(model.name_or_path)]
     values["model"] = _digest(files or [(name, list(w.shape)) for name, w in weights])
@@ -557,8 +577,10 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
     Parameters
     ----------
-    theirs, ours : Mapping
-        From `identity_of`: of the run in the folder, and of the one asked for.
+    theirs : Mapping
+        From `identity_of`: of the run in the folder.
+    ours : Mapping
+        Of the run that was asked for.
 
     Returns
     -------
@@ -572,33 +594,10 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def fingerprint(split: Dataset) -> str:
-    """Return a digest of a split's tokens and labels, in their order.
-
-    Parameters
-    ----------
-    split : Dataset
-        From `tokenize`.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-    """
-    table = split.select_columns(["input_ids", "label"]).with_format("arrow")[:]
-    ids = table["input_ids"].combine_chunks()
-    sums = hashlib.sha256()
-    for column in (ids.flatten(), ids.value_lengths(), table["label"].combine_chunks()):
-        numbers = column.to_numpy(zero_copy_only=False).astype("int64")
-        sums.update(numbers.tobytes())
-    return sums.hexdigest()[:16]
-
-
-def _digest(values: list) -> str:
+def _digest(values):
     return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read history.csv or steps.csv. As numbers, pandas 2 would lose the last digit."""
-    table = pd.read_csv(path, index_col=0, dtype=str)
-    return table.astype(float).rename(index=int)
+def _remove_if_empty(folder):
+    with suppress(OSError):
+        folder.rmdir()

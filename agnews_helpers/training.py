@@ -101,6 +101,7 @@ def train(
         `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     check_run(model, tokens, recipe, steps)
+    split, pad = tokens["train"], model.config.pad_token_id
     folder = OpenRun(output_dir, model, tokens, recipe, resume, save_minutes)
     with folder as run, StopSignal() as stop:
         if run.is_finished:
@@ -112,32 +113,29 @@ def train(
             )
             ddp_model, optimizer = accelerator.prepare(model, adam)
             state = run.restore(optimizer)  # a new run: epoch 1, batch 0
-            step = training_step(model, tokens["train"], recipe, accelerator)
-            lengths = tokens["train"]["length"][:]
+            weights = class_weights(model, split, recipe)
+            backward = accelerator.backward
+            step = partial(forward_backward, class_weights=weights, backward=backward)
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
-                batches = epoch_batches(lengths, recipe, epoch)[state.batch :]
-                loader = make_loader(
-                    tokens["train"], batches, recipe, model.config.pad_token_id
-                )
+                batches = epoch_batches(split["length"][:], recipe, epoch)
+                batches = batches[state.batch :]
+                loader = make_loader(split, batches, recipe, pad)
                 ddp_model.train()  # dropout on; `evaluate` switches it off and on again
                 for indices, batch in progress_bar(state, batches, loader):
                     if stop.received or len(state.step_seconds) == steps:
                         return run.save_and_stop(state)
-                    # An error says where the run is, and what helps.
                     with error_context(state, indices, batch, recipe):
-                        loss = in_parts(
-                            step, ddp_model, batch, state.split_sizes, len(indices)
-                        )
+                        sizes, rows = state.split_sizes, len(indices)
+                        loss = in_parts(step, ddp_model, batch, sizes, rows)
                         check_finite(loss, model, accelerator)  # before weights move
                         optimizer.step()
                         optimizer.zero_grad()  # or the next gradients add to these
                     state.add_step(over_processes(loss, "mean").item())
                     if run.is_save_due:
                         run.save(state)
-                report = stop.run_unless_stopped(
-                    evaluate, model, tokens["validation"], recipe
-                )
+                validation = (model, tokens["validation"], recipe)
+                report = stop.run_unless_stopped(evaluate, *validation)
                 if report is None:  # stopped: a resumed run validates again
                     return run.save_and_stop(state)
                 if state.add_epoch(report.loss, report.accuracy):  # the best so far
@@ -194,19 +192,37 @@ def check_run(
 
     Parameters
     ----------
-    model, tokens, recipe, steps
+    model : PreTrainedModel
+        From `load_model`.
+    tokens : Mapping
+        From `tokenize`.
+    recipe : Recipe
+        How to train.
+    steps : int, optional
         As for `train`.
 
     Raises
     ------
     InvalidValue
-        If an argument is out of range, the model's classes are not the data's, or the
-        precision is known to be slow, or to fail, on this machine.
+        If an argument is out of range, the model is wrapped in another one, a split
+        has no tokenized rows, the model's classes are not the data's, or the precision
+        is known to be slow, or to fail, on this machine.
     """
     if steps is not None and steps < 1:
         raise InvalidValue(
             f"steps must be at least 1, got {steps}. Leave it out to train to the end."
         )
+    if not isinstance(model, PreTrainedModel):
+        raise InvalidValue(
+            f"The model is a {type(model).__name__}, which could not be saved. Pass a "
+            "model from load_model(recipe), not a wrapped one."
+        )
+    for name in ("train", "validation"):
+        if name not in tokens or not tokens[name][:1].get("length"):
+            raise InvalidValue(
+                f"The split {name!r} has no tokenized rows. Pass what "
+                "tokenize(load_data(recipe), tokenizer, recipe) returns."
+            )
     in_order = list(range(model.config.num_labels))
     if label_mapping(model, tokens["train"]) != in_order:
         raise InvalidValue(
@@ -246,35 +262,32 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator[Accelerat
         yield accelerator
 
 
-def training_step(
-    model: PreTrainedModel, split: Dataset, recipe: Recipe, accelerator: Accelerator
-) -> Callable[..., torch.Tensor]:
-    """Return `forward_backward` with the recipe's class weights.
+def class_weights(
+    model: PreTrainedModel, split: Dataset, recipe: Recipe
+) -> torch.Tensor | None:
+    """Return the recipe's class weights; None: all classes weigh the same.
+
+    "balanced" is n / (classes x rows of the class), as in scikit-learn.
 
     Parameters
     ----------
     model : PreTrainedModel
-        On the training device.
+        On the training device; knows the number of classes.
     split : Dataset
-        The tokenized training rows, whose classes are counted.
+        The tokenized training rows, which are counted.
     recipe : Recipe
-        How to train. Class weights are n / (classes x rows of the class), as
-        scikit-learn's "balanced".
-    accelerator : accelerate.Accelerator
-        Its backward scales the loss for fp16.
+        Says whether classes are balanced.
 
     Returns
     -------
-    Callable
+    torch.Tensor or None
+        Shape [classes]; a class without rows weighs as one with a single row.
     """
-    weights = None
-    if recipe.class_weights:
-        labels = torch.tensor(split["label"][:])
-        counts = torch.bincount(labels, minlength=model.config.num_labels).clamp(min=1)
-        weights = (len(split) / (len(counts) * counts)).to(model.device)
-    return partial(
-        forward_backward, class_weights=weights, backward=accelerator.backward
-    )
+    if recipe.class_weights is None:
+        return None
+    labels = torch.tensor(split["label"][:])
+    counts = torch.bincount(labels, minlength=model.config.num_labels).clamp(min=1)
+    return (len(split) / (len(counts) * counts)).to(model.device)
 
 
 def check_finite(

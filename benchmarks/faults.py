@@ -1,11 +1,12 @@
-"""What does a run survive? Hundreds of faults against small runs, each compared with an undisturbed one.
+"""What does a run survive? Hundreds of faults, each compared with an undisturbed run.
 
-    python benchmarks/faults.py               about twenty minutes: prints a table, writes faults.json
-    python benchmarks/faults.py --share 0.1   a tenth of the faults, and nothing written
+    python benchmarks/faults.py               about twenty minutes; writes faults.json
+    python benchmarks/faults.py --share 0.1   a tenth of the faults; writes nothing
 
-Processes are killed at every single file operation of a run in turn. Others are killed, stopped by a signal,
-or meet a full disk at a random moment, and are started again until the run is done; bytes of checkpoints are
-flipped and files cut off; steps run out of memory.
+Processes are killed at every single file operation of a run in turn. Others are killed,
+stopped by a signal, or meet a full disk at a random moment, and are started again until
+the run is done; bytes of checkpoints are flipped and files cut off; steps run out of
+memory.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
@@ -41,9 +41,10 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.batching import epoch_batches
-from agnews_helpers.checkpoints import RunFolder, State, find_checkpoints
+from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.model import run_facts
 from agnews_helpers.plumbing import storage
+from agnews_helpers.runs import OpenRun
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parent.parent)
@@ -70,8 +71,13 @@ SECONDS = 60  # a session that takes longer hangs, also on a machine that is at 
 
 @dataclass
 class Result:
-    """Of one kind of fault: how many were tried, after how many the run went on, and what was lost for
-    good."""
+    """Of one kind of fault: how many were tried, and what they did.
+
+    survived : faults after which the run went on. runs : runs in which they happened.
+    rows_lost : rows that a step should have had. weights_different : runs that ended
+    with other weights or losses. left_over : files. intact_deleted : faults after which
+    a whole checkpoint was gone. seconds_lost : over all runs.
+    """
 
     fault: str
     tried: int = 0
@@ -85,8 +91,7 @@ class Result:
 
 
 class SmallRun:
-    """A real run, made small: 2 layers, 32 wide, dropout on, all rows of the sample, saved after every few
-    steps."""
+    """A real run, made small: 2 layers, 32 wide, dropout on, saved every few steps."""
 
     def __init__(
         self,
@@ -125,11 +130,10 @@ class SmallRun:
         self.steps = len(self.reference.steps)
 
     def judge(self, folder: Path, result: Result) -> None:
-        """Compare a finished run with the undisturbed one, to the last bit, and look for what was left
-        behind."""
+        """Compare a finished run with the undisturbed one; look for leftover files."""
         result.runs += 1
         one, other = (
-            load_file(place / "model.safetensors")
+            load_file(place / storage.BEST / "model.safetensors")
             for place in (folder, self.reference.folder)
         )
         same = one.keys() == other.keys() and all(
@@ -153,12 +157,12 @@ class SmallRun:
             path
             for path in extra
             if path.name != "checkpoints"
-            or not all(storage.ASIDE in kept.name for kept in path.iterdir())
+            or not all(storage.SET_ASIDE_SUFFIX in kept.name for kept in path.iterdir())
         ]
         result.left_over += len(extra)
 
     def rows_lost(self, log: Path) -> int:
-        """Rows that a step should have had and did not, by what each step said when it was last taken."""
+        """Count the rows that a step should have had, when it was last taken."""
         taken = {}
         for line in log.read_text(encoding="utf-8").splitlines():
             step, _, rows = line.partition(" ")
@@ -184,33 +188,37 @@ def quiet():
 @contextmanager
 def logged(folder: Path):
     """Every step that was taken appends its number and its rows to ``rows.log``."""
-    progress, count, taken = training.progress, State.count, []
+    progress_bar = training.progress_bar
+    add_step = State.add_step
+    taken = []
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "rows.log", "a", buffering=1, encoding="utf-8") as log:
 
-        def noting(*arguments):
-            for rows, batch in progress(*arguments):
-                taken[:] = rows
-                yield rows, batch
+        def noted_batches(*arguments):
+            for indices, batch in progress_bar(*arguments):
+                taken[:] = indices
+                yield indices, batch
 
-        def telling(state, loss):  # before anything is saved
-            count(state, loss)
+        def logged_step(state, loss):  # before anything is saved
+            add_step(state, loss)
             log.write(f"{len(state.losses)} {' '.join(map(str, taken))}\n")
 
-        training.progress, State.count = noting, telling
+        training.progress_bar = noted_batches
+        State.add_step = logged_step
         try:
             yield
         finally:
-            training.progress, State.count = progress, count
+            training.progress_bar = progress_bar
+            State.add_step = add_step
 
 
 def session(
     run, folder: Path, ready, room: int | None = None, operation: int | None = None
 ) -> None:
-    """In a process of its own: train until done or until the fault.
+    """Train in a process of its own until the end or the fault.
 
-    room : flushes to the disk before it is full. operation : on a file, before which the process is killed; 0
-        counts.
+    room : flushes to the disk before it is full. operation : on a file, before which
+    the process is killed; 0 counts them.
     """
     recipe, home, minutes = run
     with quiet():
@@ -219,7 +227,7 @@ def session(
         _fill_disk(room)
     if operation is not None:
         minutes, asked = 60.0, iter(range(1, 10**6))
-        RunFolder.due = property(lambda _: next(asked) in (3, 8))
+        OpenRun.is_save_due = property(lambda _: next(asked) in (3, 8))
     with quiet(), logged(folder):
         ready.set()
         counted = (
@@ -234,8 +242,7 @@ def session(
 
 
 def _kill_before(operation: int, folder: Path) -> list[int]:
-    """Count what is done to files of a folder from now on, and end the process before one of these
-    operations."""
+    """Count the operations on a folder's files; end the process before one of them."""
     counted, place = [0], str(folder)
     names = {
         "os.rename",
@@ -278,8 +285,10 @@ def _kill_before(operation: int, folder: Path) -> list[int]:
 
 
 def sweep(run: SmallRun, every: int = 1) -> Result:
-    """Kill a run before each (or each so-many-th) of its operations on files, look at what there is, and let
-    it end."""
+    """Kill a run before each of its operations on files, then let it end.
+
+    every : 2 takes every second operation, and so on.
+    """
     result, context, before = Result(SWEEP), _processes(), 0
     _session(context, run, run.home / "counted", operation=0)
     operations = int((run.home / "operations").read_text(encoding="utf-8"))
@@ -303,7 +312,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _intact_steps(folder: Path) -> int:
-    """Steps of the newest checkpoint that is whole; all of them once the run is finished and whole."""
+    """Count the steps of the newest whole checkpoint, or of the whole finished run."""
     facts = run_facts(folder) if folder.exists() else {}
     if facts.get("finished") and all(
         storage.matches_sha256(folder / name, wanted)
@@ -321,7 +330,7 @@ def _intact_steps(folder: Path) -> int:
 
 
 def _processes():
-    """Processes that start quickly: forked from one that has only imported, where the system can."""
+    """Return processes that start quickly: forked from one that has only imported."""
     method = (
         "forkserver"
         if "forkserver" in multiprocessing.get_all_start_methods()
@@ -367,8 +376,7 @@ def _fill_disk(room: int) -> None:
 
 
 def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
-    """Runs in processes that are killed, stopped, or meet a full disk at a random moment, until `wanted`
-    were."""
+    """Kill or stop runs, or fill their disk, at a random moment, `wanted` times."""
 
     def strike(child):
         child.join(chance.uniform(0, 0.6 * run.seconds))
@@ -412,7 +420,7 @@ def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> R
 
 
 def damaged(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> Result:
-    """Runs of which a file in a checkpoint was changed between two sessions."""
+    """Change a file in a checkpoint between two sessions of a run."""
     result = Result(kind)
     for number in range(wanted):
         folder = run.home / f"damaged-{number}"
@@ -452,11 +460,10 @@ def _damage(path: Path, kind: str, chance: random.Random) -> None:
 
 
 def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
-    """Steps that run out of memory at random. Without dropout, whose masks depend on the parts; weights
-    within 1e-6.
+    """Let steps run out of memory at random; the weights must agree within 1e-6.
 
-    In float64: a sum of parts rounds differently, and where a gradient is nearly nothing, Adam makes much of
-    that.
+    Without dropout, whose masks depend on the parts. In float64, because a sum of parts
+    rounds differently, and Adam amplifies that if a gradient is almost zero.
     """
 
     def without_dropout():
@@ -493,8 +500,7 @@ def out_of_memory(run: SmallRun, wanted: int, chance: random.Random) -> Result:
 
 
 def _fails_at_random(model, chance: random.Random) -> list[int]:
-    """Let the model run out of memory with a tenth of all batches of more than one row; how many rows they
-    had."""
+    """Let a tenth of all batches of more than one row fail; list their rows."""
     forward, failed = model.forward, []
 
     def fails(**batch):
@@ -509,23 +515,23 @@ def _fails_at_random(model, chance: random.Random) -> list[int]:
 
 
 def cost_of_saving(home: Path) -> dict:
-    """Seconds for a checkpoint of the true size (66,956,548 parameters), and its share of the default
-    interval."""
-    recipe, accelerator = Recipe(model="mini"), Accelerator(cpu=True)
+    """Measure a checkpoint of the true size (66,956,548 parameters)."""
+    recipe = Recipe(model="mini")
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=4))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     rows = DatasetDict.load_from_disk(home / "long" / "tokens")
-    with RunFolder(home / "cost", model, rows, recipe, accelerator) as folder:
+    with OpenRun(home / "cost", model, rows, recipe) as run:
+        run.restore(optimizer)
         seconds = []
         for step in range(5):
             started = time.perf_counter()
-            folder.save(model, optimizer, State(8, 8, 4, losses=[0.0] * step))
+            run.save(State(8, 8, 4, losses=[0.0] * step))
             seconds.append(time.perf_counter() - started)
-        size = sum(path.stat().st_size for path in folder.newest.iterdir())
-        share = max(seconds) / (60 * folder.minutes)
+        size = sum(path.stat().st_size for path in run.newest.iterdir())
+        share = max(seconds) / (60 * run.save_minutes)
     return {
         "mebibytes": round(size / 2**20),
         "seconds": [round(value, 2) for value in seconds],
@@ -536,7 +542,7 @@ def cost_of_saving(home: Path) -> dict:
 def campaign(
     share: float, home: Path, seed: int = 0, only: str | None = None
 ) -> list[Result]:
-    """All kinds of faults, or one, `share` of the numbers in `FAULTS`."""
+    """Try all kinds of faults, or one: `share` of the numbers in `FAULTS`."""
     with quiet():
         long, short = (
             SmallRun(home / "long"),
@@ -582,7 +588,8 @@ def main() -> None:
         found = table(campaign(options.share, Path(home), options.seed, options.only))
         cost = cost_of_saving(Path(home))
     print(
-        f"\n{found.to_string()}\n\nA checkpoint of the true size: {cost['mebibytes']} MiB in "
+        f"\n{found.to_string()}\n\n"
+        f"A checkpoint of the true size: {cost['mebibytes']} MiB in "
         f"{max(cost['seconds']):.1f} s at most, "
         f"{cost['share_of_interval']:.2%} of the default interval."
     )

@@ -1,9 +1,11 @@
-"""What does a bad recipe look like? One change of the recipe at a time, three seeds each, and their curves.
+"""What does a bad recipe look like?
 
     AGNEWS_DATA=folder python benchmarks/gallery.py
 
-About 40 minutes on two cores for 400 rows of AG News; without AGNEWS_DATA it takes the sample. It prints a
-table and writes gallery.json (the accuracies) and gallery.csv (the losses), which notebook 08 draws.
+One change of the recipe at a time, with three seeds each, and the loss curves. About 40
+minutes on two cores for 400 rows of AG News; without AGNEWS_DATA the sample is used. It
+prints a table and writes gallery.json (accuracies) and agnews_helpers/gallery.csv
+(losses), which a notebook draws.
 """
 
 import json
@@ -30,11 +32,10 @@ from agnews_helpers import (
 )
 
 HERE, CPU = Path(__file__), torch.device("cpu")
-CURVES = Path(agnews_helpers.__file__).with_name(
-    "gallery.csv"
-)  # with the package: a notebook runs anywhere
+# In the package, because the notebooks run in any folder.
+CURVES = Path(agnews_helpers.__file__).with_name("gallery.csv")
 SEEDS = (1, 2, 3)
-# What each row changes of the recipe; the first is the recipe itself.
+# name -> what it changes of the recipe
 CHANGES = {
     "the recipe": {},
     "learning rate 4e-4": {"learning_rate": 4e-4},
@@ -50,7 +51,7 @@ CHANGES = {
 def fine_tune(
     recipe, tokens, shuffled=False, zero_grad=True, schedule=False, weight_decay=None
 ):
-    """The plain loop of notebook 04 with one change: the trained model and the loss of every step."""
+    """Train in a plain PyTorch loop with one change; return model and losses."""
     rows = tokens["train"]
     if shuffled:
         labels = np.random.default_rng(recipe.seed).permutation(rows["label"][:])
@@ -68,7 +69,7 @@ def fine_tune(
             model.parameters(), weight_decay=weight_decay, **how
         )
     steps = sum(map(len, batches))
-    # Made only where it is wanted: it sets the learning rate to 0 at once, which is where the warm-up begins.
+    # Made only if it is used: it sets the learning rate to 0, where the warm-up begins.
     scheduler = (
         get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
         if schedule

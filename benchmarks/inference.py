@@ -1,12 +1,13 @@
-"""How fast are answers? `classify()` and `agnews predict` beside transformers' pipeline and ONNX Runtime.
+"""How fast are answers, compared with transformers' pipeline and ONNX Runtime?
 
     pip install onnx onnxscript onnxruntime    # for this script alone
     AGNEWS_DATA=folder python benchmarks/inference.py --classifier runs/agnews
 
-About a quarter of an hour on two cores. It prints a table and writes inference.json. All contenders answer
-the same texts in turn, several times; ratios are of the same round, because a laptop's speed is not the same
-from one minute to the next. ONNX Runtime gets the same folder, exported in fp32, and the same batches of rows
-of similar length that `classify()` makes.
+About a quarter of an hour on two cores. It prints a table and writes inference.json.
+`classify()`, `agnews predict` and the others answer the same texts in turn, several
+times. Ratios are computed within a round, because a laptop's speed drifts. ONNX Runtime
+gets the same classifier, exported in fp32, and the same batches of rows of similar
+length that `classify()` makes.
 """
 
 import argparse
@@ -22,8 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agnews_helpers import classify, recipe_for_this_machine, sorted_batches
-from agnews_helpers.data import load_test
+from agnews_helpers import (
+    classify,
+    load_data,
+    recipe_for_this_machine,
+    sorted_batches,
+)
 from agnews_helpers.model import class_names, load_classifier
 
 HERE = Path(__file__)
@@ -32,7 +37,7 @@ BATCH = 32
 
 
 def export(model, tokenizer, path: Path) -> None:
-    """The classifier as an ONNX file, for any number of rows of any length."""
+    """Write the classifier as an ONNX file, for any number of rows of any length."""
     batch = tokenizer(
         ["Stocks fall", "Oil climbs as winter comes"], padding=True, return_tensors="pt"
     )
@@ -49,7 +54,7 @@ def export(model, tokenizer, path: Path) -> None:
 
 
 class OnnxClassifier:
-    """Labels of texts by ONNX Runtime."""
+    """Callable: label texts with ONNX Runtime."""
 
     def __init__(self, path: Path, tokenizer, names: list[str]):
         from onnxruntime import InferenceSession
@@ -59,27 +64,26 @@ class OnnxClassifier:
 
     def __call__(self, texts: list[str]) -> list[str]:
         ids = self.tokenizer(texts, truncation=True, max_length=512)["input_ids"]
-        found = np.empty(len(texts), int)
-        for rows in sorted_batches([len(row) for row in ids]):
+        predicted = np.empty(len(texts), int)
+        for indices in sorted_batches([len(row) for row in ids]):
             batch = self.tokenizer.pad(
-                {"input_ids": [ids[row] for row in rows]}, return_tensors="np"
+                {"input_ids": [ids[index] for index in indices]}, return_tensors="np"
             )
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            found[rows] = self.session.run(["logits"], inputs)[0].argmax(-1)
-        return self.names[found].tolist()
+            predicted[indices] = self.session.run(["logits"], inputs)[0].argmax(-1)
+        return self.names[predicted].tolist()
 
 
 def one_by_model(model, tokenizer, text: str) -> str:
-    """As in notebook 06: tokens, logits, label."""
+    """Label one text by hand: tokens, logits, label."""
+    batch = tokenizer(text, truncation=True, max_length=512, return_tensors="pt")
     with torch.inference_mode():
-        logits = model(
-            **tokenizer(text, truncation=True, max_length=512, return_tensors="pt")
-        ).logits
+        logits = model(**batch).logits
     return model.config.id2label[int(logits.argmax())]
 
 
 def command(texts: list[str], folder: Path, work: Path) -> list[str]:
-    """Labels by `agnews predict --file`, from the start of the process to its end."""
+    """Label texts with `agnews predict --file`, including the start of the process."""
     source, target = work / "texts.csv", work / "labelled.csv"
     pd.DataFrame({"text": texts}).to_csv(source, index=False)
     target.unlink(missing_ok=True)
@@ -105,7 +109,7 @@ def labels_of(answers: list[dict]) -> list[str]:
 
 
 def in_turn(contenders: dict, rounds: int, progress: bool) -> tuple[pd.DataFrame, dict]:
-    """Seconds of each contender in each round, and what it answered in the last."""
+    """Return the seconds of each contender by round, and its last answers."""
     seconds, answers = [], {}
     for number in range(rounds):
         line = {}
@@ -120,7 +124,7 @@ def in_turn(contenders: dict, rounds: int, progress: bool) -> tuple[pd.DataFrame
 
 
 def table_of(seconds: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Median seconds, and how many times as long as `first`: median, least and most of the rounds."""
+    """Return median seconds, and the ratio to `first`: median, least and most."""
     times = seconds.div(seconds[first], axis=0)
     spread = {
         "times_as_long": times.median(),
@@ -142,12 +146,17 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.classifier
     model, tokenizer = load_classifier(folder)
-    rows = load_test(recipe_for_this_machine(profile="offline"), class_names(model))
-    texts = rows["text"][: options.rows]
+    test = load_data(recipe_for_this_machine(profile="offline"))["test"]
+    texts = test["text"][: options.rows]
     model.eval()
-    piped = pipeline("text-classification", model=str(folder), truncation=True)
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
+        # A copy, because a pipeline may move its model to another device.
+        model.save_pretrained(work / "copy")
+        tokenizer.save_pretrained(work / "copy")
+        piped = pipeline(
+            "text-classification", model=str(work / "copy"), truncation=True
+        )
         export(model, tokenizer, work / "model.onnx")
         by_onnx = OnnxClassifier(work / "model.onnx", tokenizer, class_names(model))
         many = {
@@ -181,9 +190,8 @@ def main() -> None:
     print(
         f"\n{len(texts):,} texts, {options.rounds} rounds\n{rows.round(2).to_string()}"
     )
-    print(
-        f"\none headline of {len(tokenizer(headline)['input_ids'])} tokens, {TRIES} times"
-    )
+    tokens = len(tokenizer(headline)["input_ids"])
+    print(f"\none headline of {tokens} tokens, {TRIES} times")
     print(alone.round(2).to_string())
     figures = {
         "rows": len(texts),

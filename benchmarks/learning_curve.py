@@ -1,13 +1,14 @@
-"""How does accuracy grow with the rows, and with the epochs? `mini`, trained or frozen, beside TF-IDF.
+"""How does accuracy grow with the rows, and with the epochs?
 
     AGNEWS_DATA=folder python benchmarks/learning_curve.py
 
-It takes about three hours on two cores and writes learning_curve.json and .png; what the JSON has already is
-not measured again, so it can be stopped at any time.
+`mini`, trained or frozen, is compared with TF-IDF. It takes about three hours on two
+cores and writes learning_curve.json and .png. What is in the JSON is not measured
+again, so the script can be stopped at any time.
 
-Three seeds each, but one with 24,300 rows; every seed draws its own rows. Nothing is chosen by the test
-rows: a classifier counts as it is after its fourth epoch. The last point is `long_run.py`'s, on all test
-rows.
+Three seeds per size, one for 24,300 rows; every seed draws its own rows. The test rows
+decide nothing: each classifier is tested after its fourth epoch. The last point is that
+of `long_run.py`, on all test rows.
 """
 
 import argparse
@@ -30,14 +31,12 @@ from agnews_helpers import (
 
 HERE = Path(__file__)
 SEEDS, EPOCHS = (1, 2, 3), 4
-SIZES = {size: SEEDS for size in (100, 300, 900, 2700, 8100)} | {
-    24300: SEEDS[:1]
-}  # of `mini`, trained
+SIZES = {size: SEEDS for size in (100, 300, 900, 2700, 8100)} | {24300: SEEDS[:1]}
 FROZEN_SIZES = (100, 300, 900, 2700, 8100)
 
 
 def rows_of(recipe: Recipe, size: int):
-    """`size` rows to train on, none of them held out, and the test rows."""
+    """Return `size` training rows, none of them held out, and the test rows."""
     from datasets import DatasetDict, concatenate_datasets
 
     news = load_data(recipe.replace(train_rows=size))
@@ -48,9 +47,9 @@ def rows_of(recipe: Recipe, size: int):
 
 
 def transformer(recipe: Recipe, news) -> list[dict]:
-    """Accuracy on the test rows after each epoch."""
+    """Train `mini`; return its accuracy on the test rows after each epoch."""
     tokens = tokenize(news, load_tokenizer(recipe), recipe)
-    # What train() calls validation are the test rows: only looked at.
+    # The test rows are passed as validation rows; their accuracy is only reported.
     run = whole_run(load_model(recipe), tokens, recipe)
     return [
         {
@@ -67,7 +66,7 @@ def transformer(recipe: Recipe, news) -> list[dict]:
 
 
 def linear(recipe: Recipe, news) -> dict:
-    """The baseline of notebook 01."""
+    """Train and test the baseline of notebook 01."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -88,17 +87,17 @@ def linear(recipe: Recipe, news) -> dict:
     }
 
 
-def cls_vectors(model, rows) -> torch.Tensor:
-    """What the head reads of each row, its vector at [CLS]: shape [rows, hidden size]."""
+def cls_vectors(model, split) -> torch.Tensor:
+    """Return each row's vector at [CLS], the head's input: [rows, hidden size]."""
     with torch.inference_mode():
-        ids = [torch.tensor([row]) for row in rows["input_ids"][:]]
+        ids = [torch.tensor([row]) for row in split["input_ids"][:]]
         return torch.cat(
             [model.eval().base_model(one).last_hidden_state[:, 0] for one in ids]
         )
 
 
 def frozen(recipe: Recipe, news) -> dict:
-    """A linear head on the vectors at [CLS] of the model as it was loaded."""
+    """Train and test a linear head on the [CLS] vectors of the pretrained model."""
     from sklearn.linear_model import LogisticRegression
 
     tokens, model = tokenize(news, load_tokenizer(recipe), recipe), load_model(recipe)
@@ -183,7 +182,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def long_run() -> list[dict]:
-    """The last point of both lines: `mini` after each epoch of the long run, and TF-IDF on the same rows."""
+    """Return the last point of both lines, from the results of `long_run.py`."""
     path = HERE.with_name("long_run.json")
     if not path.exists():
         return []
@@ -200,7 +199,7 @@ def long_run() -> list[dict]:
 
 
 def measure(path: Path, test_rows: int) -> None:
-    """Train what is not in the JSON yet, the first seed of all sizes first."""
+    """Train what is missing in the JSON; every size with the first seed first."""
     figures = (
         json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"lines": []}
     )
@@ -224,10 +223,8 @@ def measure(path: Path, test_rows: int) -> None:
             figures["lines"] += found if isinstance(found, list) else [found]
             figures["test_rows"] = test_rows
             path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-            print(
-                f"{size:6,} rows, seed {seed}: {name} {figures['lines'][-1]['accuracy']:.3f}",
-                flush=True,
-            )
+            accuracy = figures["lines"][-1]["accuracy"]
+            print(f"{size:6,} rows, seed {seed}: {name} {accuracy:.3f}", flush=True)
 
 
 def main() -> None:

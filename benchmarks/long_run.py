@@ -1,11 +1,14 @@
-"""One long run, interrupted four times on purpose: `mini` on all rows of a folder of AG News, four epochs.
+"""One long run, interrupted four times on purpose.
+
+`mini` is trained for four epochs on all rows of a folder with AG News.
 
     AGNEWS_DATA=folder python benchmarks/long_run.py --work some/folder
 
-On two cores and 40,000 rows it takes about an hour and a half, prints a table and writes long_run.json and
-.png. Stop it whenever you like: the same command goes on. On the way the run gets a SIGTERM, a ``kill -9``,
-the end of its terminal, and one flipped bit in its newest checkpoint. After each epoch it is tested, which
-changes nothing: no random number is drawn. Needs a POSIX system.
+With 40,000 rows on two cores it takes about an hour and a half, prints a table and
+writes long_run.json and .png. Stop it at any time: the same command resumes it. On the
+way the run gets a SIGTERM and a ``kill -9``, its terminal is closed, and one bit of its
+newest checkpoint is flipped. After each epoch the model is tested, which does not
+change the run: evaluation draws no random numbers. Needs a POSIX system.
 """
 
 import argparse
@@ -24,45 +27,42 @@ import psutil
 HERE = Path(__file__)
 SIGKILL = getattr(signal, "SIGKILL", None)
 EVERY = 50  # steps between two lines of the log
-# What happens to the run, and after which share of its steps.
+# fault -> after which share of the run's steps
 FAULTS = {"SIGTERM": 0.15, "kill -9": 0.35, "closed terminal": 0.55, "bit flipped": 0.8}
 
 
 def log(work: Path, event: str, **values) -> None:
-    """Add a line to the log of the run, from which all figures are made."""
+    """Add a line to the run's log, from which all figures are made."""
     with (work / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
 
 
 def read_log(work: Path) -> list[dict]:
     path = work / "log.jsonl"
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.exists()
-        else []
-    )
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def folder_mb(folder: Path) -> float:
-    return (
-        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    )
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(sizes) / 1e6
 
 
-# ---- the run itself, in a process of its own
+# ---- the run itself, in its own process
 
 
-def test(model, rows, recipe) -> dict:
+def test(model, split, recipe) -> dict:
+    """Return the figures of `evaluate`, and the calibration error."""
     from agnews_helpers import calibration, calibration_error, evaluate
 
-    report = evaluate(model, rows, recipe)
-    return report.to_dict() | {
-        "calibration_error": calibration_error(calibration(report.answers))
-    }
+    report = evaluate(model, split, recipe)
+    error = calibration_error(calibration(report.answers))
+    return report.to_dict() | {"calibration_error": error}
 
 
 def run(work: Path) -> None:
-    """Begin the run or go on with it, and log its steps and tests."""
+    """Start or resume the run, and log its steps and tests."""
     from agnews_helpers import (
         load_data,
         load_model,
@@ -76,38 +76,42 @@ def run(work: Path) -> None:
 
     recipe = recipe_for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
-    count, end_epoch, evaluate = State.count, State.end_epoch, training.evaluate
-    here, tested = psutil.Process(), {}
+    add_step = State.add_step
+    add_epoch = State.add_epoch
+    evaluate = training.evaluate
+    process = psutil.Process()
+    tested = {}
 
-    def counted(state, loss):
-        count(state, loss)
-        done = len(state.losses)
-        if len(state.sitting) == 1 or done % EVERY == 0 or done == state.all_steps:
+    def log_step(state, loss):
+        add_step(state, loss)
+        step = len(state.losses)
+        is_first = len(state.step_seconds) == 1  # of this process
+        if is_first or step % EVERY == 0 or step == state.total_steps:
             newest = state.losses[-EVERY:]
-            size = {"rows": state.rows, "batch_size": state.batch_size}
-            figures = size | {
-                "rss_mb": here.memory_info().rss / 1e6,
-                "loss": sum(newest) / len(newest),
-            }
             log(
                 work,
                 "step",
-                step=done,
-                of=state.all_steps,
+                step=step,
+                of=state.total_steps,
                 epoch=state.epoch,
-                **figures,
+                rows=state.rows,
+                batch_size=state.batch_size,
+                rss_mb=process.memory_info().rss / 1e6,
+                loss=sum(newest) / len(newest),
             )
 
-    def evaluated(model, rows, recipe):
-        report = evaluate(model, rows, recipe)
+    def validate_and_test(model, split, recipe):
+        report = evaluate(model, split, recipe)
         tested.update(test(model, tokens["test"], recipe))
         return report
 
-    def ended(state, report):
+    def log_epoch(state, loss, accuracy):
         log(work, "tested", epoch=state.epoch, **tested)
-        return end_epoch(state, report)
+        return add_epoch(state, loss, accuracy)
 
-    State.count, State.end_epoch, training.evaluate = counted, ended, evaluated
+    State.add_step = log_step
+    State.add_epoch = log_epoch
+    training.evaluate = validate_and_test
     done = train(load_model(recipe), tokens, recipe, work / "run")
     if done.finished:
         log(work, "finished", **test(done.model, tokens["test"], recipe))
@@ -120,38 +124,39 @@ def run(work: Path) -> None:
 
 
 def baseline(work: Path) -> None:
-    """TF-IDF and logistic regression on the same rows, as in notebook 01."""
+    """Log the accuracy of notebook 01's baseline on the same rows."""
     from learning_curve import linear
 
     from agnews_helpers import load_data, recipe_for_this_machine
 
     recipe = recipe_for_this_machine(profile="offline", data=os.environ["AGNEWS_DATA"])
     news = load_data(recipe)
-    log(
-        work,
-        "baseline",
-        **linear(recipe, {"train": news["train"], "validation": news["test"]}),
-    )
+    splits = {"train": news["train"], "validation": news["test"]}
+    log(work, "baseline", **linear(recipe, splits))
 
 
-# ---- who drives it
+# ---- the process that starts it and interrupts it
 
 
 class Terminal:
-    """The run in a terminal of its own, whose text goes into output.txt. Closing it sends SIGHUP."""
+    """The run in its own terminal, whose text goes into output.txt.
+
+    Closing the terminal sends SIGHUP.
+    """
 
     def __init__(self, work: Path):
         self.output = work / "output.txt"
         command = [sys.executable, str(HERE.resolve()), "--work", str(work), "--run"]
         self.pid, self.terminal = pty.fork()
         if not self.pid:
-            for number in (signal.SIGHUP, signal.SIGINT):  # noqa: TID251 - else ignored for ever, as under nohup
-                signal.signal(number, signal.SIG_DFL)
+            # Under nohup both would be ignored, and the new process inherits that.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: TID251
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, command)
         self.status = None
 
     def listen(self, seconds: float) -> bool:
-        """Take what it writes for so long. False when it has ended."""
+        """Copy its output for this many seconds. Return False if it has ended."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self.status is None:
             if (
@@ -161,7 +166,7 @@ class Terminal:
                 try:
                     with self.output.open("ab") as file:
                         file.write(os.read(self.terminal, 65536))
-                except OSError:  # the other end is gone
+                except OSError:  # the other end is closed
                     self.close()
             if self.terminal is None:
                 time.sleep(0.2)
@@ -175,7 +180,7 @@ class Terminal:
             self.terminal = None
 
     def end(self, how: str) -> int:
-        """End the run in this way; returns its exit status."""
+        """End the run in this way, and return its exit status."""
         if how == "closed terminal":
             self.close()
         elif self.status is None:
@@ -187,7 +192,7 @@ class Terminal:
 
 
 def flip_a_bit(folder: Path) -> str:
-    """Flip the lowest bit of the byte in the middle of the newest checkpoint's weights."""
+    """Flip one bit in the middle of the newest checkpoint's weights."""
     from agnews_helpers.checkpoints import find_checkpoints
 
     newest = find_checkpoints(folder)[0]
@@ -201,7 +206,7 @@ def flip_a_bit(folder: Path) -> str:
 
 
 def drive(work: Path) -> None:
-    """Start the run until it is finished; each fault once, as soon as its step is there."""
+    """Restart the run until it is finished; cause each fault once, at its step."""
     while True:
         lines = read_log(work)
         if any(line["event"] == "best" for line in lines):
@@ -243,40 +248,40 @@ def drive(work: Path) -> None:
                 if run.status:
                     sys.exit(f"the run ended with {run.status}: see {run.output}")
         finally:
-            run.end(
-                "SIGTERM"
-            )  # where this program itself is ended: the run saves, and goes on next time
+            run.end("SIGTERM")  # if this program itself is ended: so the run is saved
 
 
 def figures_of(lines: list[dict]) -> dict:
-    """Everything that is told about the run, from its log."""
-    pace, interruptions, before, new_sitting = [], [], None, False
+    """Compute all figures of the run from its log."""
+    pace = []
+    interruptions = []
+    before = None  # the step logged before
+    new_process = False
     for line in lines:
         if line["event"] == "fault":
-            told = {key: line[key] for key in ("name", "exit", "disk_mb")}
-            interruptions.append(told | {"step": before["step"]})
-        if line["event"] == "step":
-            if new_sitting:  # after a fault, or after this program itself was ended
-                if interruptions:
-                    interruptions[-1].setdefault("continued_after", line["step"] - 1)
-            elif (
-                line["epoch"] == before["epoch"]
-            ):  # else a validation and a test lie between
-                speed = (
-                    line["batch_size"]
-                    * (line["step"] - before["step"])
-                    / (line["time"] - before["time"])
-                )
-                told = {
+            fault = {key: line[key] for key in ("name", "exit", "disk_mb")}
+            interruptions.append(fault | {"step": before["step"]})
+        if line["event"] == "start":
+            new_process = True
+        if line["event"] != "step":
+            continue
+        if new_process:  # after a fault, or after this program itself was ended
+            if interruptions:
+                interruptions[-1].setdefault("continued_after", line["step"] - 1)
+        # Between two epochs lies a validation, whose time does not count.
+        elif line["epoch"] == before["epoch"]:
+            rows = line["batch_size"] * (line["step"] - before["step"])
+            speed = rows / (line["time"] - before["time"])
+            pace.append(
+                {
                     "step": line["step"],
                     "rows_per_second": round(speed, 2),
                     "rss_mb": line["rss_mb"],
+                    "loss": round(line["loss"], 4),
                 }
-                pace.append(told | {"loss": round(line["loss"], 4)})
-            before = line
-        new_sitting = (
-            line["event"] == "start" or new_sitting and line["event"] != "step"
-        )
+            )
+        before = line
+        new_process = False
     tests = {line["epoch"]: line for line in lines if line["event"] == "tested"}
     names = ("rows", "accuracy", "interval", "macro_f1", "loss", "calibration_error")
     best = next(line for line in lines if line["event"] == "best")
@@ -331,12 +336,14 @@ def draw(figures: dict, path: Path) -> None:
 
 def tell(figures: dict) -> None:
     print(
-        f"\n{figures['train_rows']:,} rows, {figures['steps']:,} steps, {figures['minutes']} minutes"
+        f"\n{figures['train_rows']:,} rows, {figures['steps']:,} steps, "
+        f"{figures['minutes']} minutes"
     )
     tests = pd.DataFrame(figures["tested"]).set_index("epoch")
     print(tests.to_string(float_format="{:.4f}".format))
     print(
-        f"kept: epoch {figures['best_epoch']}; TF-IDF on the same rows: {figures['tfidf_accuracy']:.4f}"
+        f"best: epoch {figures['best_epoch']}; TF-IDF on the same rows: "
+        f"{figures['tfidf_accuracy']:.4f}"
     )
     interruptions = pd.DataFrame(figures["interruptions"])
     interruptions["steps_twice"] = (
@@ -360,12 +367,11 @@ def main() -> None:
         "--try",
         dest="trial",
         action="store_true",
-        help="write no figures beside this file",
+        help="write the figures into the work folder, not beside this file",
     )
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # not the run's, which has its own
+    # The run itself handles the signal in its own way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
     if options.run:

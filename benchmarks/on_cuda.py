@@ -1,22 +1,25 @@
-"""Is it true on a card? All that this project predicts or promises about CUDA, measured on the card here.
+"""Is it true on a card? Measures what this project predicts or promises about CUDA.
 
-    python benchmarks/on_cuda.py      prints tables, writes on_cuda-<card>.json beside this file
+    python benchmarks/on_cuda.py
 
-About five minutes, and no Hub: the models have DistilBERT's true shape and random weights. Please send the
-file if your card is a GTX 1650 Ti, or another one that has none here. Without a CUDA device it says so and
-exits with 2.
+It prints tables and writes on_cuda-<card>.json beside this file. About five minutes,
+and no Hub: the models have DistilBERT's shape and random weights. Please send the file
+if your card is a GTX 1650 Ti, or another one that has no file here. Without a CUDA
+device it says so and exits with 2.
 
-1. Memory: peaks of three training steps, allocated and reserved, for eight shapes, with memory-efficient and
-   eager attention, fused and foreach Adam, and two memory_savings; against the prediction. The CUDA context.
-2. The largest batch under ``AGNEWS_VRAM_GIB=4``, by trying, against the predicted one.
-3. A step that runs out of memory, taken in parts: its gradients against those of the whole step.
-4. A run that is stopped and continued, against one that is not: the losses of its steps.
-5. Seconds of a step, against the estimate, where the card's speed is in our list.
-6. What PyTorch's allocator was asked for in two steps, replayed by ours: reserved memory of both.
+1. Memory: the peaks of three training steps, allocated and reserved, and the predicted
+   ones. Eight shapes, each with memory-efficient attention and fused Adam, and with
+   eager attention and foreach Adam; two steps that need less. The CUDA context.
+2. The largest batch on a card of 4 GiB: found by trying, and predicted.
+3. A step that runs out of memory and is taken in parts: are its gradients those of the
+   whole step?
+4. A run that is stopped and resumed: are its losses those of an uninterrupted run?
+5. The seconds of a step, and the estimate if the card's speed is in our list.
+6. The requests of two steps to PyTorch's allocator, replayed by ours: the reserved
+   memory of both.
 """
 
 import json
-import os
 import re
 import sys
 import time
@@ -32,46 +35,54 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DistilBertConfig
 
 from agnews_helpers import (
-    CachingAllocator,
-    InvalidValue,
+    DoesNotFit,
     MiniUnavailable,
     Recipe,
-    StepOptions,
     describe_machine,
-    find_card,
     forward_backward,
-    largest_batch,
     load_data,
     load_model,
     load_tokenizer,
-    replay,
-    step_budget,
     this_card,
     tokenize,
     train,
+    training_step,
 )
 from agnews_helpers.hardware import version_of
 from agnews_helpers.model import gradient_checkpointing
-from agnews_helpers.plumbing.vram_cap import vram_cap
-from agnews_helpers.training import make_accelerator
-from agnews_helpers.vram.recorder import Allocation, make_optimizer
-from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
-from agnews_helpers.vram.trace import new_model
+from agnews_helpers.plumbing.errors import is_out_of_memory
+from agnews_helpers.plumbing.memory import in_parts
+from agnews_helpers.plumbing.vram_cap import free_mib, vram_cap
+from vram_budget import (
+    Allocation,
+    CachingAllocator,
+    InvalidValue,
+    StepOptions,
+    find_card,
+    largest_batch,
+    replay,
+    step_budget,
+    step_work,
+)
+from vram_budget.step_time import SHARE_OF_PEAK
+from vram_budget.tracing import make_optimizer, new_model
 
 MIB = 2**20
 CONFIG = DistilBertConfig(num_labels=4)
 SHAPES = ((8, 32), (8, 64), (8, 128), (8, 256), (8, 358), (8, 512), (4, 256), (2, 512))
-KERNELS = {
-    "sdpa": SDPBackend.EFFICIENT_ATTENTION,
-    "eager": SDPBackend.MATH,
-}  # a new card would choose flash
-LEVERS = (StepOptions(micro_batch_size=4), StepOptions(checkpointing=True))
-SEARCHED = (128, 358, 512)  # tokens for which the largest batch is looked for
+# Set explicitly, because a new card would choose flash attention.
+KERNELS = {"sdpa": SDPBackend.EFFICIENT_ATTENTION, "eager": SDPBackend.MATH}
+# Steps that need less memory: their options, and the rows of a part.
+LEANER = ((StepOptions(scalable=False), 4), (StepOptions(checkpointing=True), None))
+SEARCHED = (128, 358, 512)  # tokens for which the largest batch is searched
 MOST_ROWS = 512
 
 
 def batch_of(rows: int, length: int, device="cuda") -> dict:
-    """Random tokens, with one place of padding: transformers leaves out a mask that hides nothing."""
+    """Make a batch of random tokens with one place of padding.
+
+    Without padding transformers would leave out the mask.
+    """
     ids = torch.randint(1000, 20000, (rows, length), device=device)
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
@@ -83,22 +94,23 @@ def batch_of(rows: int, length: int, device="cuda") -> dict:
 
 
 @contextmanager
-def trainable(options: StepOptions, device="cuda"):
-    """A function that takes one training step of (rows, tokens), as the options describe it.
+def trainable(options: StepOptions, micro_batch_size=None, device="cuda"):
+    """Context manager: make a function that runs one training step of (rows, tokens).
 
-    What is found out about parts is added to its third argument, as to `forward_backward`'s limits.
+    If memory runs out, the sizes of the parts are appended to its third argument.
     """
-    model = new_model(CONFIG, options).to(device).train()
-    optimizer, accelerator = make_optimizer(model, options), make_accelerator(Recipe())
+    model = new_model(CONFIG, options).to(device)
+    optimizer = make_optimizer(model, options)
 
-    def step(rows, length, limits=None):
-        if options.micro_batch_size:
-            limits = [[1, options.micro_batch_size]]
-        loss = forward_backward(
-            model, batch_of(rows, length, device), accelerator, limits
-        )
+    def step(rows, length, split_sizes=None):
+        if micro_batch_size:
+            split_sizes = [[1, micro_batch_size]]
+        elif split_sizes is None:
+            split_sizes = []
+        batch = batch_of(rows, length, device)
+        loss = in_parts(forward_backward, model, batch, split_sizes)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return loss.item()  # waits for the card
 
     kernel = (
@@ -109,15 +121,17 @@ def trainable(options: StepOptions, device="cuda"):
 
 
 def forget() -> None:
-    """Give all cached memory back, and begin to measure anew."""
+    """Free all cached memory, and reset the peaks."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
 
 
-def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
-    """MiB allocated and reserved at most by three steps."""
+def peaks(
+    shape: tuple[int, int], options: StepOptions, micro_batch_size=None
+) -> tuple[float, float]:
+    """Return the peaks of three steps, in MiB allocated and reserved."""
     forget()
-    with trainable(options) as step:
+    with trainable(options, micro_batch_size) as step:
         for _ in range(3):
             step(*shape)
     return (
@@ -127,21 +141,18 @@ def peaks(shape: tuple[int, int], options: StepOptions) -> tuple[float, float]:
 
 
 def compared(measure, card) -> pd.DataFrame:
-    """Peaks of all cases, predicted and as ``measure(shape, options)`` has them."""
+    """Return the predicted peaks of all cases, and those of `measure` (see `peaks`)."""
     kinds = (StepOptions(), StepOptions(attention="eager", implementation="foreach"))
-    cases = [(shape, options) for options in kinds for shape in SHAPES] + [
-        ((8, 512), lever) for lever in LEVERS
-    ]
+    cases = [(shape, options, None) for options in kinds for shape in SHAPES]
+    cases += [((8, 512), options, micro) for options, micro in LEANER]
     rows = []
-    for shape, options in cases:
-        predicted = step_budget(
-            CONFIG, *shape, replace(options, capability=card.capability), card, "linux"
-        )
-        allocated, reserved = measure(shape, options)
+    for shape, options, micro in cases:
+        here = replace(options, capability=card.capability)
+        step = training_step(micro)
+        predicted = step_budget(step, CONFIG, *shape, here, card, "linux")
+        allocated, reserved = measure(shape, options, micro)
         what = f"{shape[0]} x {shape[1]}, {options.attention}, {options.implementation}"
-        what += (
-            f", parts of {options.micro_batch_size}" if options.micro_batch_size else ""
-        )
+        what += f", parts of {micro}" if micro else ""
         what += ", checkpointing" if options.checkpointing else ""
         rows.append(
             (what, predicted.allocated, allocated, predicted.reserved, reserved)
@@ -160,13 +171,13 @@ def compared(measure, card) -> pd.DataFrame:
 
 
 def context() -> float:
-    """MiB of the card that PyTorch's allocator does not have: the CUDA context, and what others use."""
+    """Return the MiB outside of PyTorch's allocator: context, and other programs."""
     free, total = torch.cuda.mem_get_info()
     return (total - free - torch.cuda.memory_reserved()) / MIB
 
 
 def largest_that_runs(runs) -> int:
-    """The largest number of rows, below `MOST_ROWS`, for which ``runs(rows)`` is true, by halving."""
+    """Find by bisection the most rows, below `MOST_ROWS`, for which ``runs(rows)``."""
     low, high = 0, MOST_ROWS
     while high - low > 1:
         middle = (low + high) // 2
@@ -175,92 +186,93 @@ def largest_that_runs(runs) -> int:
 
 
 def at_once(rows: int, length: int) -> bool:
-    """Whether three steps of so many rows run under the cap, none of them in parts."""
+    """Return whether three steps of this shape run under the cap, none in parts."""
     forget()
-    limits = []
+    split_sizes = []
     try:
         with trainable(StepOptions()) as step:
             for _ in range(3):
-                step(rows, length, limits)
-                if limits:
+                step(rows, length, split_sizes)
+                if split_sizes:
                     return False
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
             raise
         return False
     return True
 
 
 def largest() -> pd.DataFrame:
-    """Largest batches under ``AGNEWS_VRAM_GIB=4``: found by trying, and predicted."""
+    """Return the largest batches on a card of 4 GiB: found by trying, and predicted."""
     rows = []
-    os.environ["AGNEWS_VRAM_GIB"] = "4"
-    try:
-        for length in SEARCHED:
-            forget()
-            card = this_card()
-            predicted, _ = largest_batch(
-                CONFIG, length, StepOptions(capability=card.capability), card, "linux"
-            )
-            with vram_cap(torch.device("cuda")):
-                rows.append(
-                    (
-                        length,
-                        predicted,
-                        largest_that_runs(partial(at_once, length=length)),
-                    )
-                )
-    finally:
-        del os.environ["AGNEWS_VRAM_GIB"]
+    for length in SEARCHED:
+        forget()
+        card = replace(this_card(), free_mib=free_mib(gib=4))
+        options = StepOptions(capability=card.capability)
+        predicted, _ = largest_batch(
+            training_step(), CONFIG, length, options, card, "linux"
+        )
+        with vram_cap(torch.device("cuda"), gib=4):
+            found = largest_that_runs(partial(at_once, length=length))
+        rows.append((length, predicted, found))
     return pd.DataFrame(rows, columns=["tokens", "predicted", "found"])
 
 
-def in_parts(device="cuda") -> dict:
-    """Gradients of a step that runs out of memory and is taken in parts, against those of the whole one."""
-    model = new_model(CONFIG, StepOptions()).to(device).train()
+def gradients_in_parts(device="cuda") -> dict:
+    """Compare the gradients of a step in parts with those of the whole step."""
+    model = new_model(CONFIG, StepOptions()).to(device)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # else both steps draw other masks
+            module.p = 0.0  # otherwise the two steps draw different masks
     model.config.attention_dropout = 0.0
-    batch, limits, accelerator = (
-        batch_of(16, 256, device),
-        [],
-        make_accelerator(Recipe()),
-    )
-    forward_backward(model, batch, accelerator)
+    batch = batch_of(16, 256, device)
+    forward_backward(model, batch)
     whole = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad(set_to_none=True)
+    model.zero_grad()
     forget()
-    total = torch.cuda.mem_get_info()[1]
-    room = (
-        torch.cuda.memory_reserved() + 600 * MIB
-    )  # 256 for the gradients; the rest for four rows or so
-    torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
-    try:
-        forward_backward(model, batch, accelerator, limits)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    pairs = [
+    split_sizes = []
+    with little_memory():
+        in_parts(forward_backward, model, batch, split_sizes)
+    differences = [
         (p.grad - w).abs().max() / w.abs().max().clamp(min=1e-12)
         for p, w in zip(model.parameters(), whole)
     ]
-    return {"limits": limits, "largest_relative_difference": max(pairs).item()}
+    return {
+        "limits": split_sizes,
+        "largest_relative_difference": max(differences).item(),
+    }
 
 
-def continued() -> dict:
-    """The largest difference between the losses of a run in two sittings and of one in a single sitting."""
+@contextmanager
+def little_memory():
+    """Context manager: leave PyTorch 600 MiB more than it has reserved now.
+
+    256 of them are for the gradients, the rest for about four rows.
+    """
+    total = torch.cuda.mem_get_info()[1]
+    allowed = torch.cuda.memory_reserved() + 600 * MIB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def resumed() -> dict:
+    """Compare the losses of a resumed run with those of an uninterrupted one."""
     recipe = Recipe("offline", "mini", "sample", train_rows=200, test_rows=8, epochs=1)
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as room:
-        whole = train(load_model(recipe), tokens, recipe, Path(room) / "whole")
-        train(load_model(recipe), tokens, recipe, Path(room) / "parts", steps=9)
-        parts = train(load_model(recipe), tokens, recipe, Path(room) / "parts")
-    difference = (whole.steps["loss"] - parts.steps["loss"]).abs().max()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        whole = train(load_model(recipe), tokens, recipe, Path(folder) / "whole")
+        stopped = Path(folder) / "stopped"
+        train(load_model(recipe), tokens, recipe, stopped, steps=9)
+        again = train(load_model(recipe), tokens, recipe, stopped)
+    difference = (whole.steps["loss"] - again.steps["loss"]).abs().max()
     return {"steps": len(whole.steps), "largest_difference": float(difference)}
 
 
 def seconds(card) -> pd.DataFrame:
-    """Seconds of a step of 8 rows, and the estimate for this card, where its speed is known."""
+    """Return the seconds of a step of 8 rows, and the estimate for a known card."""
     try:
         listed = find_card(card.name)
         speeds = SHARE_OF_PEAK * listed.fp32_tflops * 1e12, listed.bandwidth * 1e9
@@ -270,20 +282,20 @@ def seconds(card) -> pd.DataFrame:
     with trainable(StepOptions()) as step:
         for length in (64, 128, 256, 512):
             step(8, length)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(5):
                 step(8, length)
-            estimate = (
-                sum(w / s for w, s in zip(step_work(CONFIG, 8, length), speeds))
-                if speeds
-                else None
-            )
-            rows.append((length, (time.perf_counter() - begun) / 5, estimate))
+            measured = (time.perf_counter() - started) / 5
+            work = step_work(training_step(), CONFIG, 8, length)
+            estimate = None
+            if speeds:
+                estimate = sum(amount / speed for amount, speed in zip(work, speeds))
+            rows.append((length, measured, estimate))
     return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
 
 
 def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
-    """What a snapshot of PyTorch's allocator says that it was asked for, as the events of a trace."""
+    """Turn a snapshot of PyTorch's allocator into the events of a trace."""
     live, events = {}, []
     for entry in entries:
         if entry["action"] == "alloc":
@@ -297,7 +309,7 @@ def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
 
 
 def replayed() -> dict:
-    """Reserved MiB of two steps: PyTorch's own, and ours for the same requests."""
+    """Return the MiB reserved by two steps: PyTorch's, and ours for its requests."""
     forget()
     torch.cuda.memory._record_memory_history(
         max_entries=10**6, stacks="python", context=None
@@ -320,7 +332,7 @@ def replayed() -> dict:
 
 
 def file_for(card_name: str) -> Path:
-    """Where the figures of a card are written."""
+    """Return the file for the figures of a card."""
     plain = re.sub(r"[^a-z0-9]+", "-", card_name.lower().removeprefix("nvidia ")).strip(
         "-"
     )
@@ -330,7 +342,8 @@ def file_for(card_name: str) -> Path:
 def main() -> int:
     if not torch.cuda.is_available():
         print(
-            "benchmarks/on_cuda.py measures on a CUDA card, and this PyTorch finds none here.",
+            "benchmarks/on_cuda.py measures on a CUDA card, and this PyTorch finds "
+            "none here.",
             file=sys.stderr,
         )
         return 2
@@ -342,8 +355,8 @@ def main() -> int:
     print(table.round(3).to_string(), f"\n{figures['context_mib']}", flush=True)
     sections = {
         "largest": largest,
-        "in_parts": in_parts,
-        "continued": continued,
+        "in_parts": gradients_in_parts,
+        "resumed": resumed,
         "replayed": replayed,
     }
     sections["seconds"] = lambda: seconds(card)
@@ -356,8 +369,8 @@ def main() -> int:
             found = {"not_run": str(error)}
         except RuntimeError as error:  # the next section may still run
             found = {"failed": str(error).splitlines()[0]}
-        told = found.to_dict("records") if isinstance(found, pd.DataFrame) else found
-        figures[name] = told
+        is_table = isinstance(found, pd.DataFrame)
+        figures[name] = found.to_dict("records") if is_table else found
         print(f"\n{name}\n{found}", flush=True)
     figures |= {
         "card": card.name,

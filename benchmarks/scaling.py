@@ -1,8 +1,9 @@
-"""What do more processes cost and bring, while the batch stays 8? Measured here, and computed for eight GPUs.
+"""What do more processes cost and bring if the batch stays at 8 rows?
 
     python benchmarks/scaling.py
 
-About three minutes. It prints two tables and writes scaling.json.
+Measured on this processor, and computed for eight GPUs. About three minutes. It prints
+two tables and writes scaling.json.
 """
 
 import json
@@ -15,29 +16,27 @@ from pathlib import Path
 
 import pandas as pd
 
-from agnews_helpers import Recipe, load_model
-from agnews_helpers.vram.time import SHARE_OF_PEAK, step_work
-from agnews_helpers.vram.trace import config_for
+from agnews_helpers import Recipe, config_for, load_model, training_step
+from vram_budget.step_time import SHARE_OF_PEAK, step_work
 
 DISTILBERT = 66_956_548  # parameters, with 4 labels
 
 
 def mini_parameters() -> int:
-    return sum(
-        parameter.numel()
-        for parameter in load_model(
-            Recipe(profile="offline", model="mini", data="sample")
-        ).parameters()
-    )
+    model = load_model(Recipe(profile="offline", model="mini", data="sample"))
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def traffic(processes: int, parameters: int) -> float:
-    """MB that each process sends a step: a ring passes each gradient on 2 (n - 1) / n times, 4 bytes each."""
+    """Return the MB that each of n processes sends per step.
+
+    In a ring, each process sends each gradient of 4 bytes 2 (n - 1) / n times.
+    """
     return 2 * (processes - 1) / processes * 4 * parameters / 1e6
 
 
 def measured(processes: int) -> dict:
-    """Milliseconds a step of `mini` on the sample, one thread for each process."""
+    """Measure a step of `mini` on the sample, with one thread per process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -92,9 +91,10 @@ def measured(processes: int) -> dict:
 
 
 def arithmetic() -> pd.DataFrame:
-    """DistilBERT on T4 cards (8.1 TFLOP/s, 320 GB/s), 64 tokens a row.
+    """Estimate a step of DistilBERT on T4 cards (8.1 TFLOP/s, 320 GB/s).
 
-    Compute by the arithmetic of `vram.time`, traffic over the slowest link.
+    64 tokens per row. Compute as in `vram_budget.step_time`, traffic over the slowest
+    link.
     """
     config, lines = config_for(), []
     for name, gpus, link in (
@@ -102,7 +102,7 @@ def arithmetic() -> pd.DataFrame:
         ("8 GPUs, one machine, PCIe 3.0 x16, 12 GB/s", 8, 12e9),
         ("8 GPUs, two machines, 10 Gbit/s Ethernet, 1.25 GB/s", 8, 1.25e9),
     ):
-        flops, moved = step_work(config, max(1, 8 // gpus), 64)
+        flops, moved = step_work(training_step(), config, max(1, 8 // gpus), 64)
         compute = flops / (SHARE_OF_PEAK * 8.1e12) + moved / 320e9
         sent = traffic(gpus, DISTILBERT)
         passed = sent * 1e6 / link if link else 0.0

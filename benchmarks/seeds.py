@@ -1,8 +1,9 @@
-"""Do the CPU's own kernels, or bf16, change how good the classifier becomes? Four epochs, three seeds.
+"""Do the faster CPU functions, or bf16, change how good the classifier becomes?
 
     python benchmarks/seeds.py
 
-About eight minutes. It prints a table and writes seeds.json.
+Four epochs with three seeds each, about eight minutes. It prints a table and writes
+seeds.json.
 """
 
 import json

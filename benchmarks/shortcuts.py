@@ -1,10 +1,11 @@
-"""Does the classifier read the story, or who wrote it? Rows with a tell-tale are scored again without it.
+"""Does the classifier read the story, or who wrote it?
 
     AGNEWS_DATA=folder python benchmarks/shortcuts.py
 
-About ten minutes on two cores. `mini` learns from 2,000 rows of AG News by the recipe (a twentieth of them
-validates). Of the test rows, those with "(Reuters)", with "(AP)" and with a link to a stock quote are scored
-as they are and with that taken out. It prints a table and writes shortcuts.json.
+About ten minutes on two cores. `mini` is trained on 2,000 rows of AG News, of which a
+twentieth is held out for validation. The test rows with "(Reuters)", with "(AP)" and
+with a link to a stock quote are then scored twice: as they are, and with that removed.
+It prints a table and writes shortcuts.json.
 """
 
 import json
@@ -25,7 +26,8 @@ from agnews_helpers import (
 )
 
 HERE = Path(__file__)
-# What is taken out: a source in brackets, with the "Reuters - " or "AP - " behind it, and a link to a quote.
+# What is removed: a source in brackets, with the "Reuters - " or "AP - " after it, and
+# a link to a stock quote.
 TELLTALES = {
     "(Reuters)": r"\(Reuters\)|\bReuters\b",
     "(AP)": r"\(AP\)|\bAP\b",
@@ -43,6 +45,9 @@ def main() -> None:
         rows = test.filter(
             lambda row, pattern=pattern: re.search(pattern, row["text"], re.S)
         )
+        if not len(rows):
+            print(f"No test row has {name}.")
+            continue
         texts = [re.sub(pattern, " ", text, flags=re.S) for text in rows["text"]]
         without = Dataset.from_dict({"text": texts, "label": rows["label"][:]})
         without = without.cast_column("label", rows.features["label"])

@@ -1,8 +1,12 @@
-"""Is the time of a step predicted rightly? Six shapes on this processor, by its measured speed and bandwidth.
+"""Is the time of a step predicted well? Six shapes on this processor.
 
-    python benchmarks/step_time.py      about a minute; prints a table, writes step_time.json beside this file
+The prediction uses the measured speed and bandwidth of this machine.
 
-The same arithmetic estimates the hours on a graphics card (``agnews budget``), from its published figures.
+    python benchmarks/step_time.py
+
+takes about a minute, prints a table and writes step_time.json beside this file. The
+same arithmetic estimates the hours on a graphics card (``agnews budget``), from its
+published figures.
 """
 
 import json
@@ -13,16 +17,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from agnews_helpers import Recipe, forward_backward, load_model
-from agnews_helpers.training import make_accelerator
-from agnews_helpers.vram.time import step_work
-from agnews_helpers.vram.trace import StepOptions
+from agnews_helpers import Recipe, load_model, training_step
+from vram_budget import StepOptions, step_work
 
 SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 
 
 def encoder_weights(model) -> list[torch.Tensor]:
-    """The weights of the linear layers that every token passes."""
+    """Return the weights of the linear layers that every token passes."""
     return [
         layer.weight.detach()
         for layer in model.distilbert.transformer.modules()
@@ -31,7 +33,10 @@ def encoder_weights(model) -> list[torch.Tensor]:
 
 
 def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
-    """FLOP/s of matrix products, in the shapes of the model's linear layers: forward and both of backward."""
+    """Measure the FLOP/s of matrix products of the shapes of the model's layers.
+
+    Of each linear layer the product of the forward and the two of the backward pass.
+    """
     weights = encoder_weights(model)
     inputs = {
         size: torch.randn(tokens, size) for weight in weights for size in weight.shape
@@ -43,21 +48,20 @@ def product_speed(model, tokens: int = 448, seconds: float = 1.5) -> float:
             torch.mm(x, weight.t()), torch.mm(y, weight), torch.mm(y.t(), x)
 
     once()
-    started, rounds = time.perf_counter(), 0
+    started = time.perf_counter()
+    rounds = 0
     while time.perf_counter() - started < seconds:
         once()
         rounds += 1
-    return (
-        6
-        * tokens
-        * sum(weight.numel() for weight in weights)
-        * rounds
-        / (time.perf_counter() - started)
-    )
+    flops = 6 * tokens * sum(weight.numel() for weight in weights) * rounds
+    return flops / (time.perf_counter() - started)
 
 
 def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
-    """Bytes/s of adding two tensors into a third that are too large for the caches: two read, one written."""
+    """Measure the bytes/s of an addition: two tensors read, one written.
+
+    They are too large for the caches.
+    """
     x, y, z = (torch.ones(mebibytes * 2**18) for _ in range(3))
     torch.add(x, y, out=z)
     started = time.perf_counter()
@@ -67,7 +71,7 @@ def bandwidth(mebibytes: int = 64, rounds: int = 10) -> float:
 
 
 def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
-    """Median time of a real step, after one to warm up."""
+    """Return the median seconds of a real step, after one to warm up."""
     optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-5, fused=True)
     mask = torch.ones(rows, length, dtype=torch.long)
     mask[0, -1] = 0
@@ -76,25 +80,23 @@ def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
         "attention_mask": mask,
         "labels": torch.arange(rows) % 4,
     }
-    accelerator, times = make_accelerator(Recipe()), []
+    step, times = training_step(), []
     for _ in range(repeat + 1):
         started = time.perf_counter()
-        forward_backward(model, batch, accelerator)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        step(model, batch, optimizer)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 
 
 def main() -> None:
     model = load_model(Recipe(profile="offline", model="mini"))
-    # the estimate is for cards, where the last layer is computed whole
-    vars(model.distilbert.transformer.layer[-1]).pop("forward", None)
     options, lines = StepOptions(attention="eager"), []
     for rows, length in SHAPES:
-        # anew for each: the machine is not the same all the time
+        # Measured again for each shape, because the machine's speed drifts.
         speed, moved = product_speed(model), bandwidth()
-        flops, bytes_moved = step_work(model.config, rows, length, options)
+        flops, bytes_moved = step_work(
+            training_step(), model.config, rows, length, options
+        )
         lines.append(
             {
                 "rows": rows,

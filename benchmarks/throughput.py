@@ -1,11 +1,12 @@
-"""How fast is the training loop, beside what a reader would use instead, and beside the processor's limit?
+"""How fast is the training loop, compared with what a reader would use instead?
 
-    python benchmarks/throughput.py                       on the sample, about 20 minutes on two cores
-    AGNEWS_DATA=folder python benchmarks/throughput.py    on rows of AG News itself
+    python benchmarks/throughput.py                       on the sample
+    AGNEWS_DATA=folder python benchmarks/throughput.py    on rows of AG News
 
-It prints tables and writes throughput.json and .png.
-Every contender trains the same model on the same rows in a process of its own, in turn, several times; ratios
-are of the same round, because a laptop's speed is not the same from one minute to the next.
+About 20 minutes on two cores. It prints tables and writes throughput.json and .png.
+Every contender trains the same model on the same rows in its own process, in turn,
+several times. Ratios are computed within a round, because a laptop's speed drifts. The
+speed is also given as a share of the processor's limit for matrix products.
 """
 
 import argparse
@@ -16,22 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 HERE = Path(__file__)
 CONTENDERS = {
-    "letter": "the recipe to the letter: all rows padded to 512, plain Adam",
+    "letter": "exactly the recipe: all rows padded to 512, plain Adam",
     "trainer": "transformers.Trainer, dynamic padding",
     "grouped": "transformers.Trainer, group_by_length",
     "ours": "train()",
 }
-LETTER_ROWS = 32  # it takes twenty times as long for a row: fewer of them
+LETTER_ROWS = 32  # fewer, because each takes twenty times as long
 
 
 def newsletter(rows: int):
-    """Recipe, tokenized rows and model, the same for all. More rows than there are come round again."""
+    """Return recipe, tokenized splits and model, the same for every contender.
+
+    If the data has fewer training rows, they are repeated.
+    """
     from datasets import concatenate_datasets
 
     from agnews_helpers import load_data, load_model, load_tokenizer, tokenize
@@ -39,11 +44,9 @@ def newsletter(rows: int):
     recipe = _recipe()
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
     train = tokens["train"]
-    train = concatenate_datasets([train] * -(-rows // len(train))).select(range(rows))
-    tokens["train"], tokens["validation"] = (
-        train,
-        tokens["validation"].select(range(16)),
-    )
+    repeated = concatenate_datasets([train] * -(-rows // len(train)))
+    tokens["train"] = repeated.select(range(rows))
+    tokens["validation"] = tokens["validation"].select(range(16))
     return recipe, tokens, load_model(recipe)
 
 
@@ -59,7 +62,7 @@ def _recipe():
 
 
 def letter(rows: int) -> dict:
-    """The loop as question and answer have it: fixed padding, shuffled, ``torch.optim.Adam``."""
+    """Train in the plain loop: fixed padding, shuffled, ``torch.optim.Adam``."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -86,8 +89,10 @@ def letter(rows: int) -> dict:
 
 
 def trainer(rows: int, **settings) -> dict:
-    """`transformers.Trainer` as its documentation shows it, without saving and without reports to
-    services."""
+    """Train with `transformers.Trainer` as its documentation shows it.
+
+    Without checkpoints, and without reports to services.
+    """
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
@@ -154,12 +159,11 @@ def ours(rows: int, **changes) -> dict:
         "layers": model.config.n_layers,
         "width": model.config.dim,
     }
-    flop_s = (
-        before + product_speed(model, tokens_a_batch, 3.0)
-    ) / 2  # around the run, because the machine's speed drifts
+    # Measured before and after the run, because the machine's speed drifts.
+    after = product_speed(model, tokens_a_batch, 3.0)
     return figures | {
         "with_validation_and_saving": whole,
-        "limit": {"flops": flop_s, **shape},
+        "limit": {"flops": (before + after) / 2, **shape},
     }
 
 
@@ -180,7 +184,7 @@ def _figures(tokens, seconds: float, padded: int) -> dict:
 
 
 def _peak_gib() -> float:
-    """Most memory that this process had at any time, in GiB."""
+    """Return this process's peak memory in GiB."""
     if os.name == "posix":
         import resource
 
@@ -190,8 +194,10 @@ def _peak_gib() -> float:
 
 
 def flops(figures: dict, shape: dict) -> float:
-    """Operations of the whole model on the real tokens: 6 for each weight and token, 12 x width for each pair
-    of tokens and layer."""
+    """Return the floating-point operations of the whole model on the real tokens.
+
+    6 for each weight and token, and 12 x width for each pair of tokens in each layer.
+    """
     return (
         6 * shape["weights"] * figures["tokens"]
         + 12 * shape["width"] * shape["layers"] * figures["attention"]
@@ -199,8 +205,10 @@ def flops(figures: dict, shape: dict) -> float:
 
 
 def flops_left_out(figures: dict, shape: dict) -> float:
-    """Those of them that train() leaves out on a CPU: in the last layer, for other tokens than [CLS], all but
-    keys and values."""
+    """Return how many of these operations `train` leaves out on a CPU.
+
+    In the last layer only [CLS] is computed; of the other tokens keys and values alone.
+    """
     others = figures["tokens"] - figures["rows"]
     weights = shape["weights"] / shape["layers"] - 2 * shape["width"] ** 2
     return 6 * weights * others + 12 * shape["width"] * (
@@ -209,7 +217,7 @@ def flops_left_out(figures: dict, shape: dict) -> float:
 
 
 def measure(name: str, rows: int, **environment: str) -> dict:
-    """One contender in a process of its own."""
+    """Run one contender in its own process."""
     command = [sys.executable, str(HERE), "--contender", name, "--rows", str(rows)]
     result = subprocess.run(
         command,
@@ -223,7 +231,7 @@ def measure(name: str, rows: int, **environment: str) -> dict:
 
 
 def rounds(repeat: int, rows: int) -> pd.DataFrame:
-    """All contenders in turn, `repeat` times: one line for each measurement."""
+    """Run all contenders in turn, `repeat` times; return a row per measurement."""
     lines = []
     for number in range(1, repeat + 1):
         found = {name: measure(name, rows) for name in CONTENDERS}
@@ -253,7 +261,7 @@ def rounds(repeat: int, rows: int) -> pd.DataFrame:
 
 
 def ratios(lines: pd.DataFrame) -> pd.DataFrame:
-    """How many times as fast as each other contender ours is: median, least and most over the rounds."""
+    """Return how many times faster ours is: median, least and most of the rounds."""
     speeds = lines.pivot(index="round", columns="contender", values="rows_per_second")
     others = speeds.rdiv(speeds["ours"], axis=0).drop(columns="ours")
     return pd.DataFrame(
@@ -262,8 +270,7 @@ def ratios(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def pass_over(rows: int) -> dict:
-    """A whole pass of train() over so many rows, with a model of no size: what everything around the model
-    costs."""
+    """Measure `train` with a tiny model: what everything but the model costs."""
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
     from whole_run import whole_run
@@ -283,7 +290,7 @@ def pass_over(rows: int) -> dict:
 
 
 def growth(sizes=(1_000, 10_000, 40_000)) -> pd.DataFrame:
-    """Do time and memory of a pass grow as the rows do?"""
+    """Measure whether time and memory of an epoch grow with the rows."""
     return pd.DataFrame(
         [{"rows": size, **measure("pass_over", size)} for size in sizes]
     )
@@ -313,25 +320,28 @@ PARTS = {
 
 
 def parts(rows: int, steps: int = 30) -> dict:
-    """Share of a step's time that each kind of operation takes, by PyTorch's profiler; data and progress bar
-    by the clock."""
+    """Return the share of a step's time that each kind of operation takes.
+
+    By PyTorch's profiler; the time for data is measured with a clock.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     from agnews_helpers import cpu_kernels, epoch_batches, forward_backward, make_loader
-    from agnews_helpers.training import check_finite, make_accelerator
+    from agnews_helpers.plumbing.processes import make_accelerator
+    from agnews_helpers.training import check_finite
 
     recipe, tokens, model = newsletter(rows)
     optimizer = torch.optim.Adam(
         model.train().parameters(), lr=recipe.learning_rate, fused=True
     )
-    accelerator = make_accelerator(recipe)
+    accelerator = make_accelerator(recipe.precision)
 
     def step(batch):
-        loss = forward_backward(model, batch, accelerator)
+        loss = forward_backward(model, batch, backward=accelerator.backward)
         check_finite(loss, model, accelerator)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.item()
 
     started = time.perf_counter()
@@ -361,7 +371,7 @@ def parts(rows: int, steps: int = 30) -> dict:
 
 
 def start_up(rows: int = 40_000) -> dict:
-    """Seconds to tokenize, and from train() to its first step."""
+    """Measure the seconds to tokenize, and until the first step of `train`."""
     return {"rows": rows, **measure("seconds_to_start", rows)}
 
 
@@ -377,21 +387,20 @@ def seconds_to_start(rows: int) -> dict:
     ).select(range(rows))
     started = time.perf_counter()
     tokenize(texts, tokenizer, recipe)
-    tokenizing, moment = time.perf_counter() - started, []
+    tokenizing = time.perf_counter() - started
     recipe, tokens, model = newsletter(rows)
+    first_step = []
 
-    def note(*_):
-        moment.append(time.perf_counter())
+    def stop_at_first_step(*_, **__):
+        first_step.append(time.perf_counter())
         raise KeyboardInterrupt
 
-    training.forward_backward = note
+    training.forward_backward = stop_at_first_step
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with suppress(KeyboardInterrupt):
             train(model, tokens, recipe, folder, resume=False)
-        except KeyboardInterrupt:
-            pass
-    return {"tokenize": tokenizing, "first_step": moment[0] - started}
+    return {"tokenize": tokenizing, "first_step": first_step[0] - started}
 
 
 def draw(lines: pd.DataFrame, shares: dict, path: Path) -> None:
@@ -457,15 +466,15 @@ def main() -> None:
     done = share * (1 - mine["left_out"])
     data = "AG News rows" if os.environ.get("AGNEWS_DATA") else "the sample"
     print(
-        f"\ntrain() is so many times as fast as ({data}, {options.rows} rows, batches of "
-        f"8):\n{table.round(2).to_string()}\n"
-        f"\nof the matrix-product limit: {share.median():.1%} ({share.min():.1%} to {share.max():.1%}), "
-        f"the whole model counted;\n"
-        f"{left_out:.1%} of that work is not done, since the head reads the last layer at [CLS] alone: "
-        f"of the rest {done.median():.1%} ({done.min():.1%} to {done.max():.1%})\n"
-        f"\nwhere a step's time "
-        f"goes:\n{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n{grown.round(2).to_string(index=False)}\n"
-        f"\nstart-up {start}"
+        f"\nHow many times faster train() is ({data}, {options.rows} rows, batches of "
+        f"8):\n{table.round(2).to_string()}\n\nShare of the matrix-product limit, with "
+        f"the work of the whole model: {share.median():.1%} "
+        f"({share.min():.1%} to {share.max():.1%}).\n"
+        f"{left_out:.1%} of that work is left out, because the head reads the last "
+        f"layer at [CLS] alone; without it: {done.median():.1%} "
+        f"({done.min():.1%} to {done.max():.1%}).\n\nWhere a step's time goes:\n"
+        f"{pd.Series(shares).map('{:.1%}'.format).to_string()}\n\n"
+        f"{grown.round(2).to_string(index=False)}\n\nstart-up {start}"
     )
     figures = {
         "data": data,

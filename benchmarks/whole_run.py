@@ -1,4 +1,4 @@
-"""What the other scripts train with: a run of which only the result is kept."""
+"""Train for the other scripts: only the result is kept, no folder."""
 
 import tempfile
 
@@ -6,10 +6,9 @@ from agnews_helpers import Run, train
 
 
 def whole_run(model, tokens, recipe) -> Run:
-    """`train()` to its end, in a temporary folder. A run that was stopped would give half a figure: it ends
-    the script."""
+    """Call `train` in a temporary folder; exit if the run was stopped."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(model, tokens, recipe, folder)
     if not run.finished:
-        raise SystemExit("stopped: nothing of this run is kept")
+        raise SystemExit("The run was stopped; its figures would be incomplete.")
     return run

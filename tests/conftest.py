@@ -1,16 +1,25 @@
+"""What all tests share: a tiny model, its recipe, its tokens, and signals."""
+
 import pytest
 
 from agnews_helpers import Recipe, load_data, load_tokenizer, tokenize
+from tests.signals import signals_of_a_terminal
 from tests.tiny import tiny_model_folder
 
-collect_ignore = [
-    "browser"
-]  # needs a browser and an extra: `make test-browser` names the folder, and so gets it
+# They need a browser and an extra: `make test-browser` names the folder.
+collect_ignore = ["browser"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals():
+    """Let the tests pass wherever they are started: they send signals."""
+    with signals_of_a_terminal():
+        yield
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with a 2-layer, 32-wide DistilBERT: the real class, trained in a second."""
+    """A folder with a DistilBERT of 2 layers, 32 wide: it trains in a second."""
     return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 

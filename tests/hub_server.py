@@ -1,8 +1,9 @@
-"""A stand-in for the Hugging Face Hub on loopback, for tests of the code that downloads.
+"""A stand-in for the Hugging Face Hub on loopback, for tests of downloads.
 
-It answers what huggingface_hub, datasets and transformers ask for when ``HF_ENDPOINT`` names it: where a file
-is and how long, what a repository holds, and the files themselves, the large ones by a redirect, as the Hub
-does. It lives for a bounded time and number of requests, and can be told to misbehave.
+If ``HF_ENDPOINT`` names it, it answers the requests of huggingface_hub, datasets and
+transformers: a file's address and size, the contents of a repository, and the files
+themselves, the large ones through a redirect as on the Hub. It answers for a limited
+time and a limited number of requests, and can simulate faults.
 """
 
 import hashlib
@@ -20,34 +21,31 @@ from agnews_helpers.recipe import HUB_DATA, HUB_MODEL, LABELS
 from tests.tiny import tiny_model_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (
-    ".safetensors",
-    ".parquet",
-)  # kept in large-file storage, reached by a redirect, and offered through Xet as well
+# In large-file storage: reached through a redirect, and also offered through Xet.
+LARGE = (".safetensors", ".parquet")
 CHUNK = 2**16
-FILE = re.compile(
-    r"/(?P<kind>datasets/)?(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
-)
+REPOSITORY = r"(?P<repository>[^/]+/[^/]+)"
+REVISION = r"(?P<revision>[^/]+)"
+FILE = re.compile(rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/{REVISION}/(?P<path>.+)")
 ABOUT = re.compile(
-    r"/api/(?P<kind>models|datasets)/(?P<repository>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?"
+    rf"/api/(?P<kind>models|datasets)/{REPOSITORY}"
+    rf"(?:/(?P<what>revision|tree|paths-info)/{REVISION}(?:/(?P<path>.+))?)?"
 )
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests whose "METHOD /path" matches `pattern`, `times` times (None: always).
+    """A fault of the requests whose "METHOD /path" matches `pattern`.
 
-    status : answered instead of the file, with `headers`. cut_after : the connection is closed after so many
-    bytes of the body. silent_after : the same, but it stays open and nothing more comes. mute : there is no
-    answer at all. gone : after that, nobody listens any more.
+    times : how often it occurs; None: always.
+    status : answered instead of the file, with `headers`. cut_after : the connection is
+    closed after this many bytes of the body. gone : after that, the server is closed.
     """
 
     pattern: str
     status: int | None = None
     headers: tuple = ()
     cut_after: int | None = None
-    silent_after: int | None = None
-    mute: bool = False
     gone: bool = False
     times: int | None = None
 
@@ -56,7 +54,7 @@ NOTHING_WRONG = Fault("")
 
 
 class Hub:
-    """The server's address, what it was asked, and what it does wrong."""
+    """The server's address, the requests so far, and the faults to simulate."""
 
     def __init__(self, folder: Path, requests: int):
         self.folder, self.left, self.lock = folder, requests, threading.Lock()
@@ -65,14 +63,14 @@ class Hub:
         self.over = threading.Event()
 
     def count(self, pattern: str) -> int:
-        """How many requests matched so far."""
+        """Return how many requests matched so far."""
         return sum(re.search(pattern, asked) is not None for asked in self.asked)
 
     def goes_wrong(self, pattern: str, **how) -> None:
         self.faults.append(Fault(pattern, **how))
 
     def fault(self, request: str) -> Fault | None:
-        """The fault of this request, which is noted."""
+        """Record a request, and return its fault."""
         with self.lock:
             self.asked.append(request)
             self.left -= 1
@@ -107,10 +105,6 @@ class Handler(BaseHTTPRequestHandler):
             return
         path = unquote(urlsplit(self.path).path)
         fault = self.hub.fault(f"{self.command} {path}") or NOTHING_WRONG
-        if fault.mute:
-            self.hub.over.wait(120)
-            self.close_connection = True
-            return
         if fault.status is not None:
             return self.send(b"out of order", fault.status, dict(fault.headers))
         if found := FILE.fullmatch(path):
@@ -214,9 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        stop = min(
-            n for n in (fault.cut_after, fault.silent_after, size) if n is not None
-        )
+        stop = min(n for n in (fault.cut_after, size) if n is not None)
         sent = 0
         while sent < stop:
             part = (
@@ -228,8 +220,6 @@ class Handler(BaseHTTPRequestHandler):
             sent += len(part)
         if sent < size:
             self.wfile.flush()
-            if fault.silent_after is not None:
-                self.hub.over.wait(120)
             if fault.gone:
                 self.hub.over.set()
                 self.server.shutdown()
@@ -274,10 +264,11 @@ def _entry(folder: Path, item: Path) -> dict:
 
 @contextmanager
 def serve(folder: Path, seconds: float = 500, requests: int = 400):
-    """A `Hub` with the repositories of `folder` while the block runs: ``models/owner/name``, and data.
+    """Context manager: a `Hub` with the repositories in `folder`.
 
-    After `seconds` it closes, and after so many `requests` it only answers 503: a client that never gives up
-    ends too.
+    They are in ``models/owner/name`` and ``datasets/owner/name``. After `seconds` it
+    closes, and after `requests` requests it answers only 503, so that a client that
+    never gives up ends, too.
     """
     hub = Hub(folder, requests)
     server = ThreadingHTTPServer(
@@ -301,9 +292,10 @@ def serve(folder: Path, seconds: float = 500, requests: int = 400):
 
 
 def make_repositories(folder: Path, rows: dict, **config) -> Path:
-    """Both repositories that the profiles need, in `folder`.
+    """Make both repositories that the profiles need, in `folder`.
 
-    rows : for ``train`` and ``test`` a dict of ``text`` and ``label``. config : changes to the tiny model's.
+    rows : for ``train`` and ``test`` a dict of ``text`` and ``label``.
+    config : changes of the tiny model's configuration.
     """
     _make_model(folder / "models" / HUB_MODEL, config)
     _make_data(folder / "datasets" / HUB_DATA, rows)
@@ -311,7 +303,7 @@ def make_repositories(folder: Path, rows: dict, **config) -> Path:
 
 
 def _make_model(folder: Path, config: dict) -> None:
-    """As the public one: weights of a masked language model, which know nothing of four classes."""
+    """Make one like the public model: a masked language model, without a head."""
     tiny_model_folder(folder, kind="DistilBertForMaskedLM", **config)
     (folder / "vocab.txt").write_bytes(checked_file("vocab.txt").read_bytes())
     (folder / "tokenizer_config.json").write_text(
@@ -323,7 +315,7 @@ def _make_model(folder: Path, config: dict) -> None:
 
 
 def _make_data(folder: Path, rows: dict) -> None:
-    """As the public one: a Parquet file for each split, and their features in the card."""
+    """Make one like the public data: a Parquet file per split, features in the card."""
     import yaml
     from datasets import ClassLabel, Dataset, Features, Value
 

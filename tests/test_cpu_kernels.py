@@ -1,11 +1,19 @@
-"""The functions that a CPU trains with are PyTorch's, within rounding."""
+"""The faster CPU functions give PyTorch's results, within rounding."""
 
 import json
 import tempfile
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    ModernBertConfig,
+)
 
 from agnews_helpers import (
     epoch_batches,
@@ -16,12 +24,15 @@ from agnews_helpers import (
 )
 from agnews_helpers.model import write_classifier
 from agnews_helpers.plumbing.cpu_kernels import (
-    NAME,
+    ATTENTION_NAME,
+    PROVEN,
     additive_mask,
     cpu_attention,
     cpu_kernels,
-    drop,
+    fast_dropout,
 )
+
+TRAINING = torch.nn.Dropout().train()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -29,7 +40,7 @@ from agnews_helpers.plumbing.cpu_kernels import (
 def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     torch.manual_seed(0)
     n = torch.Size(shape).numel()
-    output = drop(torch.ones(shape), p)
+    output = fast_dropout(torch.ones(shape), p, TRAINING)
     kept = output != 0
     assert torch.allclose(output[kept], torch.tensor(1 / (1 - p)))
     assert kept.float().mean().item() == pytest.approx(
@@ -37,9 +48,22 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     )
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_a_seed_decides_every_byte(p):
+    """The same result, computed by NumPy from the same random numbers."""
+    x = torch.randn(300, 333)
+    torch.manual_seed(3)
+    output = fast_dropout(x, p, TRAINING)
+    torch.manual_seed(3)
+    numbers = torch.empty(24_975, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+    keep = numbers.numpy().view(np.int16)[:99_900] < round((1 - p) * 65536) - 32768
+    scale = keep.reshape(x.shape) * np.float32(1 / (1 - p))
+    assert output.numpy().tobytes() == (x.numpy() * scale).tobytes()
+
+
 def test_elements_are_dropped_independently():
     torch.manual_seed(0)
-    kept = (drop(torch.ones(400_000), 0.3) != 0).float()
+    kept = (fast_dropout(torch.ones(400_000), 0.3, TRAINING) != 0).float()
     for distance in (1, 2, 3, 4, 5, 8):  # four elements share a random number
         both = (kept[:-distance] * kept[distance:]).mean().item()
         assert both == pytest.approx(0.49, abs=0.004)
@@ -48,7 +72,7 @@ def test_elements_are_dropped_independently():
 def test_its_gradient_is_its_own_mask():
     torch.manual_seed(0)
     x = torch.randn(500, requires_grad=True)
-    y = drop(x, 0.25)
+    y = fast_dropout(x, 0.25, TRAINING)
     y.sum().backward()
     assert (
         torch.equal(x.grad, torch.where(y == 0, 0.0, 1 / 0.75))
@@ -59,7 +83,8 @@ def test_its_gradient_is_its_own_mask():
 def test_no_dropout_takes_no_random_number():
     before = torch.get_rng_state()
     x = torch.randn(5, generator=torch.Generator())
-    assert drop(x, 0.0) is x and drop(x, 0.5, torch.nn.Dropout(0.5).eval()) is x
+    assert fast_dropout(x, 0.0, TRAINING) is x
+    assert fast_dropout(x, 0.5, torch.nn.Dropout(0.5).eval()) is x
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -71,21 +96,21 @@ def a_batch(tokens, recipe):
     return next(iter(make_loader(tokens["train"], batches, recipe)))
 
 
-def test_the_model_has_them_for_a_while_and_is_then_the_stock_one(recipe):
+def test_the_model_is_patched_inside_and_restored_after(recipe):
     model = load_model(recipe)
     dropouts = [
         module for module in model.modules() if type(module) is torch.nn.Dropout
     ]
     changed = [*dropouts, model.distilbert.transformer.layer[-1]]
     with pytest.raises(KeyboardInterrupt), cpu_kernels(model, CPU):
-        assert model.config._attn_implementation == NAME
+        assert model.config._attn_implementation == ATTENTION_NAME
         assert dropouts and all("forward" in vars(module) for module in changed)
         raise KeyboardInterrupt
     assert model.config._attn_implementation == "sdpa"
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_on_a_gpu_there_are_none(recipe):
+def test_on_a_gpu_the_model_is_not_patched(recipe):
     model = load_model(recipe)
     with cpu_kernels(model, torch.device("cuda")):
         assert model.config._attn_implementation == "sdpa"
@@ -127,7 +152,7 @@ def test_losses_and_gradients_are_those_of_the_stock_model(padded, recipe, token
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)
 
 
-def test_the_last_layer_is_computed_where_it_is_read(recipe, tokens):
+def test_the_last_layer_is_computed_for_the_first_token_only(recipe, tokens):
     model = load_model(recipe).eval()
     batch = a_batch(tokens, recipe)
     del batch["labels"]
@@ -140,34 +165,60 @@ def test_the_last_layer_is_computed_where_it_is_read(recipe, tokens):
     assert torch.allclose(hidden[:, 0], whole[:, 0], atol=1e-5)
 
 
+def test_a_head_that_reads_every_token_gets_every_token(recipe, tokens):
+    config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    model = AutoModelForTokenClassification.from_config(config).eval()
+    batch = a_batch(tokens, recipe)
+    del batch["labels"]
+    before = model(**batch).logits
+    with cpu_kernels(model, CPU):
+        assert torch.allclose(model(**batch).logits, before, atol=1e-6)
+
+
 def test_dropout_on_attention_drops_its_share(recipe):
-    """The attention that trains, with dropout: on average the one without."""
+    """Averaged over many draws, attention with dropout is attention without it."""
     torch.manual_seed(0)
     module = torch.nn.Module().train()
     query, key, value = (torch.randn(1, 2, 5, 4) for _ in range(3))
     with_dropout = [
-        cpu_attention(module, query, key, value, None, dropout=0.3)[0]
+        cpu_attention(module, query, key, value, None, 0.5, dropout=0.3)[0]
         for _ in range(3000)
     ]
-    without = cpu_attention(module, query, key, value, None)[0]
+    without = cpu_attention(module, query, key, value, None, 0.5, dropout=0.0)[0]
     assert torch.allclose(torch.stack(with_dropout).mean(0), without, atol=0.06)
     assert not torch.allclose(with_dropout[0], without, atol=0.06)
 
 
-def test_another_architecture_keeps_its_layers(recipe, tokens):
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS = {
+    "BERT": BertConfig(**SIZES, intermediate_size=64),
+    "ModernBERT, with a sliding window": ModernBertConfig(
+        **SIZES, intermediate_size=64, local_attention=4, global_attn_every_n_layers=2
+    ),
+    "GPT-2, with a causal mask": GPT2Config(n_embd=32, n_layer=2, n_head=2),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_architecture_is_left_as_it_is(name, training, recipe, tokens):
+    """These functions would lose its causal mask or sliding window."""
+    config = OTHERS[name]
+    config.num_labels = 4
+    config.vocab_size = 30522
+    config.pad_token_id = 0
     torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        num_labels=4,
-    )
-    bert = BertForSequenceClassification(config).eval()
+    model = AutoModelForSequenceClassification.from_config(config)
+    model = without_dropout(model).train(training)
+    modules = {module: vars(module).copy() for module in model.modules()}
+    implementation = model.config._attn_implementation
     batch = a_batch(tokens, recipe)
-    before = bert(**batch).loss
-    with cpu_kernels(bert, CPU):
-        assert bert(**batch).loss.item() == pytest.approx(before.item(), abs=1e-6)
+    before = model(**batch).logits
+    with cpu_kernels(model, CPU):
+        assert model.config.model_type not in PROVEN
+        assert model.config._attn_implementation == implementation != ATTENTION_NAME
+        assert all(vars(module) == modules[module] for module in modules)
+        assert torch.equal(model(**batch).logits, before)
 
 
 def test_padding_gets_no_attention():
@@ -188,10 +239,10 @@ def test_evaluation_gives_the_same_with_and_without(recipe, tokens):
     assert during.loss == pytest.approx(before.loss, abs=1e-6)
 
 
-def test_nothing_of_them_is_saved(recipe, tmp_path):
+def test_nothing_of_the_patch_is_saved(recipe, tmp_path):
     model = load_model(recipe)
     with cpu_kernels(model, CPU):
         write_classifier(model, load_tokenizer(recipe), tmp_path)
-    assert NAME not in json.dumps(
+    assert ATTENTION_NAME not in json.dumps(
         json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     )

@@ -1,17 +1,27 @@
+"""Logits, answers and the figures that are computed from them."""
+
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from agnews_helpers import LABELS as NAMES
 from agnews_helpers import (
     InvalidValue,
+    NonFiniteError,
+    Recipe,
     calibration,
     calibration_error,
+    classify,
     evaluate,
     load_model,
+    load_tokenizer,
+    predict_logits,
     score,
 )
+from agnews_helpers.model import write_classifier
 
 # six rows; the true classes, and logits whose largest entry is the answer
 LABELS = np.array([0, 0, 1, 2, 3, 3])
@@ -37,7 +47,8 @@ def report():
 
 def test_figures_worked_by_hand(report):
     assert report.rows == 6 and report.accuracy == pytest.approx(4 / 6)
-    # F1 = 2 x right / (answered + true): World 2/3, Sports 1, Business 2/4, Sci/Tech 2/3
+    # F1 = 2 x right / (predicted + true):
+    # World 2/3, Sports 1, Business 2/4, Sci/Tech 2/3
     assert report.per_class["f1"].tolist() == pytest.approx([2 / 3, 1, 1 / 2, 2 / 3])
     assert report.macro_f1 == pytest.approx((2 / 3 + 1 + 1 / 2 + 2 / 3) / 4)
     assert report.loss == pytest.approx(
@@ -46,7 +57,7 @@ def test_figures_worked_by_hand(report):
     assert report.per_class["rows"].tolist() == [2, 1, 1, 2]
 
 
-def test_confusion_has_the_truth_down(report):
+def test_the_true_classes_are_the_rows_of_the_confusion_matrix(report):
     assert (
         report.confusion.loc["World", "Business"] == 1
         and report.confusion.loc["Business", "World"] == 0
@@ -66,7 +77,7 @@ def test_the_surest_mistake_comes_first(report):
     assert report.worst["p_true"].tolist() == pytest.approx([0.03, 0.1])
 
 
-def test_every_answer_is_there(report):
+def test_answers_has_one_row_per_text(report):
     assert report.answers["text"].tolist() == TEXTS and report.answers[
         "predicted"
     ].tolist()[4:] == [
@@ -99,7 +110,7 @@ def test_more_groups_than_answers_are_refused(bins, report):
         calibration(report.answers, bins)
 
 
-def test_probabilities_that_mean_what_they_say_have_no_error():
+def test_honest_probabilities_have_hardly_any_calibration_error():
     rng = np.random.default_rng(0)
     log_p = np.log(rng.dirichlet(np.ones(4), 20_000))
     labels = np.array([rng.choice(4, p=np.exp(row)) for row in log_p])
@@ -184,7 +195,7 @@ def test_other_classes_than_the_datas_are_one_clear_line(tokens, recipe):
     model.config.id2label = {3: "d", 2: "c", 1: "b", 0: "a"}
     with pytest.raises(
         InvalidValue,
-        match="knows the classes a, b, c, d, and the data has World, Sports",
+        match="classes are a, b, c, d, the data's World, Sports",
     ):
         evaluate(model, tokens["test"], recipe)
 
@@ -205,3 +216,133 @@ def test_evaluate_leaves_dropout_as_it_was(tokens, recipe):
     )
     assert model.training and first.loss == second.loss
     assert first.rows == len(tokens["test"])
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_refused(label, tokens, recipe):
+    """An index of -1 would silently be the last class."""
+    labels = [label, *LABELS[1:]]
+    message = f"Label {label} is no class: 4 classes have the labels 0 to 3"
+    with pytest.raises(InvalidValue, match=message):
+        score(LOGITS, np.array(labels), TEXTS)
+    split = tokens["test"].remove_columns("label")
+    split = split.add_column("label", [label, *tokens["test"]["label"][1:]])
+    with pytest.raises(InvalidValue, match=message):
+        evaluate(load_model(recipe), split, recipe)
+
+
+def test_a_logit_that_is_no_number_is_refused():
+    """The largest entry of a row with NaN is the NaN itself: an answer by chance."""
+    logits = LOGITS.copy()
+    logits[2, 0] = np.nan
+    with pytest.raises(InvalidValue, match="Some logits are NaN"):
+        score(logits, LABELS, TEXTS)
+
+
+# Logits and answers
+
+
+def test_logits_come_back_in_the_rows_order(tokens, recipe):
+    model = load_model(recipe).eval()
+    logits = predict_logits(model, tokens["test"], recipe)
+    for row in (0, 7, 19):
+        with torch.inference_mode():
+            alone = model(torch.tensor([tokens["test"][row]["input_ids"]])).logits[0]
+        assert torch.allclose(logits[row], alone, atol=1e-5)
+
+
+def test_padding_does_not_change_the_answer(tokens, recipe):
+    model = load_model(recipe)
+    longest = predict_logits(model, tokens["test"], recipe)
+    assert torch.allclose(
+        predict_logits(model, tokens["test"], recipe.replace(padding="max_length")),
+        longest,
+        atol=1e-5,
+    )
+
+
+def test_classify(tiny):
+    texts = ["Stocks fall as oil climbs", "word " * 700, "Caf\u00e9 \u4e2d\u6587"]
+    table = classify(texts, tiny)
+    assert table["text"].tolist() == texts and list(table.columns) == [
+        "text",
+        "label",
+        *NAMES,
+    ]
+    assert table[list(NAMES)].sum(axis=1).tolist() == pytest.approx([1, 1, 1])
+    assert table["label"].tolist() == table[list(NAMES)].idxmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ("Stocks fall", r"takes a list of texts, not a str. Write \[text\]"),
+        (pd.DataFrame({"text": ["Stocks fall"]}), "a list of texts, not a DataFrame"),
+        ({"text": ["Stocks fall"]}, "a list of texts, not a dict"),
+        ([], "no texts to classify"),
+        (["good", " "], "Text 2 is one without text"),
+        (["good", None], "Text 2 is one .*NoneType"),
+        (["\u200b\x07"], "Text 1 is one without text"),
+        (
+            ["a\ud800"],
+            "Text 1 is one with a null byte or half a character, "
+            r"so not UTF-8: 'a.ud800'",
+        ),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(tiny, texts, message):
+    with pytest.raises(ValueError, match=message):
+        classify(texts, tiny)
+
+
+def test_texts_are_checked_before_the_classifier_is_loaded(tmp_path):
+    with pytest.raises(InvalidValue, match="Text 2 is one without text"):
+        classify(["good", " "], tmp_path / "nothing")
+
+
+def test_a_recipe_sets_another_length(tiny):
+    texts = ["Stocks fall as oil climbs", "Stocks fall as rain stops"]
+    whole = classify(texts, tiny)
+    cut = classify(texts, tiny, Recipe(max_length=4))  # [CLS] stocks fall [SEP]
+    assert not whole.iloc[0, 2:].equals(whole.iloc[1, 2:])
+    assert cut.iloc[0, 2:].tolist() == cut.iloc[1, 2:].tolist()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_damaged_weights_are_told_of(training, tokens, recipe):
+    model = load_model(recipe).train(training)
+    model.classifier.bias.data[0] = torch.nan
+    with pytest.raises(NonFiniteError, match="logits are not finite.*are damaged"):
+        predict_logits(model, tokens["test"], recipe)
+    assert model.training is training
+
+
+def test_a_folder_without_a_classifier(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="holds no trained classifier.*agnews train"
+    ):
+        classify(["Stocks fall"], tmp_path)
+
+
+def test_a_tokenizer_saved_with_the_model_is_the_same(tiny, recipe):
+    assert load_tokenizer(recipe)("Stocks fall")["input_ids"] == [101, 15768, 2991, 102]
+
+
+def test_a_class_may_be_called_like_a_column(tiny, tmp_path):
+    model = load_model(Recipe(model=str(tiny)), ["text", "label"])
+    write_classifier(model, load_tokenizer(Recipe(model="mini")), tmp_path)
+    table = classify(["a", "b"], tmp_path)
+    assert list(table.columns) == ["text", "label", "text", "label"]
+    assert table.iloc[:, 0].tolist() == ["a", "b"] and table.iloc[:, 2:].sum(
+        axis=1
+    ).tolist() == pytest.approx([1, 1])
+
+
+def test_another_models_texts_are_truncated_to_its_positions(tiny, tmp_path):
+    model, tokenizer = (
+        load_model(Recipe(model=str(tiny))),
+        load_tokenizer(Recipe(model=str(tiny))),
+    )
+    tokenizer.model_max_length = 32
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    assert len(classify(["word " * 100], tmp_path)) == 1

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import faults
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
@@ -27,15 +29,18 @@ def assert_nothing_lost(result, tried):
 @pytest.mark.parametrize(
     "kind, count", [("killed", 4), ("SIGTERM or Ctrl-C", 2), ("full disk", 2)]
 )
+@pytest.mark.slow
 def test_processes_that_end_at_a_random_moment(kind, count, long):
     assert_nothing_lost(faults.disturbed(long, kind, count, random.Random(kind)), count)
 
 
 @pytest.mark.parametrize("kind", ["byte flipped", "file cut off"])
+@pytest.mark.slow
 def test_checkpoints_that_are_damaged_at_a_random_place(kind, short):
     assert_nothing_lost(faults.damaged(short, kind, 8, random.Random(kind)), 8)
 
 
+@pytest.mark.slow
 def test_steps_that_run_out_of_memory(short):
     assert_nothing_lost(faults.out_of_memory(short, 6, random.Random(0)), 6)
 

@@ -4,35 +4,15 @@ import pytest
 import torch
 
 from agnews_helpers import (
-    GTX_1650_TI,
     NonFiniteError,
     describe_machine,
-    find_card,
     load_model,
     this_card,
     train,
     training,
 )
-from agnews_helpers.hardware import CARDS, precision_problem, version_of
-
-
-def test_the_cards_facts_agree_with_each_other():
-    assert GTX_1650_TI.fp32_tflops == pytest.approx(
-        GTX_1650_TI.cuda_cores * 2 * 1.485e9 / 1e12, abs=0.01
-    )
-    assert GTX_1650_TI.bandwidth == 128 * 12 / 8
-    facts = dict(GTX_1650_TI.facts())
-    assert facts["compute capability"] == "7.5" and "fp32" in facts["tensor cores"]
-
-
-@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
-def test_no_fact_of_a_card_is_mistyped(card):
-    """A multiprocessor has 64 or 128 cores since 2016, and the boost clocks of all these are near 1.5 GHz."""
-    assert card.cuda_cores / card.multiprocessors in (64, 128)
-    if card.fp32_tflops:
-        assert 1.3 < card.fp32_tflops * 1000 / (2 * card.cuda_cores) < 2.0  # GHz
-    assert card.tensor_cores == (card.capability >= (7, 0) and "GTX" not in card.name)
-    assert card.vram_gib in (4, 6, 8, 16, 24, 40) and "published" in card.source
+from agnews_helpers.hardware import precision_problem, version_of
+from vram_budget.cards import GTX_1650_TI, find_card
 
 
 def test_the_card_of_this_machine(monkeypatch):
@@ -89,6 +69,7 @@ def weights(model):
         (find_card("A100"), "bf16", None),
         (None, "fp16", "needs a CUDA card"),
         (None, "bf16", None),
+        (GTX_1650_TI, "fp32", None),
     ],
 )
 def test_where_a_precision_is_refused(card, precision, reason):

@@ -1,4 +1,4 @@
-"""The offline model: what it is made from, where it is kept, and what a damaged folder comes to."""
+"""The offline model: its source, its folder, and what happens if that is damaged."""
 
 import os
 import shutil
@@ -129,6 +129,7 @@ def test_a_damaged_folder_is_made_again(cache, name):
     assert (mini_folder() / name).read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_gives_way_to_a_temporary_folder(tmp_path):
     (tmp_path / "file").write_text("no folder")
     code = (
@@ -167,6 +168,7 @@ print(mini.damaged_files(mini.mini_folder()))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_begin_together_make_one_folder(cache):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     started = [

@@ -3,10 +3,11 @@ import logging
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -19,6 +20,7 @@ from agnews_helpers import (
     load_classifier,
     load_model,
     load_tokenizer,
+    train,
 )
 from agnews_helpers.model import (
     check_model_and_tokenizer,
@@ -31,7 +33,9 @@ from agnews_helpers.model import (
 from agnews_helpers.plumbing import hub
 from agnews_helpers.plumbing.errors import Damaged
 from agnews_helpers.plumbing.mini import mini_folder
+from agnews_helpers.plumbing.storage import sha256
 from agnews_helpers.recipe import HUB_MODEL
+from tests.compare import assert_same_weights
 
 
 def test_the_name_is_what_from_pretrained_takes():
@@ -71,9 +75,9 @@ def test_a_weight_that_an_encoder_lacks_is_named(tiny, tmp_path, capsys):
     del weights[lacking], weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     load_model(Recipe(model=str(folder)))
-    assert (
-        capsys.readouterr().out
-        == f"note: {folder} lacks {lacking}; drawn anew, as the head is.\n"
+    assert capsys.readouterr().out == (
+        f"note: {folder} has no weights for {lacking}; they are initialized at "
+        "random, as the head is.\n"
     )
     with pytest.raises(
         FileNotFoundError,
@@ -114,7 +118,8 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError,
-        match="empty' does not hold a model that can be read .config.json is missing in .*AGNEWS_MODEL=mini",
+        match="empty' does not hold a model that can be read .config.json is missing "
+        "in .*AGNEWS_MODEL=mini",
     ):
         load(Recipe(model=str(tmp_path / "empty")))
 
@@ -134,7 +139,8 @@ def test_a_damaged_file_of_a_folder_is_one_clear_line(tiny, tmp_path, load, name
     (folder / name).write_bytes(whole[: int(left * len(whole))])
     with pytest.raises(
         FileNotFoundError,
-        match=r"spoiled' does not hold a model that can be read \(.+\)\. Make it anew, or give another",
+        match=r"spoiled' does not hold a model that can be read \(.+\)\. Save it "
+        "again, or give another",
     ):
         load(Recipe(model=str(folder)))
     with pytest.raises(FileNotFoundError, match="does not hold a model"):
@@ -146,37 +152,146 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch, load):
     monkeypatch.setattr(hub, "why_unreachable", lambda: "the Hub is a test")
     with pytest.raises(
         HubUnreachable,
-        match=r"'no/such' \(there is no such folder\) cannot be loaded.*the Hub is a test.*Go online",
+        match=r"'no/such' \(there is no such folder\) cannot be loaded.*"
+        "the Hub is a test.*Go online",
     ):
         load(Recipe(model="no/such"))
 
 
-def test_a_classifier_that_may_not_be_read_is_not_called_missing(
-    tiny, tmp_path, monkeypatch
-):
+def test_a_classifier_that_cannot_be_read_is_named(tiny, tmp_path):
     folder = Path(shutil.copytree(tiny, tmp_path / "mine"))
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="mine holds no trained classifier"):
         load_classifier(folder)
-    (
-        folder / "config.json"
-    ).mkdir()  # a folder in place of a file cannot be read either, even by root
-    with pytest.raises(OSError, match="config.json") as caught:
+    # A folder in place of a file cannot be read, even by root.
+    (folder / "config.json").mkdir()
+    with pytest.raises(OSError, match="mine.*config.json"):
         load_classifier(folder)
-    assert not isinstance(caught.value, FileNotFoundError)
 
 
+@pytest.mark.parametrize("name", ["run.json", "agnews_run.json"])
 @pytest.mark.parametrize("text", ["", '{"recipe": ', "[1, 2]", "\udcff"])
-def test_facts_that_are_damaged_are_named(tmp_path, text):
+def test_facts_that_are_damaged_are_named(tmp_path, name, text):
     assert run_facts(tmp_path) == {} == run_facts(tmp_path / "nowhere")
-    (tmp_path / "agnews_run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(
-        Damaged, match="agnews_run.json is damaged .*delete or rename it"
-    ):
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    expected = rf"{name} does not .*rename it; the classifier can be used without it"
+    with pytest.raises(Damaged, match=expected):
         run_facts(tmp_path)
 
 
-# classes, and parts that do not belong together
+# Where a classifier may be
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tokens, tmp_path_factory):
+    """A finished run, trained with rows of at most 16 tokens."""
+    short = recipe.replace(max_length=16)
+    split = {
+        name: rows.map(lambda row: {"input_ids": row["input_ids"][:16], "length": 16})
+        for name, rows in tokens.items()
+    }
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    return train(load_model(short), DatasetDict(split), short, folder)
+
+
+def version_2_folder(run, folder):
+    """What version 2 wrote: all files side by side, their checksums in the record.
+
+    Its tokenizer did not know where the run cut its texts.
+    """
+    shutil.copytree(run.folder / "best", folder)
+    (folder / "manifest.json").unlink()
+    for name in ("history.csv", "steps.csv"):
+        shutil.copy(run.folder / name, folder)
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(values | {"model_max_length": 512}), encoding="utf-8")
+    facts = run_facts(run.folder)
+    names = ("recipe", "rows", "steps", "epoch", "validation_accuracy", "finished")
+    record = {name: facts[name] for name in names}
+    record["files"] = {file.name: sha256(file) for file in folder.iterdir()}
+    path = folder / "agnews_run.json"
+    path.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return folder
+
+
+def run_folder(run, folder):
+    return run.folder
+
+
+def best_folder(run, folder):
+    return run.folder / "best"
+
+
+def copied_folder(run, folder):
+    return shutil.copytree(run.folder / "best", folder / "sent to a friend")
+
+
+def saved_folder(run, folder):
+    """As any program saves model and tokenizer, beside something of its own."""
+    model, tokenizer = load_classifier(run.folder)
+    model.save_pretrained(folder / "saved")
+    tokenizer.save_pretrained(folder / "saved")
+    (folder / "saved" / "best").mkdir()
+    (folder / "saved" / "history.csv").write_text("foreign", encoding="utf-8")
+    return folder / "saved"
+
+
+def folder_of_version_2(run, folder):
+    return version_2_folder(run, folder / "finished")
+
+
+@pytest.mark.parametrize(
+    "make", [run_folder, best_folder, copied_folder, saved_folder, folder_of_version_2]
+)
+def test_a_classifier_is_loaded_from(make, run, tmp_path, capsys):
+    """And it cuts texts where its run did."""
+    folder = make(run, tmp_path)
+    capsys.readouterr()
+    model, tokenizer = load_classifier(folder)
+    assert capsys.readouterr().out == ""
+    assert_same_weights(model, run.model)
+    start = "word " * 14
+    texts = [start + "end " * 300, start + "other " * 300, "Stocks fall"]
+    answers = classify(texts, folder)
+    first, second = answers[list(LABELS)].to_numpy().tolist()[:2]
+    assert first == second
+    assert answers.equals(classify(texts, run.folder))
+
+
+def test_the_facts_of_a_run_are_found_from_its_classifier_too(run, tmp_path):
+    facts = run_facts(run.folder)
+    assert facts == run_facts(run.folder / "best")
+    assert facts["recipe"]["max_length"] == 16 and facts["finished"]
+    version_2 = run_facts(version_2_folder(run, tmp_path / "finished"))
+    assert version_2["recipe"] == facts["recipe"]
+
+
+@pytest.mark.parametrize("make", [run_folder, best_folder, folder_of_version_2])
+def test_a_changed_file_of_a_classifier_is_named(make, run, tmp_path, capsys):
+    copied = shutil.copytree(run.folder, tmp_path / "run")
+    folder = make(SimpleNamespace(folder=copied), tmp_path)
+    load_classifier(folder)
+    assert capsys.readouterr().out == ""
+    [config] = [*folder.glob("config.json")] or [*folder.glob("best/config.json")]
+    config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    load_classifier(folder)
+    expected = f"note: config.json in {config.parent} changed since the run wrote it"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_subfolder_called_best_is_not_the_classifier_of_a_saved_model(
+    run, tiny, tmp_path
+):
+    """That of somebody's own model, or of version 2."""
+    for make in (saved_folder, folder_of_version_2):
+        folder = make(run, tmp_path)
+        shutil.rmtree(folder / "best", ignore_errors=True)
+        shutil.copytree(tiny, folder / "best")
+        assert_same_weights(load_classifier(folder)[0], run.model)
+
+
+# Classes, and parts that do not belong together
 
 NAMES = ["Delivery", "Returns", "Payment", "Account", "Product question"]
 
@@ -211,7 +326,7 @@ def test_classes_are_found_by_name(tiny):
     assert label_mapping(model, rows_of(["business", "World"])) == [2, 0]
     with pytest.raises(
         InvalidValue,
-        match="knows the classes World, .* and the data has Delivery, Returns",
+        match="classes are World, .*, the data's Delivery, Returns.* must agree",
     ):
         label_mapping(model, rows_of(NAMES))
     model.config.id2label = {

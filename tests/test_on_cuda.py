@@ -1,13 +1,15 @@
-"""What of `benchmarks/on_cuda.py` needs no card: its tables, its search, reading a snapshot, saying no."""
+"""The parts of `benchmarks/on_cuda.py` that need no card."""
+
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
 import torch
 from transformers import DistilBertConfig
 
-from agnews_helpers import GTX_1650_TI, StepOptions, replay
-from agnews_helpers.vram.allocator import CachingAllocator
+from agnews_helpers import forward_backward
 from benchmarks import on_cuda
+from vram_budget import GTX_1650_TI, CachingAllocator, StepOptions, replay
 
 SMALL = DistilBertConfig(
     dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, vocab_size=21_000
@@ -25,10 +27,11 @@ def test_without_a_card_it_says_so_and_ends_with_2(capsys, monkeypatch):
     assert "finds none here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_case_is_compared():
-    table = on_cuda.compared(lambda shape, options: (100.0, 200.0), GTX_1650_TI)
+    table = on_cuda.compared(lambda *case: (100.0, 200.0), GTX_1650_TI)
     assert (
-        len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEVERS)
+        len(table) == 2 * len(on_cuda.SHAPES) + len(on_cuda.LEANER)
         and table["step"].is_unique
     )
     first = table.iloc[0]
@@ -41,10 +44,11 @@ def test_every_case_is_compared():
 
 
 @pytest.mark.parametrize(
-    "options", [StepOptions(), *on_cuda.LEVERS, StepOptions(attention="eager")]
+    "options, micro_batch_size",
+    [(StepOptions(), None), *on_cuda.LEANER, (StepOptions(attention="eager"), None)],
 )
-def test_a_step_is_really_taken(options):
-    with on_cuda.trainable(options, "cpu") as step:
+def test_a_step_is_really_taken(options, micro_batch_size):
+    with on_cuda.trainable(options, micro_batch_size, "cpu") as step:
         losses = [step(8, 16) for _ in range(2)]
     assert all(0.5 < loss < 3 for loss in losses)
 
@@ -61,11 +65,8 @@ def test_a_snapshot_becomes_events():
         {"action": "alloc", "addr": 1024, "size": 3 * 2**20},
         {"action": "free_requested", "addr": 0, "size": 600},
         {"action": "free_completed", "addr": 0, "size": 600},
-        {
-            "action": "free_completed",
-            "addr": 4096,
-            "size": 5,
-        },  # made before the history began
+        # Allocated before the history began.
+        {"action": "free_completed", "addr": 4096, "size": 5},
         {"action": "alloc", "addr": 0, "size": 512},
     ]
     events = on_cuda.requests(entries)
@@ -78,6 +79,29 @@ def test_a_snapshot_becomes_events():
     assert replay(events, CachingAllocator()).allocated == 3 * 2**20 + 512
 
 
+def test_gradients_in_parts_are_those_of_the_whole_step(monkeypatch):
+    """With a stand-in for a full card: parts of over four rows run out of memory."""
+    is_full = False
+
+    @contextmanager
+    def little_memory():
+        nonlocal is_full
+        is_full = True
+        yield
+
+    def step(model, batch, **options):
+        if is_full and len(batch["labels"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward_backward(model, batch, **options)
+
+    monkeypatch.setattr(on_cuda, "forget", lambda: None)
+    monkeypatch.setattr(on_cuda, "little_memory", little_memory)
+    monkeypatch.setattr(on_cuda, "forward_backward", step)
+    found = on_cuda.gradients_in_parts("cpu")
+    assert found["limits"] == [[256, 8], [256, 4]]
+    assert found["largest_relative_difference"] < 1e-4
+
+
 def test_the_file_has_the_name_of_the_card():
     assert (
         on_cuda.file_for("NVIDIA GeForce GTX 1650 Ti").name
@@ -85,20 +109,21 @@ def test_the_file_has_the_name_of_the_card():
     )
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
     card = GTX_1650_TI
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(on_cuda, "describe_machine", lambda: "a machine")
     monkeypatch.setattr(on_cuda, "this_card", lambda: card)
     monkeypatch.setattr(on_cuda, "context", lambda: 300.0)
-    monkeypatch.setattr(on_cuda, "peaks", lambda shape, options: (100.0, 200.0))
+    monkeypatch.setattr(on_cuda, "peaks", lambda *case: (100.0, 200.0))
     monkeypatch.setattr(on_cuda, "file_for", lambda name: tmp_path / "figures.json")
     monkeypatch.setattr(
         on_cuda,
         "largest",
         lambda: pd.DataFrame([(128, 40, 41)], columns=["tokens", "p", "f"]),
     )
-    for name in ("in_parts", "continued", "replayed"):
+    for name in ("gradients_in_parts", "resumed", "replayed"):
         monkeypatch.setattr(
             on_cuda,
             name,

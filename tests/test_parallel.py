@@ -1,14 +1,13 @@
-"""Several processes take the steps of one: the command that a reader would type, on the CPU (gloo)."""
+"""Several processes take the steps of one: the reader's command, on the CPU (gloo)."""
 
 import json
-import math
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,38 +20,13 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
 from agnews_helpers import forward_backward, load_model, make_loader
-from agnews_helpers.batching import process_rows
 from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.cli import main
-from agnews_helpers.training import class_weights, mean_over
+from agnews_helpers.plumbing import memory, processes
+from agnews_helpers.plumbing.memory import in_parts
+from agnews_helpers.plumbing.processes import my_share
+from agnews_helpers.training import class_weights
 from tests.tiny import tiny_model_folder
-
-
-@pytest.mark.parametrize("rows", range(1, 18))
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_a_batch_is_dealt_out_and_weighs_as_a_whole(rows, processes):
-    batch = list(range(100, 100 + rows))
-    shares = [process_rows(batch, process, processes) for process in range(processes)]
-    accelerators = [
-        SimpleNamespace(process_index=process, num_processes=processes)
-        for process in range(processes)
-    ]
-    over = [mean_over(batch, accelerator) for accelerator in accelerators]
-    assert (
-        sorted(
-            row
-            for share, number in zip(shares, over)
-            if number < math.inf
-            for row in share
-        )
-        == batch
-    )
-    assert all(shares)
-    value = {row: row**2 for row in batch}
-    means = [
-        sum(value[row] for row in share) / number for share, number in zip(shares, over)
-    ]
-    assert sum(means) / processes == pytest.approx(sum(value.values()) / rows)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +101,7 @@ def losses(folder):
     return pd.read_csv(folder / "run" / "steps.csv", index_col=0)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [(), ("--micro-batch-size", "3")]
 )  # of 4 and 3 rows: two parts and one
@@ -148,13 +123,15 @@ def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
         figures[1]["test"]["loss"], abs=1e-4
     )
     weights = [
-        load_file(folder / "run" / "model.safetensors") for folder in (one, tmp_path)
+        load_file(folder / "run" / "best" / "model.safetensors")
+        for folder in (one, tmp_path)
     ]
     assert all(
         (weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0]
     )
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     whole = launch(tiny, tmp_path / "whole" / "run", 2)  # dropout on
     stopped = launch(tiny, tmp_path / "parts" / "run", 2, "--steps", "7")
@@ -171,16 +148,17 @@ def test_two_processes_resume_exactly(tiny, tmp_path, capsys):
     assert resumed.returncode == 0, resumed.stderr
     assert losses(tmp_path / "whole").equals(losses(tmp_path / "parts"))
     weights = [
-        load_file(tmp_path / name / "run" / "model.safetensors")
+        load_file(tmp_path / name / "run" / "best" / "model.safetensors")
         for name in ("whole", "parts")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.name != "posix", reason="the launcher words a killed process by its signal"
 )
-def test_where_one_is_killed_both_stop(tiny, tmp_path):
+def test_if_one_is_killed_both_stop(tiny, tmp_path):
     arguments = command(tiny, tmp_path / "run", 2, "--epochs", "4000")
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -191,7 +169,7 @@ def test_where_one_is_killed_both_stop(tiny, tmp_path):
         env=environment,
     ) as launcher:
         for _ in range(900):
-            if (tmp_path / "run" / "agnews_run.json").exists():
+            if (tmp_path / "run" / "run.json").exists():
                 break
             time.sleep(0.1)
         children = psutil.Process(launcher.pid).children()
@@ -205,55 +183,56 @@ def test_where_one_is_killed_both_stop(tiny, tmp_path):
     assert not alive
 
 
-def test_a_weighted_loss_is_the_same_in_parts_and_dealt_to_processes(
-    tiny, tokens, recipe
-):
-    weighted = recipe.replace(class_weights="balanced", model=str(tiny))
-    model = load_model(weighted).eval()
-    weights = class_weights(tokens["train"], model, weighted)
-    rows = list(range(7))
+def step_for(model, split, recipe):
+    """The step of a run that is not half precision."""
+    weights = class_weights(model, split, recipe)
+    return partial(forward_backward, class_weights=weights)
 
-    def loss_of(mine, accelerator, limits=()):
-        [batch] = make_loader(tokens["train"], [mine], weighted)
+
+def test_a_weighted_loss_is_the_same_in_parts_and_shared_by_processes(
+    tokens, recipe, monkeypatch
+):
+    weighted = recipe.replace(class_weights="balanced")
+    model = load_model(weighted).eval()
+    step = step_for(model, tokens["train"], weighted)
+    rows = 7
+    [batch] = make_loader(tokens["train"], [list(range(rows))], weighted)
+
+    def loss_of(share, split_sizes=()):
         model.zero_grad()
-        loss = forward_backward(
-            model, batch, accelerator, list(limits), rows, weights
-        ).item()
+        loss = in_parts(step, model, share, list(split_sizes), rows).item()
         return loss, model.classifier.weight.grad.clone()
 
-    def process(number, count):
-        return SimpleNamespace(
-            process_index=number,
-            num_processes=count,
-            backward=lambda loss: loss.backward(),
-            no_sync=lambda model: nullcontext(),
+    whole, gradient = loss_of(batch)
+    parts, gradient_of_parts = loss_of(batch, [[1, 2]])
+    assert parts == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(gradient, gradient_of_parts, atol=1e-6)
+
+    shared = []
+    monkeypatch.setattr(memory, "world_size", lambda: 2)
+    for rank in (0, 1):
+        process = SimpleNamespace(
+            process_index=rank, num_processes=2, device=torch.device("cpu")
         )
-
-    whole, gradient = loss_of(rows, process(0, 1))
-    parts, of_parts = loss_of(rows, process(0, 1), [[1, 2]])
-    assert parts == pytest.approx(whole, abs=1e-6) and torch.allclose(
-        gradient, of_parts, atol=1e-6
-    )
-    dealt = [
-        loss_of(process_rows(rows, number, 2), process(number, 2)) for number in (0, 1)
-    ]
-    assert sum(loss for loss, _ in dealt) / 2 == pytest.approx(whole, abs=1e-6)
-    assert torch.allclose(
-        sum(gradient for _, gradient in dealt) / 2, gradient, atol=1e-6
-    )
+        monkeypatch.setattr(processes, "process_state", lambda process=process: process)
+        shared.append(loss_of(my_share(batch)))
+    losses, gradients = zip(*shared)
+    assert sum(losses) / 2 == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(sum(gradients) / 2, gradient, atol=1e-6)
 
 
-def test_balanced_weights_are_those_of_scikit_learn(tiny, recipe):
+def test_class_weights_are_those_of_scikit_learn(recipe):
     labels = [0] * 8 + [1] * 4 + [2] * 2 + [3]
     rows = Dataset.from_dict({"text": ["a"] * 15, "label": labels})
     model = load_model(recipe)
-    assert class_weights(rows, model, recipe) is None
-    found = class_weights(rows, model, recipe.replace(class_weights="balanced"))
+    assert step_for(model, rows, recipe).keywords["class_weights"] is None
+    balanced = step_for(model, rows, recipe.replace(class_weights="balanced"))
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    assert found.tolist() == pytest.approx(expected.tolist())
+    found = balanced.keywords["class_weights"].tolist()
+    assert found == pytest.approx(expected.tolist())
 
 
-def test_the_processes_part_before_python_ends(tiny, tmp_path, monkeypatch):
+def test_the_process_group_is_destroyed_before_python_ends(tiny, tmp_path, monkeypatch):
     at_exit = []
     monkeypatch.setattr("agnews_helpers.cli.atexit.register", at_exit.append)
     run = [

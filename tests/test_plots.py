@@ -1,4 +1,4 @@
-"""Figures are drawn, labelled, and nothing in them is written over something else."""
+"""Every figure is drawn and labelled, and no two texts in it overlap."""
 
 import itertools
 import re
@@ -10,22 +10,31 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from transformers import DistilBertConfig
 
-from agnews_helpers import (
-    GTX_1650_TI,
-    LABELS,
-    StepOptions,
-    budget_table,
-    plots,
-    score,
-    trace_steps,
+from agnews_helpers import LABELS, plots, score
+from agnews_helpers.runs import Run
+
+# DistilBERT, 8 rows of 64 and 512 tokens, in MiB
+TABLE = pd.DataFrame(
+    [
+        [255.4, 255.4, 510.8, 0.0, 1.5, 16.2, 176.6, 512.0],
+        [255.4, 11.3, 510.8, 1219.5, 72.1, 16.2, 176.7, 512.0],
+        [255.4, 255.4, 510.8, 0.0, 1.5, 16.2, 178.6, 512.0],
+        [255.4, 11.3, 510.8, 2466.4, 72.1, 16.2, 179.8, 512.0],
+    ],
+    index=pd.MultiIndex.from_product([["sdpa", "eager"], [64, 512]]),
+    columns=[*plots.PART_COLOURS],
 )
-from agnews_helpers.training import Run
-from agnews_helpers.vram.budget import timeline
-
-CONFIG = DistilBertConfig(num_labels=4)
-TABLE = budget_table(CONFIG, lengths=(64, 512))
+TABLE["total"] = TABLE.sum(axis="columns")
+# A step of 100 events; the second phase is too short to be named.
+STEP = pd.DataFrame(
+    {
+        "weights": 255.0,
+        "gradients": np.linspace(0, 255, 100),
+        "activations": [*np.linspace(0, 600, 50), *np.linspace(600, 0, 50)],
+        "phase": ["forward"] * 47 + ["loss"] * 3 + ["backward"] * 50,
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +44,7 @@ def close():
 
 
 def check(figure):
-    """An axis with numbers says what they are, nothing leaves the figure, and no two texts overlap."""
+    """Every axis with numbers has a label; no text is cut off or overlaps another."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     for axes in figure.axes:
@@ -116,8 +125,14 @@ CIRCLE = {
 ROUND = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "one")]
 
 
+STATIONS = {
+    f"station ({number})": (number, 0, "101 15768 2991\n2004 3514 ...")
+    for number in range(7)
+}
+
+
 def losses(steps, start=1.4):
-    """Of three seeds, as `gallery` takes them."""
+    """The losses of three seeds, as `gallery` takes them."""
     index = pd.RangeIndex(1, steps + 1, name="step")
     return pd.DataFrame(
         {seed: np.linspace(start, 0.1 * seed, steps) for seed in (1, 2, 3)}, index=index
@@ -141,6 +156,7 @@ DRAWINGS = {
     "diagram": lambda: plots.diagram(
         BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]
     ),
+    "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
     "diagram, in a circle": lambda: plots.diagram(
         CIRCLE, [(a, b, "next") for a, b in ROUND]
     ),
@@ -163,18 +179,7 @@ DRAWINGS = {
     ),
     "probabilities": lambda: plots.probabilities(ANSWERS),
     "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
-    "vram_timeline": lambda: plots.vram_timeline(
-        timeline(
-            trace_steps(CONFIG, [(8, 128)] * 3, StepOptions(implementation="foreach"))
-        )
-    ),
-    "gpu_picture": lambda: plots.gpu_picture(
-        GTX_1650_TI,
-        TABLE,
-        "Bars: counted.\nCard: published facts.",
-        {"linux": 0.19, "windows": 0.95},
-        "DistilBERT, batch size 8: one training step",
-    ),
+    "vram_timeline": lambda: plots.vram_timeline(STEP),
 }
 
 
@@ -191,7 +196,7 @@ BY_CLASS = {
 
 
 def of_classes(names):
-    """What the figures by class take, for classes of these names."""
+    """The arguments of the figures by class, for classes with these names."""
     labels = np.arange(30 * len(names)) % len(names)
     answers = pd.DataFrame(np.full((2, len(names)), 1 / len(names)), columns=names)
     answers.insert(0, "label", names[0])
@@ -223,7 +228,7 @@ def test_a_figure_by_class_has_room_for_any_classes(name, count):
 
 @pytest.mark.parametrize("text", ["$x_{$", "From $5 to $10_000", "Cash^2 $1, $2_3"])
 def test_a_price_is_no_formula(text):
-    """Read as a formula, the first cannot be drawn at all, and the others lose their signs."""
+    """As formulas, the first cannot be drawn and the others lose their dollar signs."""
     plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
     plots.diagram(
@@ -255,7 +260,7 @@ def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
     assert list(line.get_ydata()) == pytest.approx([np.log(classes)] * 2)
 
 
-def test_ways_to_pad_are_on_one_scale():
+def test_masks_are_drawn_on_one_scale():
     masks = {
         "padded to 512": np.eye(8, 512),
         "longest": np.eye(8, 90),
@@ -273,6 +278,13 @@ def test_an_arrow_is_drawn_from_box_to_box():
     assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
     said = next(text for text in axes.texts if text.get_text() == "what it says")
     assert said.get_position() == (0.5, 1)
+
+
+def test_a_diagram_fills_its_figure():
+    """The names and arrows are ignored when the axes get their place."""
+    axes = plots.diagram(CIRCLE, [(a, b, "") for a, b in ROUND])
+    axes.figure.canvas.draw()
+    assert axes.get_position().width > 0.95
 
 
 def test_coverage_counts_right_answers_and_strangers_at_each_confidence():
@@ -299,6 +311,36 @@ def test_the_gallery_has_the_first_recipe_in_every_panel():
             and max(panel.lines[0].get_xdata()) == 100
         )
     assert others[0].lines[1].get_ydata()[0] == pytest.approx(3.0)
+
+
+def test_the_phases_of_a_step_are_named_unless_they_are_short():
+    axes = plots.vram_timeline(STEP)
+    names = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert names == {"forward": 23.5, "backward": 75.0}
+    assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [0, 50]
+
+
+def test_a_line_is_drawn_for_the_card_and_for_each_system():
+    axes = plots.vram_bars(TABLE, 4.0, {"linux": 0.25, "windows": 1.0})
+    assert [line.get_ydata()[0] for line in axes.lines] == [4.0, 3.75, 3.0]
+    said = {text.get_text() for text in axes.texts}
+    assert {
+        "4.00 GiB on the card",
+        "3.75 left by linux",
+        "3.00 left by windows",
+    } <= said
+
+
+@pytest.mark.parametrize("name", ["tokens", None])
+def test_the_axis_of_the_bars_is_called_like_the_index(name):
+    values = pd.Series([1.0, 2.0], pd.Index([64, 512], name=name))
+    assert plots.bars(values, "rows").get_ylabel() == (name or "")
+
+
+def test_matplotlibs_settings_stay_as_they_are():
+    before = dict(plt.rcParams)
+    plots.bars(pd.Series({"a": 1.0}), "rows")
+    assert dict(plt.rcParams) == before
 
 
 def test_every_figure_of_the_package_is_tested_here():
@@ -338,7 +380,7 @@ def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
     assert {"90", "80", "10", "20"} <= written(axes.figure) and axes.yaxis_inverted()
 
 
-def test_the_confusion_picture_has_the_truth_down():
+def test_the_rows_of_the_confusion_matrix_are_the_true_classes():
     axes = plots.confusion_matrix(REPORT)
     counts = {
         (int(t.get_position()[1]), int(t.get_position()[0])): t.get_text()
@@ -350,7 +392,7 @@ def test_the_confusion_picture_has_the_truth_down():
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
 
 
-def test_the_confusion_picture_is_shaded_by_the_share_of_the_true_class():
+def test_the_confusion_matrix_is_shaded_by_the_share_of_the_true_class():
     true = np.array([0] * 90 + [1] * 10)
     predicted = np.where(np.arange(100) % 10, true, 1 - true)  # one in ten is wrong
     axes = plots.confusion_matrix(

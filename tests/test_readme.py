@@ -1,4 +1,4 @@
-"""README.md is true: its commands are read out of it and run, and what it names is there."""
+"""README.md is true: its commands are run, and what it names is there."""
 
 import io
 import os
@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def commands():
-    """Each command of a fenced block, without its comment; and the number of its block."""
+    """Each command of a fenced block without its comment, and the block's number."""
     for number, (_, block) in enumerate(
         re.findall(r"```(sh|powershell)\n(.*?)```", TEXT, re.DOTALL)
     ):
@@ -42,8 +42,8 @@ OURS = [
 # What other tests do, or what cannot be done here. Everything else must be tried below.
 ELSEWHERE = {
     r"py -3.11 -m venv .*|\S*Activate.*": "Windows' own way to make an environment",
-    r"uv venv .*": "an environment, too; the line after it is compared with pyproject.toml",
-    r"conda .*": "conda is not here; test_house compares environment.yml with pyproject.toml",
+    r"uv venv .*": "an environment; its next line is compared with pyproject.toml",
+    r"conda .*": "conda is not here; test_house compares its environment.yml",
     r"jupyter lab notebooks": "tests/browser does",
     r"python -m pytest -n 2": "this is it",
     r"accelerate launch .*": "test_parallel does, with two processes of the CPU",
@@ -56,10 +56,9 @@ def elsewhere(command: str) -> bool:
 
 def tried(command: str) -> bool:
     """Whether a test below takes this command."""
-    return re.match(
-        r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews |make |python -m pip |python bench|uv pip ",
-        command,
-    )
+    ours = r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews "
+    others = r"make |python -m pip |python bench|uv pip "
+    return re.match(f"{ours}|{others}", command)
 
 
 def test_there_is_no_command_that_nobody_runs():
@@ -92,7 +91,7 @@ def trained(tiny, tmp_path_factory):
 
 @pytest.fixture
 def reader(tiny, trained, tmp_path, monkeypatch):
-    """A reader's folder: texts, a file of them, and own data; the sizes are small ones."""
+    """A reader's folder: texts, a file of them, their own data; small sizes."""
     small = {"PROFILE": "offline", "MODEL": tiny, "TRAIN_ROWS": 45, "TEST_ROWS": 20}
     for name, value in small.items():
         monkeypatch.setenv(f"AGNEWS_{name}", str(value))
@@ -107,6 +106,7 @@ def reader(tiny, trained, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block", sorted({number for number, command in OURS if not elsewhere(command)})
 )
@@ -173,8 +173,9 @@ def test_what_is_installed_is_there():
         assert (ROOT / re.search(r"-c (\S+)", command)[1]).is_file(), command
 
 
+@pytest.mark.slow
 def test_a_benchmark_says_what_it_needs():
-    """`on_cuda.py` is the one in a block: without a card it says so, and with one it is not run here."""
+    """`on_cuda.py` is the one in a block: run as if there were no card."""
     done = subprocess.run(
         [sys.executable, "benchmarks/on_cuda.py"],
         cwd=ROOT,
@@ -211,6 +212,6 @@ def test_its_flags_and_variables_exist(capsys):
             with pytest.raises(SystemExit) as end:
                 main([name, "--help"])
             assert end.value.code == 0
-    known = {"AGNEWS_PROFILE", "AGNEWS_VRAM_GIB"}
+    known = {"AGNEWS_PROFILE"}
     known |= {f"AGNEWS_{name.upper()}" for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES)}
     assert set(re.findall(r"AGNEWS_[A-Z_]+", TEXT)) <= known

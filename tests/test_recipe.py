@@ -198,7 +198,8 @@ def test_full_without_a_hub_stops_with_the_reason(monkeypatch):
     monkeypatch.setenv("AGNEWS_PROFILE", "full")
     with pytest.raises(
         HubUnreachable,
-        match="'full' needs the Hugging Face Hub, and the Hub is a test.*AGNEWS_PROFILE=offline",
+        match="'full' needs the Hugging Face Hub, and the Hub is a test.*"
+        "AGNEWS_PROFILE=offline",
     ):
         recipe_for_this_machine()
 

@@ -1,11 +1,10 @@
-"""One file at a time: what people save, and what is no table at all. Folders are in test_data.py."""
+"""One file at a time: what people save, and what is no table at all."""
 
 import csv
 import gzip
 import io
 import json
 import os
-import tracemalloc
 import zipfile
 
 import pandas as pd
@@ -16,14 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agnews_helpers import DataError
-from agnews_helpers.plumbing import tables
 from agnews_helpers.plumbing.tables import (
-    MOST,
     find_table,
-    open_table,
     plain_label,
     problem_of,
-    read_lines,
     read_texts,
 )
 
@@ -40,11 +35,12 @@ def read(folder, content, name="any.csv", **options):
     """(label, text) of each row of a file with this content, or a DataError."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [(label, text) for _, _, label, text in read_texts(path, **options).rows]
+    texts = read_texts(path, **options)
+    return list(zip(texts.rows["label"], texts.rows["text"]))
 
 
 def refused(folder, content, *parts, name="any.csv", **options):
-    """The one line in which a file is refused; it names the file, and has these parts."""
+    """The line in which a file is refused; it names the file and has these parts."""
     with pytest.raises(DataError) as error:
         read(folder, content, name, **options)
     message = str(error.value)
@@ -66,11 +62,15 @@ def as_csv(rows, separator=",", quoting=csv.QUOTE_MINIMAL, header=()):
 # separators and headers
 
 
-@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize(
-    "header",
-    [(), ("label", "text"), ("Class Index", "Description"), ("Category", "Body")],
+    "separator, quoting, header",
+    [
+        (",", csv.QUOTE_MINIMAL, ("label", "text")),
+        (",", csv.QUOTE_ALL, ()),
+        (";", csv.QUOTE_ALL, ("Class Index", "Description")),
+        ("\t", csv.QUOTE_MINIMAL, ()),
+        ("|", csv.QUOTE_MINIMAL, ("Category", "Body")),
+    ],
 )
 def test_separators_quoted_or_not_with_and_without_a_header(
     tmp_path, separator, quoting, header
@@ -84,18 +84,8 @@ def test_the_separator_stands_first_and_may_stand_in_every_text(tmp_path):
     rows = [("Food, drink", f"bread; cheese {i}") for i in range(9)]
     assert read(tmp_path, as_csv(rows, ";", csv.QUOTE_ALL)) == rows
     assert read(tmp_path, as_csv(rows, ",")) == rows
-
-
-@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
-def test_a_first_line_that_names_the_separator(tmp_path, first):
-    path = tmp_path / "any.csv"
-    path.write_text(
-        f"{first}\r\nCategory;Text\r\nSports;one, two\r\n", encoding="utf-8", newline=""
-    )
-    read = read_texts(path)
-    assert [*read.rows] == [
-        (3, ["Sports", "one, two"], "Sports", "one, two")
-    ] and read.separator == ";"
+    content = "\r\n \r\n" + as_csv(rows, ";", csv.QUOTE_ALL)
+    assert read(tmp_path, content) == rows
 
 
 @pytest.mark.parametrize(
@@ -133,47 +123,32 @@ def test_columns_that_the_reader_names(tmp_path):
     asked = dict(label_column="Kategorie", text_columns="Titel, Nachricht")
     assert read(tmp_path, content, **asked) == [("Lob", "Gut und billig")]
     layout = read_texts(tmp_path / "any.csv", **asked).layout
-    assert layout == [
-        "separator ';'",
-        "label column 'Kategorie'",
-        "text 'Titel', 'Nachricht'",
-        "not used 'Nr'",
-    ]
-    refused(
-        tmp_path,
-        content,
-        "'Nr', 'Kategorie'",
-        "'kategorie' is none of them",
-        label_column="kategorie",
-    )
-    refused(
-        tmp_path,
-        content,
-        "Which are the text?",
-        "--text-columns",
-        label_column="Kategorie",
-    )
+    columns = "label column 'Kategorie' · text 'Titel', 'Nachricht' · not used 'Nr'"
+    assert layout == columns
+    in_other_letters = dict(label_column="kategorie", text_columns="titel, Nachricht")
+    assert read(tmp_path, content, **in_other_letters) == [("Lob", "Gut und billig")]
+    columns, question = "'Nr', 'Kategorie'", "which are the text?"
+    refused(tmp_path, content, columns, question, label_column="Sorte")
+    refused(tmp_path, content, "--text-columns", question, label_column="Kategorie")
+    asked = dict(label_column="Kategorie", text_columns="Titel,Titel")
+    assert read(tmp_path, content, **asked) == [("Lob", "Gut Gut")]
     twice = content.replace("Nr", "Kategorie", 1)
-    refused(tmp_path, twice, "'Kategorie' is several of them", label_column="Kategorie")
+    asked = dict(label_column="Kategorie", text_columns="Titel")
+    refused(tmp_path, twice, "'Kategorie', 'Kategorie'", question, **asked)
 
 
 @pytest.mark.parametrize(
-    "header, question",
+    "header",
     [
-        (["headline", "text"], "Which is the label?"),
-        (["label", "category", "text"], "Which is the label?"),
-        (["label", "subject", "body"], "Which are the text?"),
-        (["label"], "Which are the text?"),
+        ["headline", "text"],
+        ["label", "category", "text"],
+        ["label", "subject", "body"],
+        ["label"],
     ],
 )
-def test_a_header_that_leaves_a_question_is_asked_about(tmp_path, header, question):
-    refused(
-        tmp_path,
-        as_csv([["x"] * len(header)] * 3, header=header),
-        repr(header[0]),
-        question,
-        "--",
-    )
+def test_a_header_that_leaves_a_question_is_asked_about(tmp_path, header):
+    content = as_csv([["x"] * len(header)] * 3, header=header)
+    refused(tmp_path, content, repr(header[0]), "Which is the label", "--label-column")
 
 
 @pytest.mark.parametrize(
@@ -186,11 +161,6 @@ def test_a_first_row_is_no_header_for_one_word_in_it(tmp_path, row):
     ]
 
 
-def test_a_header_that_comes_again(tmp_path):
-    part = as_csv(PAIRS, header=["label", "text"])
-    refused(tmp_path, part + part, "line 5", "the header once more", "Remove")
-
-
 def test_blank_lines_and_empty_rows(tmp_path):
     content = "\r\n\r\nlabel,text\r\n\r\nSports,The cup\r\n,\r\n , \r\n\r\n"
     assert read(tmp_path, content) == [("Sports", "The cup")]
@@ -200,13 +170,20 @@ def test_blank_lines_and_empty_rows(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
-@pytest.mark.parametrize("content", ["", "\n\n", " \r\n", "\ufeff"])
-def test_nothing_is_no_rows(tmp_path, name, content):
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("any.csv", ""),
+        ("any.csv", "label,text\n"),
+        ("any.tsv", " \r\n"),
+        ("any.jsonl", "\n\n"),
+        ("any.csv.gz", "\ufeff"),
+    ],
+)
+def test_a_file_without_rows_is_an_error(tmp_path, name, content):
     data = content.encode()
-    assert (
-        read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name) == []
-    )
+    content = gzip.compress(data) if name.endswith("gz") else data
+    refused(tmp_path, content, f"{name} has no rows", name=name)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +191,7 @@ def test_nothing_is_no_rows(tmp_path, name, content):
     [
         ("3,one\n4,two, three\n", ["line 2", "3 fields", "first row has 2", "','"]),
         ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
-        ("3~one\n4~two\n", ["one column", "a label and a text"]),
+        ("3~one\n4~two\n", ["the columns 'column 1'", "Which is the label"]),
         (
             '3,"one\n4,two\n3,three\n',
             ["line 1", "quotation mark opens in this row", "Close it"],
@@ -226,11 +203,14 @@ def test_nothing_is_no_rows(tmp_path, name, content):
         ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
         (
             '3,one,two\n4,"open\n3,three,four\n4,five 12"\n',
-            ["line 2", "2 fields", "close"],
+            ["line 2", "2 fields", "quotation marks"],
         ),
-        ('label,text\n"",one\n', ["line 2", "no label"]),
-        ("label,text\n-1,one\n", ["line 2", "the label -1, where one class is needed"]),
-        ("label,text\n3,\n", ["line 2", "without text", "Remove it"]),
+        ('label,text\n"",one\n', ["line 2", "the label ''"]),
+        (
+            "label,text\n-1,one\n",
+            ["line 2", "the label '-1', where one class is needed"],
+        ),
+        ("label,text\n3,\n", ["line 2", "without text", "Mend or remove it"]),
         ('3,"\u200b\ufeff\x07"\n', ["line 1", "without text"]),
         ("3,one\n4,\x1b\x1b\n", ["line 2", "without text"]),
     ],
@@ -265,37 +245,20 @@ def test_encodings_with_a_mark(tmp_path, encoding, name):
 @pytest.mark.parametrize(
     "data, parts",
     [
-        (
-            b"3,one\n4,caf\xe9\n",
-            [
-                "line 2",
-                "not UTF-8",
-                "0xe9",
-                "'\u00e9'",
-                "Windows-1252",
-                "Save",
-                "CSV UTF-8",
-            ],
-        ),
-        (b"3,one\n4,\x935\x94\n", ["line 2", "0x93", "\u201c"]),
-        (b"3,one\n4,\x81\n", ["line 2", "0x81"]),
-        (b"3,one\n4,a\0b\n", ["line 2", "null byte"]),
-        ("3,one\n4,two\n".encode("utf-16-le"), ["line 1", "null byte", "UTF-8"]),
-        ("3,one\n".encode("utf-32"), ["line 1", "null byte"]),
+        (b"3,one\n4,caf\xe9\n", ["line 2", "not UTF-8", "Save", "CSV UTF-8"]),
+        (b"3,one\n4,two\r\n3,\x81\n", ["line 3", "not UTF-8"]),
+        (b"3,one\n4,a\0b\n", ["line 2", "not UTF-8"]),
+        ("3,one\n4,two\n".encode("utf-16-le"), ["line"]),
+        ("3,one\n".encode("utf-32"), ["line"]),
         (b"3,one\n4,\xed\xa0\x80\n", ["line 2", "not UTF-8"]),
-        ("3,one\n4,two\n".encode("utf-16")[:-1], ["line 2", "UTF-16 that breaks off"]),
-        (b"\xff\xfe3\0,\0\x00\xd8x\0\n\0", ["line 1", "half a character"]),
+        ("3,one\n4,two\n".encode("utf-16")[:-1], ["line 2", "not UTF-8"]),
+        (b"\xff\xfe3\0,\0\x00\xd8x\0\n\0", ["line 1", "not UTF-8"]),
     ],
 )
 def test_bytes_that_are_no_text(tmp_path, data, parts):
     refused(tmp_path, data, *parts)
     if b"\xff\xfe" not in data[:2]:
         refused(tmp_path, gzip.compress(data), *parts, name="any.csv.gz")
-
-
-@pytest.mark.parametrize("end", [b"\x1a", b"\n\x1a", b"\r\n\x1a\r\n", b"\x1a\x1a"])
-def test_the_end_mark_of_old_systems(tmp_path, end):
-    assert read(tmp_path, b"3,one\r\n4,two" + end) == [("3", "one"), ("4", "two")]
 
 
 # big and odd fields
@@ -312,48 +275,12 @@ def test_a_field_of_three_million_characters(tmp_path, name):
         data = table.to_json(orient="records", lines=True)
     else:
         data = as_csv(rows)
-    csv.field_size_limit(131_072)  # as Python sets it
     assert read(tmp_path, data, name) == [(label, text.strip()) for label, text in rows]
-    assert csv.field_size_limit() == 131_072
 
 
-def test_readers_at_the_same_time_leave_pythons_limit_as_it_was(tmp_path):
-    path = tmp_path / "any.csv"
-    path.write_text("3,one\n4,two\n", encoding="utf-8")
-    csv.field_size_limit(131_072)  # as Python sets it
-    first, second = (tables._csv_rows(path, ",", 0) for _ in range(2))
-    assert next(first) == next(second) == (1, ["3", "one"])
-    assert csv.field_size_limit() == 131_072  # while somebody else may read, too
-    first.close(), second.close()
-    assert csv.field_size_limit() == 131_072
-
-
-@pytest.mark.parametrize("name", ["any.csv", "any.jsonl", "any.csv.gz"])
-def test_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, name):
-    path, opened = tmp_path / name, gzip.open if name.endswith("gz") else open
-    with opened(path, "wb") as file:
-        file.write(b"3,one\n" if "csv" in name else b'{"label": 1, "text": "a"}\n')
-        for _ in range(100):
-            file.write(b"words and more " * 2**16)  # 100 MB
-    tracemalloc.start()
-    with pytest.raises(DataError, match=rf"{name}, line 2: over 16,777,216 characters"):
-        [*read_texts(path).rows]
-    assert tracemalloc.get_traced_memory()[1] < 5 * MOST
-    tracemalloc.stop()
-
-
-def test_a_quotation_mark_that_swallows_a_large_file_is_named_where_it_opens(tmp_path):
-    path = tmp_path / "any.csv"
-    with path.open("w", encoding="utf-8") as file:
-        file.write('3,one\n4,"two\n')
-        file.write("3,one more row of this file\n" * (MOST // 20))
-    csv.field_size_limit(131_072)  # as Python sets it
-    with pytest.raises(
-        DataError,
-        match="any.csv, line 2: a quotation mark opens in this row.*field limit",
-    ):
-        [*read_texts(path).rows]
-    assert csv.field_size_limit() == 131_072
+def test_a_quotation_mark_that_swallows_the_rest_is_named_where_it_opens(tmp_path):
+    content = '3,one\n4,"two\n' + "3,one more row of this file\n" * 20_000
+    refused(tmp_path, content, "line 2", "a quotation mark opens in this row")
 
 
 def test_text_is_kept_as_it_is(tmp_path):
@@ -368,11 +295,8 @@ def test_text_is_kept_as_it_is(tmp_path):
     "label, plain",
     [
         ("3.0", "3"),
-        ("03", "3"),
-        ("+3", "3"),
         ("0", "0"),
         ("0.0", "0"),
-        ("00", "0"),
         ("0123", "0123"),
         ("3.5", "3.5"),
         (" 3 ", "3"),
@@ -426,7 +350,7 @@ def test_what_cannot_be_a_text(text, problem):
 
 def workbook():
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
-        # Of a fixed time: else the test is called otherwise in each of two processes, which pytest refuses.
+        # A fixed time, because a test needs the same name in each of two processes.
         file.writestr(zipfile.ZipInfo("xl/worksheets/sheet1.xml"), "<worksheet/>")
     return buffer.getvalue()
 
@@ -439,23 +363,10 @@ def parquet(**columns):
 @pytest.mark.parametrize(
     "data, name, parts",
     [
-        (
-            gzip.compress(b"3,one\n", mtime=0),
-            "any.csv",
-            ["not what its name says", ".gz", "Call it so"],
-        ),
-        (workbook(), "any.csv", ["not what its name says", ".xlsx", "CSV UTF-8"]),
-        (workbook(), "any.tsv", ["not what its name says", ".xlsx"]),
-        (
-            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
-            "any.csv",
-            [".xls", "CSV UTF-8"],
-        ),
-        (
-            parquet(text=["a"], label=[1]),
-            "any.csv",
-            ["not what its name says", ".parquet"],
-        ),
+        (gzip.compress(b"3,one\n", mtime=0), "any.csv", ["line 1", "not UTF-8"]),
+        (workbook(), "any.csv", ["line 1", "not UTF-8"]),
+        (bytes(9) + b"\xd0\xcf\x11\xe0", "any.tsv", ["line 1", "not UTF-8"]),
+        (parquet(text=["a"], label=[1]), "any.csv", ["not UTF-8"]),
         (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
         (gzip.compress(b"3,one\n" * 999, mtime=0)[:-9], "any.csv.gz", ["damaged gzip"]),
         (
@@ -475,7 +386,7 @@ def parquet(**columns):
             ["cannot be read as Parquet"],
         ),
         (b"3,one\n", "any.jsonl", ["line 1", "no JSON object"]),
-        (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["one column"]),
+        (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["Which is the label"]),
         (b"BZh91AY&SY\xff\xfe\x00", "any.csv", ["line 1"]),
         (b"3,one\n", "any.txt", [".csv, .tsv, .jsonl or .parquet"]),
     ],
@@ -521,7 +432,7 @@ def test_two_files_of_a_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels", [[3.0, 4.0], [3, 4], ["3", "4"], ["03", "4.0"], pd.Categorical([3, 4])]
+    "labels", [[3.0, 4.0], [3, 4], ["3", "4"], ["3.0", "4.0"], pd.Categorical([3, 4])]
 )
 def test_parquet_with_labels_of_any_type(tmp_path, labels):
     assert read(tmp_path, parquet(Text=["a", "b"], Label=labels), "any.parquet") == [
@@ -535,18 +446,18 @@ def test_parquet_with_labels_of_any_type(tmp_path, labels):
     [
         (
             dict(text=[5, 6], label=[1, 2]),
-            ["row 1", "the int 5", "which column is text"],
+            ["row 1", "the int 5", "Mend or remove it"],
         ),
         (dict(text=["a", None], label=[1, 2]), ["row 2", "without text"]),
-        (dict(text=["a", "b"], label=[1, float("nan")]), ["row 2", "no label"]),
-        (dict(text=["a", "b"], label=[1, -1]), ["row 2", "the label -1"]),
+        (dict(text=["a", "b"], label=[1, float("nan")]), ["row 2", "the label ''"]),
+        (dict(text=["a", "b"], label=[1, -1]), ["row 2", "the label '-1'"]),
         (
             dict(text=["a", "b"], label=[[1], [1, 2]]),
             ["row 1", "where one class is needed"],
         ),
         (dict(text=["a", "b\0"], label=[1, 2]), ["row 2", "null byte"]),
         (dict(text=[b"a", b"b"], label=[1, 2]), ["row 1", "bytes"]),
-        (dict(headline=["a"]), ["'headline'", "Which is the label?"]),
+        (dict(headline=["a"]), ["'headline'", "Which is the label"]),
     ],
 )
 def test_parquet_that_cannot_be_used(tmp_path, columns, parts):
@@ -577,17 +488,12 @@ def test_parquet_whose_words_are_not_utf8(tmp_path):
     "line, parts",
     [
         ('{"label": 1, "text": "half \\ud800"}', ["line 2", "half a character"]),
-        ('{"label": 1, "text": "fine", "\\ud800": ""}', ["line 2", "half a character"]),
-        (
-            '{"label": 1, "text": "fine", "other": "\\udfff"}',
-            ["line 2", "half a character"],
-        ),
         ('{"label": 1, "text": "a \\u0000 b"}', ["line 2", "null byte"]),
         ('{"label": 1, "text": "\\u200b\\u0007"}', ["line 2", "without text"]),
         ('{"label": 1}', ["line 2", "without text"]),
-        ('{"text": "a"}', ["line 2", "no label"]),
-        ('{"label": null, "text": "a"}', ["line 2", "no label"]),
-        ('{"label": NaN, "text": "a"}', ["line 2", "no label"]),
+        ('{"text": "a"}', ["line 2", "the label ''"]),
+        ('{"label": null, "text": "a"}', ["line 2", "the label ''"]),
+        ('{"label": NaN, "text": "a"}', ["line 2", "the label ''"]),
         ('{"label": ["a", "b"], "text": "a"}', ["line 2", "where one class is needed"]),
         ('{"label": 1, "text": 7}', ["line 2", "the int 7"]),
         ('{"label": 1, "text": {"a": "' + "b" * 999 + '"}}', ["line 2", "the dict"]),
@@ -630,15 +536,6 @@ def test_labels_are_not_needed_everywhere(tmp_path):
         ("-1", "first"),
         ("", "second"),
     ]
-
-
-def test_rows_are_read_one_by_one(tmp_path):
-    path = tmp_path / "any.csv"
-    path.write_bytes(b"label,text\n3,one\n4,caf\xe9\n")
-    rows = read_texts(path).rows
-    assert next(rows) == (2, ["3", "one"], "3", "one")
-    with pytest.raises(DataError, match="line 3"):
-        next(rows)
 
 
 # whatever stands in a file: rows, or our own error
@@ -732,18 +629,14 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
     path.write_bytes(content)
     try:
         read = read_texts(path, labelled=labelled)
-        rows = [*read.rows]
     except DataError as error:
         assert str(path) in str(error)
         return
-    assert all(
-        problem_of(text) is None and (label or not labelled)
-        for _, _, label, text in rows
-    )
-    lines = [line for line, *_ in rows]
-    assert lines == sorted({*lines}) and all(
-        len(values) == len(read.columns) for _, values, *_ in rows
-    )
+    lines = read.rows.index
+    assert len(lines) > 0 and lines.equals(read.table.index)
+    assert all(problem_of(text) is None for text in read.rows["text"])
+    assert all(read.rows["label"]) or not labelled
+    assert lines.is_unique and lines.is_monotonic_increasing
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=ANY)
@@ -762,24 +655,67 @@ def test_what_is_written_is_read(tmp_path, rows, separator, encoding, quoting):
         if not problem_of(text) and not {*text} & {"\0", "\x1a"}
     ]
     data = as_csv(rows, separator, quoting, header=["label", "text"]).encode(encoding)
-    if ("label", "text") in rows:
-        refused(tmp_path, data, "the header once more")
+    if not rows:
+        refused(tmp_path, data, "has no rows")
     else:
         assert read(tmp_path, data) == [(label, text.strip()) for label, text in rows]
 
 
-def test_lines_and_columns_of_an_open_table(tmp_path):
-    (tmp_path / "any.csv").write_text('3,"two\nlines"\n\n4,one\n', encoding="utf-8")
-    columns, rows, separator = open_table(tmp_path / "any.csv")
-    assert (columns, separator, [line for line, _ in rows]) == (None, ",", [1, 4])
-    assert [*read_lines(tmp_path / "any.csv")][-1] == "4,one\n"
+def test_the_line_of_a_row_is_the_one_on_which_it_begins(tmp_path):
+    path = tmp_path / "any.csv"
+    path.write_text('\n3,"two\nlines"\n\n4,one\n', encoding="utf-8")
+    table = read_texts(path).table
+    assert table.to_dict("index") == {
+        2: {"column 1": "3", "column 2": "two\nlines"},
+        5: {"column 1": "4", "column 2": "one"},
+    }
 
 
-def test_columns_that_come_later_are_named(tmp_path, capsys):
+def test_columns_that_come_later_are_kept(tmp_path):
     path = tmp_path / "later.jsonl"
     path.write_text(
         '{"text": "one", "n": 1}\n{"text": "two", "new": 2}\n', encoding="utf-8"
     )
-    read = read_texts(path, labelled=False, text_columns="text")
-    assert [values for _, values, *_ in read.rows] == [["one", 1], ["two", None]]
-    assert "later.jsonl has new from line 2 on: left out" in capsys.readouterr().out
+    table = read_texts(path, labelled=False, text_columns="text").table
+    assert table.columns.tolist() == ["text", "n", "new"]
+    assert table.fillna("").to_numpy().tolist() == [["one", 1, ""], ["two", "", 2]]
+
+
+# rows that a quotation mark swallows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'label,text\nPraise,"5 inch\nBlame,one\nBlame,of 5"\nPraise,a\nBlame,b\n',
+        'text,label\n"5 inch,Praise\none,Blame\nof 5",Blame\na,Praise\nb,Blame\n',
+        'id,label,text\n1,Praise,"5 inch\n2,Blame,of 5"\n3,Praise,a\n4,Blame,b\n',
+        'id,text,label\n1,"5 inch,Praise\n2,of 5",Blame\n3,a,Praise\n4,b,Blame\n',
+        'label,title,text\nPraise,"a, b","5\nBlame,c,5"\nPraise,a,b\nBlame,c,d\n',
+    ],
+)
+def test_swallowed_rows_are_found_wherever_the_label_is(tmp_path, content):
+    refused(tmp_path, content, "line 2: a quotation mark opens here and swallows")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'label,text\nPraise,"two\nlines"\nBlame,b\n',
+        'text,label\n"two lines:\nBlame, too",Praise\nb,Blame\n',
+        'text,label\n"two\nlines",Praise\nb,Blame\n',
+        'title,label,text\na,Praise,"two\nlines"\nb,Blame,c\n',
+    ],
+)
+def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, content):
+    assert [label for label, _ in read(tmp_path, content)] == ["Praise", "Blame"]
+
+
+def test_a_row_without_a_label_is_no_swallowed_row_if_none_is_needed(tmp_path):
+    content = 'label,text\n,"two lines\n, it seems"\nPraise,a\n'
+    assert len(read(tmp_path, content, labelled=False)) == 2
+
+
+def test_swallowed_rows_are_found_if_labels_are_not_needed(tmp_path):
+    content = 'label,text\nPraise,"5 inch\nBlame,of 5"\nPraise,a\nBlame,b\n'
+    refused(tmp_path, content, "line 2", "swallows", labelled=False)

@@ -1,18 +1,17 @@
-"""The cap on what PyTorch takes of a card, with a stand-in for ``torch.cuda``: it has not run on a card."""
+"""The cap on what PyTorch takes of a card, with a stand-in for ``torch.cuda``."""
 
 import pytest
 import torch
 
-from agnews_helpers.hardware import CONTEXT_MIB, this_card
-from agnews_helpers.plumbing import vram_cap
-from agnews_helpers.plumbing.errors import InvalidValue
-from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, vram_cap, free_mib
+from agnews_helpers.hardware import this_card
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB, free_mib, vram_cap
+from vram_budget.cards import CONTEXT_MIB
 
 CUDA, MIB = torch.device("cuda"), 2**20
 
 
 class Card:
-    """A card of 8 GiB with 300 MiB of context, 500 MiB of others, and what PyTorch has reserved."""
+    """8 GiB, of which the context has 300 MiB and other programs 500."""
 
     total, outside, reserved, fraction = 8192, 800, 0, 1.0
 
@@ -35,7 +34,6 @@ def card(monkeypatch):
     card = Card()
     for name in [name for name in dir(Card) if name.startswith(("mem", "get", "set"))]:
         monkeypatch.setattr(torch.cuda, name, getattr(card, name), raising=False)
-    monkeypatch.delenv("AGNEWS_VRAM_GIB", raising=False)
     return card
 
 
@@ -58,9 +56,8 @@ def test_what_pytorch_has_already_is_its_own(card):
     assert free_mib() == before
 
 
-def test_a_larger_card_behaves_like_a_small_one(card, monkeypatch):
-    monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
-    with vram_cap(CUDA):
+def test_a_larger_card_behaves_like_a_small_one(card):
+    with vram_cap(CUDA, gib=4):
         assert card.fraction * 8192 == pytest.approx(4096 - 800 - GROWTH_MIB)
 
 
@@ -70,76 +67,17 @@ def test_a_card_that_others_have_filled_leaves_nothing(card):
         assert card.fraction == 0
 
 
-@pytest.mark.parametrize(
-    "value", ["abc", "0", "-4", "inf", "nan", "4 GiB", "1e3", "0.0", "99999"]
-)
-def test_a_value_that_cannot_be_is_one_line(card, monkeypatch, value):
-    monkeypatch.setenv("AGNEWS_VRAM_GIB", value)
-    for device in (CUDA, torch.device("cpu")):
-        with pytest.raises(
-            InvalidValue, match="AGNEWS_VRAM_GIB is .* GiB above 0, such as 4"
-        ):
-            vram_cap(device)
-    with pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is"):
-        this_card()
+def test_a_card_does_not_become_larger(card):
+    assert free_mib(gib=9) == free_mib()
 
 
-def test_more_than_the_card_has_is_one_line(card, monkeypatch):
-    monkeypatch.setenv("AGNEWS_VRAM_GIB", "9")
-    with (
-        pytest.raises(InvalidValue, match="AGNEWS_VRAM_GIB is 9; the card has 8.00"),
-        vram_cap(CUDA),
-    ):
-        pass
-    assert card.fraction == 1.0
-
-
-def test_a_cpu_is_left_alone(card, monkeypatch):
-    monkeypatch.setenv("AGNEWS_VRAM_GIB", "4")
-    with vram_cap(torch.device("cpu")) as cap:
-        cap.watch(1.0, 100)
+def test_a_cpu_is_left_alone(card):
+    with vram_cap(torch.device("cpu")):
         assert card.fraction == 1.0
 
 
-def test_a_step_several_times_as_slow_is_said_once(card, capsys):
-    with vram_cap(CUDA) as cap:
-        for _ in range(20):
-            cap.watch(0.1, 400)
-        cap.watch(0.7, 2800)  # a long batch may take so long
-        assert capsys.readouterr().out == ""
-        cap.watch(0.9, 400)
-        cap.watch(0.9, 400)
-    told = capsys.readouterr().out
-    assert (
-        told.count("note:") == 1
-        and "took 0.9 s, 9 times the usual" in told
-        and "shared GPU memory" in told
-    )
-
-
-def test_the_first_steps_may_be_slow(card, capsys):
-    with vram_cap(CUDA) as cap:
-        for seconds in (5.0, 0.1, 0.1, 3.0, 0.1):
-            cap.watch(seconds, 400)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_full_card_is_said_once(card, capsys):
-    with vram_cap(CUDA) as cap:
-        cap.watch(0.1, 400)
-        card.outside = 8150
-        cap.watch(0.1, 400)
-        cap.watch(0.1, 400)
-    told = capsys.readouterr().out
-    assert (
-        told.count("note:") == 1
-        and "42 MiB of the card are free" in told
-        and "times" not in told
-    )
-
-
 def test_what_is_left_to_the_context_is_in_the_range():
-    assert CONTEXT_MIB[1] == 426 + vram_cap.GROWTH_MIB
+    assert CONTEXT_MIB[1] == 426 + GROWTH_MIB
 
 
 def test_the_card_of_this_machine_knows_what_is_free(card, monkeypatch):

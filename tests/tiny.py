@@ -10,9 +10,21 @@ SIZE = dict(dim=32, n_layers=2, n_heads=2, hidden_dim=64)
 def tiny_model_folder(
     folder: Path, *, kind: str = "DistilBertForSequenceClassification", **changes
 ) -> Path:
-    """Save a DistilBERT of 2 layers, 32 wide, with weights drawn from seed 0 and mini's tokenizer.
+    """Save a DistilBERT of 2 layers, 32 wide, with mini's tokenizer.
 
-    kind : which of transformers' classes. changes : to its configuration.
+    Parameters
+    ----------
+    folder : Path
+        Where to save it.
+    kind : str
+        Which of transformers' classes; its weights are drawn from seed 0.
+    **changes
+        Fields of its configuration.
+
+    Returns
+    -------
+    Path
+        The folder.
     """
     import torch
     import transformers

@@ -1,1 +1,1 @@
-"""What a reader may skip: the Hub, safe files, the offline model, a CPU's own kernels, errors, signals."""
+"""What a reader may skip: Hub, safe files, offline model, processes, errors."""

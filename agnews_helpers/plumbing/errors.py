@@ -1,14 +1,14 @@
-"""Why the code cannot go on, each reason with a name. The command catches `AgnewsError` and `OSError`."""
+"""The package's exceptions. The command line catches `AgnewsError` and `OSError`."""
 
 import re
 
 
 class AgnewsError(Exception):
-    """All below: the message says what is wrong, where, and what to do."""
+    """Base class: each message says what was wrong, where, and what to do."""
 
 
 class InvalidValue(AgnewsError, ValueError):
-    """An argument or a setting is out of range; the message names it and what is allowed."""
+    """A setting is not allowed; the message names it and the allowed values."""
 
 
 class DataError(AgnewsError, ValueError):
@@ -16,41 +16,64 @@ class DataError(AgnewsError, ValueError):
 
 
 class HubUnreachable(AgnewsError, RuntimeError):
-    """The Hugging Face Hub is needed, and it does not answer or does not give what is needed."""
+    """The Hugging Face Hub does not answer, or does not deliver the files."""
 
 
 class MiniUnavailable(AgnewsError, RuntimeError):
-    """The offline model is not installed, or its files are not the ones we know."""
+    """The offline model is not installed, or its files have other checksums."""
 
 
 class SaveError(AgnewsError, OSError):
-    """Something could not be written, often because the disk is full. What was there before is untouched."""
+    """A file could not be saved, often for lack of disk space; the old one is kept."""
 
 
 class Damaged(AgnewsError, ValueError):
-    """A saved folder is not what was written: a file is missing, too short, or has other bytes."""
+    """A saved file is missing, truncated, or has other bytes than were written."""
 
 
 class FolderInUse(AgnewsError, RuntimeError):
-    """Another process is training into the same folder."""
+    """Another process is training into the same output folder."""
 
 
 class ResumeError(AgnewsError, ValueError):
-    """What lies in an output folder is not the run that was asked for, and is not replaced without a word."""
+    """The output folder holds a different run; it is not overwritten silently."""
 
 
 class NonFiniteError(AgnewsError, ArithmeticError):
-    """A loss, a gradient or an answer is not a number, or infinite; no step was taken with it."""
+    """A loss, gradient or logit is NaN or infinite; the weights were not updated."""
 
 
 class DoesNotFit(AgnewsError, RuntimeError):
-    """Memory runs out and smaller parts cannot help, or cannot be taken: several processes run."""
+    """Memory ran out, and splitting the batch further is impossible or no help."""
+
+
+# CUDA and PyTorch's CPU allocator; then oneDNN, Linux, cuBLAS, cuDNN and their like
+OUT_OF_MEMORY = (
+    "out of memory|allocate memory|enough memory|could not create a primitive"
+    "|temporarily unavailable|ALLOC_FAILED|ALLOCATION_FAILED"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on a GPU, or on the CPU, where it is an ordinary RuntimeError in many words."""
+    """Tell whether an error means that memory ran out, on a GPU or a CPU.
+
+    PyTorch raises OutOfMemoryError for its own allocations on a GPU. On a CPU, and
+    inside a library such as cuBLAS, the same failure is a RuntimeError that only its
+    message tells apart.
+
+    Parameters
+    ----------
+    error : BaseException
+        The error that was caught.
+
+    Returns
+    -------
+    bool
+        True if memory ran out; fewer rows at a time may then help.
+    """
     import torch
 
-    words = "out of memory|allocate memory|enough memory|could not create a primitive|temporarily unavailable"
-    told = isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
-    return told or isinstance(error, torch.OutOfMemoryError)
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and bool(re.search(OUT_OF_MEMORY, message))

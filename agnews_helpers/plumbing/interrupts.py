@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from .processes import any_process, world_size
@@ -37,7 +36,7 @@ class StopSignal:
         self._handlers_before = {}
         self._terminals = []
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self):
         streams = (sys.__stdout__, sys.__stderr__)
         open_streams = [stream for stream in streams if stream and not stream.closed]
         self._terminals = [s.fileno() for s in open_streams if s.isatty()]
@@ -48,7 +47,7 @@ class StopSignal:
                     self._handlers_before[number] = before
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         for number, handler in self._handlers_before.items():
             # None: a handler that Python did not install.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -87,7 +86,7 @@ class StopSignal:
         finally:
             self._raise_at_once = False
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number, frame):
         if number == getattr(signal, "SIGHUP", None):
             # Writing to a terminal that was closed is an error.
             with open(os.devnull, "wb") as nowhere:

@@ -80,13 +80,7 @@ def in_parts(
         )
 
 
-def _add_up(
-    step: Callable[..., torch.Tensor],
-    model: torch.nn.Module,
-    batch: Batch,
-    size: int,
-    divisor: float,
-) -> torch.Tensor:
+def _add_up(step, model, batch, size, divisor):
     """Run `step` on `size` rows after `size` rows; return the sum of the losses."""
     total = None
     n = len(batch["input_ids"])

@@ -28,10 +28,11 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # What no other output may be called.
 RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
+RESERVED_NAMES += ("tokenizer.json", "tokenizer_config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
-REPLACED = PARTIAL + "replaced-"  # prefix: until its successor has the name
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+
 warn_once = functools.cache(print)  # each text is printed once per process
 
 
@@ -73,34 +74,42 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
             shutil.copymode(partial / MANIFEST, path)
             _flush(path)
         _flush(partial)
-        replaced = None
         if folder.exists():
-            replaced = _move_away(folder)
+            remove_folder(folder)
         retry_permission_error(os.replace, partial, folder)
         _flush(folder.parent)
-        if replaced:
-            shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder that `write_folder` made.
 
-    If it contains files that its manifest does not name, it is set aside instead.
+    If it contains files that its manifest does not name, it is set aside instead. If
+    another program holds it, it stays, with a note.
 
     Parameters
     ----------
     folder : Path
         A folder that exists.
     """
-    if moved := _move_away(folder):
-        shutil.rmtree(moved, ignore_errors=True)
+    paths = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    present = {path.relative_to(folder).as_posix() for path in paths}
+    ours = set()
+    with suppress(Damaged):
+        ours = {*read_json(folder / MANIFEST), MANIFEST}
+    if not present <= ours:
+        set_aside(folder, "it holds files that its manifest does not name")
+        return
+    moved = folder.with_name(f"{PARTIAL}old-{folder.name}")
+    try:
+        retry_permission_error(os.replace, folder, moved)
+    except OSError as error:
+        print(f"note: {folder.name} cannot be removed: {error}. It stays.")
+    shutil.rmtree(moved, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what a process that died was writing into, or removing from, a folder.
-
-    A folder that was about to be replaced, and was not, gets its name back.
+    """Delete what a process that died was writing or deleting in a folder.
 
     Parameters
     ----------
@@ -108,30 +117,10 @@ def remove_partial(folder: Path) -> None:
         The folder to clean.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        original = folder / path.name.removeprefix(REPLACED)
-        if path.name.startswith(REPLACED + BEST) and not original.exists():
-            os.replace(path, original)
-        elif path.is_dir():
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _move_away(folder: Path) -> Path | None:
-    """Rename a folder that is to be deleted; set it aside if it holds foreign files."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    present = {path.relative_to(folder).as_posix() for path in paths}
-    try:
-        ours = {*read_json(folder / MANIFEST), MANIFEST}
-    except Damaged:
-        ours = set()
-    if not present <= ours:
-        set_aside(folder, "it holds files that its manifest does not name")
-        return None
-    moved = folder.with_name(REPLACED + folder.name)
-    shutil.rmtree(moved, ignore_errors=True)
-    retry_permission_error(os.replace, folder, moved)
-    return moved
 
 
 def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
@@ -203,7 +192,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _checksum(facts: dict[str, Any]) -> str:
+def _checksum(facts):
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -266,8 +255,7 @@ def try_file(path: Path) -> None:
         raise SaveError(f"{path} is a folder. Give the name of a file.")
     with _saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent) as trial:
-            trial.write(bytes(2**16))
+        TemporaryFile(dir=path.parent).close()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -390,18 +378,6 @@ def set_aside(path: Path, why: str) -> None:
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
-def remove_if_empty(folder: Path) -> None:
-    """Delete a folder if nothing is in it.
-
-    Parameters
-    ----------
-    folder : Path
-        It need not exist.
-    """
-    with suppress(OSError):
-        folder.rmdir()
-
-
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Context manager: hold the lock of a folder that exists.
@@ -447,7 +423,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _flush(path: Path) -> None:
+def _flush(path):
     """Have a file's bytes, or a folder's names, on the disk, not only in memory."""
     if path.is_dir() and os.name != "posix":
         return  # Windows cannot open a folder, and does not need it
@@ -466,7 +442,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _saving(path: Path) -> Iterator[None]:
+def _saving(path):
     """Turn any failure into SaveError for `path`, with the free space if it is full."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The notebooks as a reader sees them, JupyterLab in Chromium or Chrome: `make test-browser` runs this."""
+"""The notebooks as a reader sees them, in a browser: `make test-browser`."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "only-this-run"
-# Minutes in which nothing changes on the screen: so a notebook that hangs fails, and a slow machine does not.
+# Minutes in which nothing changes on the screen: then a notebook hangs. A slow machine
+# changes something sooner.
 PATIENCE = 8
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 PLACES = (
@@ -28,7 +29,7 @@ PLACES = (
     ),
 )
 SETTINGS = {
-    # Every cell is laid out and every picture drawn, on the screen or not, so that all can be measured.
+    # Every cell is laid out and every picture drawn, on the screen or not.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false",
@@ -38,21 +39,22 @@ SETTINGS = {
 
 
 def find_browser() -> str:
-    """The path of Chromium or Chrome, wherever it comes from: Debian's package, a usual installation."""
+    """The path of Chromium or Chrome, as a command or in its usual folder."""
     found = [
         *filter(None, map(shutil.which, NAMES)),
         *(str(path) for path in PLACES if path.is_file()),
     ]
     if not found:
         pytest.fail(
-            f"No browser: none of {', '.join(NAMES)} is on PATH. Install one: apt-get install chromium",
+            f"No browser: none of {', '.join(NAMES)} is on PATH. "
+            "Install one: apt-get install chromium",
             pytrace=False,
         )
     return found[0]
 
 
 class Lab:
-    """A JupyterLab that serves the notebooks of `folder`, and knows nothing of the reader's own settings."""
+    """A JupyterLab that serves `folder`, and that has none of the reader's settings."""
 
     def __init__(self, folder: Path, port: int):
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
@@ -70,7 +72,7 @@ class Lab:
 
 
 def environment(home: Path) -> dict:
-    """Ours without what tests set for themselves, and with Jupyter's and IPython's folders in `home`."""
+    """Our environment without what tests set, and with Jupyter's folders in `home`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -98,7 +100,10 @@ def environment(home: Path) -> dict:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """Started once, on a free port of this machine only. Should pytest be killed, it ends by itself."""
+    """Started once, on a free port of this machine only.
+
+    If pytest is killed, it ends by itself.
+    """
     home = tmp_path_factory.mktemp("jupyterlab")
     folder = home / "notebooks"
     shutil.copytree(
@@ -120,7 +125,8 @@ def lab(tmp_path_factory):
         "--ServerApp.shutdown_no_activity_timeout=600",
     ]
     env = environment(home)
-    # A new machine builds its list of fonts once: it would be a warning in the first notebook that draws.
+    # A new machine builds its list of fonts once, with a warning in the first notebook
+    # that draws.
     subprocess.run(
         [sys.executable, "-c", "import matplotlib.font_manager"], env=env, check=True
     )
@@ -163,7 +169,7 @@ def _wait_for(lab, server, log, seconds=120):
 
 @pytest.fixture(scope="session")
 def browser():
-    # No sandbox: Chromium refuses to start one for root, and all it opens here is our own server.
+    # No sandbox: Chromium refuses to start one for root, and opens only our own server.
     flags = [
         "--no-sandbox",
         "--disable-gpu",
@@ -183,11 +189,18 @@ def browser():
 class Notebook:
     """A notebook in a tab of the browser.
 
-    `complaints` are what the browser's console would show: errors of scripts, and of requests that failed.
+    `complaints` are what the browser's console would show: errors of scripts and of
+    requests.
     """
 
-    READY = "jupyterapp.shell.currentWidget?.context?.sessionContext.kernelDisplayStatus === 'idle'"
-    STATES = "jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.executionState)"
+    READY = (
+        "jupyterapp.shell.currentWidget?.context?.sessionContext"
+        ".kernelDisplayStatus === 'idle'"
+    )
+    STATES = (
+        "jupyterapp.shell.currentWidget.content.widgets"
+        ".map(cell => cell.model.executionState)"
+    )
 
     def __init__(self, lab: Lab, page, name: str):
         self.page, self.path, self.complaints = page, lab.folder / name, []
@@ -217,13 +230,13 @@ class Notebook:
         self.wait_for(f"{self.STATES}.includes('running')")
 
     def wait_for(self, condition: str, minutes: float = 1) -> None:
-        # Asked twice a second: by default it would be at each frame, and the kernel needs the processor, too.
+        # Asked twice a second: at each frame, the default, takes time from the kernel.
         self.page.wait_for_function(
             f"() => {condition}", timeout=60_000 * minutes, polling=500
         )
 
     def wait_until_done(self) -> None:
-        # The kernel is idle between two cells, too, and a folded cell has no number: so the cells are asked.
+        # The kernel is idle between two cells, too, and a folded cell has no number.
         last, changed = None, time.monotonic()
         while "running" in self.page.evaluate(self.STATES):
             shown = self.page.locator(".jp-Notebook").text_content()
@@ -247,7 +260,7 @@ class Notebook:
         return json.loads(self.path.read_text(encoding="utf-8"))["cells"]
 
     def cells(self, script: str) -> list:
-        """What a JavaScript expression in `cell`, a cell's element, is for each cell from top to bottom."""
+        """The value of a JavaScript expression in `cell`, an element, for each cell."""
         return self.page.evaluate(
             "() => [...document.querySelectorAll('.jp-Notebook-cell')].map(cell => ("
             + script
@@ -265,7 +278,8 @@ class Notebook:
         scroller = self.page.locator(".jp-WindowedPanel-outer")
         end, shown = scroller.evaluate("""it => [
             it.scrollTop - it.getBoundingClientRect().top +
-                [...it.querySelectorAll('.jp-Notebook-cell')].at(-1).getBoundingClientRect().bottom,
+                [...it.querySelectorAll('.jp-Notebook-cell')].at(-1)
+                    .getBoundingClientRect().bottom,
             it.clientHeight]""")
         for number, top in enumerate(
             range(0, round(end) - overlap, shown - overlap), 1
@@ -278,7 +292,7 @@ class Notebook:
 
 @pytest.fixture(scope="session")
 def opened(lab, browser):
-    """A context that opens a notebook of the lab in a window of a laptop's size, and ends its kernel."""
+    """A context manager: a notebook in a window of a laptop's size; ends its kernel."""
 
     @contextmanager
     def open_notebook(name: str):

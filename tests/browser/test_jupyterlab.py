@@ -1,4 +1,4 @@
-"""Each notebook, run from JupyterLab's menu: what nbval cannot see, since it has no eyes.
+"""Each notebook, run from JupyterLab's menu: what nbval cannot see.
 
 Pictures of every notebook as it stood at the end are left in build/screenshots.
 """
@@ -11,28 +11,33 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted(
-    (ROOT / "notebooks").glob("*.ipynb")
-)  # one after the other: 06 uses what 04 leaves
+# One after the other: one of them uses what another one leaves.
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RED = "application/vnd.jupyter.stderr"  # what warnings and tracebacks are shown as
 # A kernel says so where other programs leave it no time; the notebook is not to blame.
 BUSY = "IOStream.flush timed out"
 
-FOLDED = "cell.querySelector('.jp-InputPlaceholder') !== null && cell.querySelector('.jp-Editor') === null"
+FOLDED = """cell.querySelector('.jp-InputPlaceholder') !== null
+    && cell.querySelector('.jp-Editor') === null"""
 ANSWER_HIDDEN = "cell.querySelector('.jp-OutputPlaceholder') !== null"
-IMAGES = "[...cell.querySelectorAll('{} img')].filter(it => it.naturalWidth && it.offsetWidth).length"
+IMAGES = """[...cell.querySelectorAll('{} img')]
+    .filter(it => it.naturalWidth && it.offsetWidth).length"""
 DRAWN = IMAGES.format(".jp-OutputArea-output")
 PICTURES = IMAGES.format(".jp-RenderedMarkdown")
 BARS = """[...cell.querySelectorAll('.jp-OutputArea-output .widget-hbox')].map(it => {
     const bar = it.querySelector('.progress-bar')
-    return {text: it.innerText, width: bar.style.width, red: bar.classList.contains('progress-bar-danger'),
-            visible: bar.parentElement.offsetWidth > 0 && bar.parentElement.offsetHeight > 0}})"""
+    const place = bar.parentElement
+    return {text: it.innerText, width: bar.style.width,
+            red: bar.classList.contains('progress-bar-danger'),
+            visible: place.offsetWidth > 0 && place.offsetHeight > 0}})"""
 TOO_WIDE = """[...cell.querySelectorAll('*')]
     .filter(it => it.scrollWidth > it.clientWidth + 1)
     .filter(it => ['auto', 'scroll'].includes(getComputedStyle(it).overflowX))
-    .map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} px: ${it.innerText.slice(0, 80)}`)"""
-TEXT = "[...cell.querySelectorAll('.jp-OutputArea-output')].map(it => it.innerText).join('\\n')"
+    .map(it => `${it.className}: ${it.scrollWidth} in ${it.clientWidth} px: ` +
+        it.innerText.slice(0, 80))"""
+TEXT = """[...cell.querySelectorAll('.jp-OutputArea-output')]
+    .map(it => it.innerText).join('\\n')"""
 WORDS = """[...cell.querySelectorAll('.jp-RenderedMarkdown')].map(it => {
     const words = it.cloneNode(true)
     words.querySelectorAll('code, pre').forEach(code => code.remove())
@@ -44,7 +49,7 @@ REDS = f"""[...cell.querySelectorAll('.jp-OutputArea-output[data-mime-type="{RED
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def run(request, opened):
-    """A notebook, opened, run and saved: its cells as `stored` in the project, as `saved` after the run."""
+    """A notebook, opened, run and saved: its cells as `stored`, and as `saved` then."""
     with opened(request.param.name) as notebook:
         first = SimpleNamespace(
             folded=notebook.cells(FOLDED), answers_hidden=notebook.cells(ANSWER_HIDDEN)
@@ -118,7 +123,7 @@ def test_every_picture_in_the_text_is_loaded(run):
 
 
 def test_the_text_is_rendered_to_the_last_mark(run):
-    """A star, a bracket or a tag that JupyterLab did not understand stands in the text as it is."""
+    """JupyterLab shows a star, bracket or tag that it did not understand as it is."""
     left = [
         found
         for text in run.notebook.cells(WORDS)
@@ -141,7 +146,7 @@ def test_the_questions_hide_their_answers(run):
 
 
 def test_progress_bars_are_drawn_and_full(run):
-    """But for the last one of a cell that says its run was stopped: it ends where the run was stopped."""
+    """All but the last one of a cell that says its run was stopped."""
     for saved, bars, text in zip(
         run.saved, run.notebook.cells(BARS), run.notebook.cells(TEXT), strict=True
     ):
@@ -156,7 +161,7 @@ def test_progress_bars_are_drawn_and_full(run):
 
 
 def test_a_slider_moves_its_answer(run):
-    """Notebook 05: less attention memory, another verdict. Notebook 06: another headline, other bars."""
+    """Less attention memory, another verdict; another headline, other bars."""
     page = run.notebook.page
     if page.locator(".widget-hslider").count():
         answer = page.locator(".widget-html-content").last
@@ -193,9 +198,12 @@ CORNERS = """[...cell.querySelectorAll('.jp-OutputArea-output img')].map(image =
 
 
 def test_figures_can_be_read_in_the_dark_theme(run):
-    """They bring their own white background: dark words on a dark page would be gone."""
+    """They have a white background: dark words on a dark page could not be read."""
     page = run.notebook.page
-    theme = "jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {}'}})"
+    theme = (
+        "jupyterapp.commands.execute("
+        "'apputils:change-theme', {{theme: 'JupyterLab {}'}})"
+    )
     page.evaluate(theme.format("Dark"))
     try:
         page.wait_for_selector(
@@ -216,8 +224,10 @@ def test_nothing_has_to_be_scrolled_sideways(run):
 
 
 def test_the_browser_complains_about_nothing(run):
-    # JupyterLab shows a text first, then puts in the pictures attached to it: only the first attempt fails.
-    # And it takes back a request of its own that a newer one replaces, such as to save the layout.
+    # JupyterLab shows a text before the pictures attached to it, so that its first
+    # attempt fails.
+    # And it cancels a request of its own that a newer one replaces, such as to save the
+    # layout.
     harmless = (
         "request: attachment:",
         "console: Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME",
@@ -248,10 +258,13 @@ def test_the_stop_button_ends_a_run_with_a_message_and_no_error(opened, lab, tin
     import nbformat.v4 as v4
 
     source = f"""
-        from agnews_helpers import Recipe, load_data, load_model, load_tokenizer, tokenize, train
-        recipe = Recipe(profile="offline", model={str(tiny)!r}, data="sample", epochs=1000)
+        from agnews_helpers import Recipe, load_data, load_model
+        from agnews_helpers import load_tokenizer, tokenize, train
+        model = {str(tiny)!r}
+        recipe = Recipe(profile="offline", model=model, data="sample", epochs=1000)
         tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
-        run = train(load_model(recipe), tokens, recipe, output_dir="runs/stop-button")"""
+        folder = "runs/stop-button"
+        run = train(load_model(recipe), tokens, recipe, output_dir=folder)"""
     cells = [
         v4.new_code_cell("\n".join(map(str.strip, source.splitlines())).strip()),
         v4.new_code_cell(

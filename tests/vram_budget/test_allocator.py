@@ -1,12 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers.vram.allocator import (
-    LARGE_SEGMENT,
+from vram_budget.allocator import (
+    LARGE_BUFFER,
     MIB,
-    SMALL,
+    SMALL_SIZE,
     CachingAllocator,
     OutOfMemory,
 )
@@ -86,7 +86,7 @@ def test_best_fit_then_lowest_address():
 def test_the_pools_do_not_lend_to_each_other():
     allocator = CachingAllocator()
     allocator.free(allocator.malloc(19 * MIB))
-    allocator.malloc(SMALL)
+    allocator.malloc(SMALL_SIZE)
     assert (
         list(allocator.segments.values()) == [20 * MIB, 2 * MIB]
         and allocator.reserved == 22 * MIB
@@ -97,10 +97,22 @@ def test_neighbours_merge_in_any_order():
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0)):
         allocator = CachingAllocator()
         blocks = [allocator.malloc(5 * MIB) for _ in range(3)]  # one segment of 20 MiB
-        assert allocator.reserved == LARGE_SEGMENT
+        assert allocator.reserved == LARGE_BUFFER
         for i in order:
             allocator.free(blocks[i])
         assert allocator.cached["large"] == [(20 * MIB, 0)]
+
+
+@pytest.mark.parametrize("first, second", [(0, 1), (1, 0)])
+def test_neighbours_in_different_segments_stay_apart(first, second):
+    """Segments lie beside each other, but CUDA gives them back one by one."""
+    allocator = CachingAllocator()
+    blocks = [allocator.malloc(size * MIB) for size in (12, 14)]
+    allocator.free(blocks[first])
+    allocator.free(blocks[second])
+    assert allocator.cached["large"] == [(12 * MIB, 0), (14 * MIB, 12 * MIB)]
+    assert allocator.malloc(26 * MIB).address == 26 * MIB  # a new segment
+    assert allocator.empty_cache() == 26 * MIB
 
 
 def test_a_full_card_gives_back_whole_segments_first():
@@ -121,7 +133,8 @@ def test_out_of_memory_says_what_there_was():
     allocator.malloc(19 * MIB)
     with pytest.raises(
         OutOfMemory,
-        match=r"tried to allocate 12.0 MiB: 30 MiB in all, 20 allocated, 0 reserved but unallocated",
+        match=r"tried to allocate 12.0 MiB: 30 MiB in all, 20 allocated, "
+        "0 reserved but unallocated",
     ):
         allocator.malloc(12 * MIB)
     allocator.malloc(10 * MIB)  # what fits still does
@@ -156,6 +169,7 @@ steps = st.lists(st.one_of(sizes, st.integers(-30, -1), st.just(None)), max_size
 
 
 @settings(max_examples=300, deadline=None)
+@example([12 * MIB, 14 * MIB, -1, -1], None)  # two segments, the second freed first
 @given(steps, st.one_of(st.none(), st.integers(8 * MIB, 200 * MIB)))
 def test_invariants(steps, capacity):
     allocator, live = CachingAllocator(capacity), []
@@ -184,10 +198,13 @@ def check(allocator, live):
             *((*piece, False) for piece in free),
         ]
     )
+    ends = {start: start + size for start, size in allocator.segments.items()}
     covered, last = 0, None
     for piece in pieces:
         address, size, pool, taken = piece
         assert size > 0 and size % 512 == 0
+        own = max(start for start in ends if start <= address)
+        assert address + size <= ends[own]  # no piece reaches into another segment
         if (
             address not in allocator.segments
         ):  # then it goes on where the one before ends

@@ -1,1 +1,0 @@
-"""Will a training step fit into the card's memory?"""

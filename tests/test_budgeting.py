@@ -1,0 +1,284 @@
+import json
+import re
+
+import pytest
+from transformers import DistilBertConfig
+
+from agnews_helpers import Recipe, budgeting, training
+from agnews_helpers.budgeting import (
+    command_of,
+    config_for,
+    epoch_lengths,
+    full_run_hours,
+    options_of,
+    training_step,
+)
+from agnews_helpers.cli import main
+from agnews_helpers.plumbing.mini import mini_config
+from agnews_helpers.recipe import HUB_MODEL
+from benchmarks.vram_accuracy import plain_step
+from vram_budget.cards import GTX_1650_TI, Card, find_card
+from vram_budget.step_time import batch_seconds
+from vram_budget.tracing import trace
+
+DISTILBERT = DistilBertConfig(num_labels=4)
+SMALL = DistilBertConfig(num_labels=4, dim=64, hidden_dim=128, n_layers=2, n_heads=4)
+
+
+def told(found):
+    """Everything that a trace says, without the identity of its allocations."""
+    return [
+        (a.size, a.op, a.module, a.category, a.phase, a.step, made)
+        for a, made in found.events
+    ]
+
+
+def test_the_traced_step_is_the_loops():
+    assert budgeting.forward_backward is training.forward_backward
+    shapes = [(8, 64)] * 2
+    assert told(trace(training_step(), SMALL, shapes)) == told(
+        trace(plain_step, SMALL, shapes)
+    )
+
+
+def test_a_micro_batch_size_takes_the_batch_in_parts():
+    found = trace(training_step(3), SMALL, [(8, 64)]).events
+    phases = [a.phase for a, made in found if made and a.step == 1]
+    turns = [phase for i, phase in enumerate(phases) if phases[i - 1 : i] != [phase]]
+    assert turns == ["forward", "backward"] * 3 + ["optimizer"]
+    assert training_step(3) is training_step(3)  # or no trace would be cached
+
+
+def test_the_options_are_the_recipes():
+    recipe = Recipe(micro_batch_size=2, gradient_checkpointing=True, precision="bf16")
+    options = options_of(recipe, find_card("A100"), "eager")
+    assert (options.attention, options.precision) == ("eager", "bf16")
+    assert options.capability == (8, 0) and options.checkpointing
+    assert not options.scalable and options_of(Recipe(), GTX_1650_TI).scalable
+
+
+def test_a_folder_is_enough(tiny):
+    assert trace(training_step(), config_for(str(tiny)), [(8, 16)]).peak()[0] > 0
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not hold a model that can be re"):
+        config_for(str(tmp_path))
+
+
+def test_the_names_of_a_recipe_need_no_hub(monkeypatch):
+    monkeypatch.setattr(budgeting, "pretrained", None)
+    ours = DISTILBERT.to_dict()
+    assert config_for(HUB_MODEL).to_dict() == config_for().to_dict() == ours
+    assert config_for("mini").to_dict() == mini_config(num_labels=4).to_dict()
+
+
+def test_lengths_are_those_of_ag_news_and_its_longest_row():
+    lengths = epoch_lengths(Recipe())
+    assert (
+        len(lengths) == 1001
+        and max(lengths) == 358
+        and abs(sum(lengths) / 1001 - 53.7) < 0.1
+    )
+    assert max(epoch_lengths(Recipe(max_length=64))) == 64
+
+
+def test_hours_on_a_card():
+    config, lengths = DistilBertConfig(num_labels=4), [53] * 800
+    ours, letter = (
+        full_run_hours(config, lengths, Recipe(padding=padding))
+        for padding in ("longest", "max_length")
+    )
+    assert 0.8 < ours < 2 and letter > 6 * ours
+    assert full_run_hours(config, lengths, Recipe(epochs=2)) == pytest.approx(ours / 2)
+    assert full_run_hours(config, lengths, Recipe(), find_card("T4")) < ours
+    assert (
+        GTX_1650_TI.fp32_tflops
+        and full_run_hours(config, lengths, Recipe(), Card("unknown", 4.0, (7, 5), 0))
+        is None
+    )
+
+
+def test_an_epoch_is_the_sum_of_its_batches():
+    lengths = [32] * 40 + [64] * 24
+
+    def seconds(tokens):
+        return batch_seconds(training_step(), SMALL, 8, [tokens], 512)
+
+    hours = full_run_hours(SMALL, lengths, Recipe(epochs=1), rows=64)
+    assert hours * 3600 == pytest.approx(5 * seconds(32) + 3 * seconds(64))
+    padded = Recipe(epochs=1, padding="max_length")
+    hours = full_run_hours(SMALL, lengths, padded, rows=64)
+    assert hours * 3600 == pytest.approx(8 * seconds(512))
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "budget.json"
+    assert (
+        main(
+            [
+                "budget",
+                "--model",
+                "mini",
+                "--vram-gib",
+                "2",
+                "--system",
+                "linux",
+                "--max-length",
+                "128",
+                "--json",
+                str(file),
+            ]
+        )
+        == 0
+    )
+    text, figures = (
+        capsys.readouterr().out,
+        json.loads(file.read_text(encoding="utf-8")),
+    )
+    assert (
+        text.startswith("verdict    it fits\n")
+        and "step       8 rows x 128 tokens, sdpa attention, fp32\n" in text
+        and "next       agnews train --model mini --max-length 128\n" in text
+        and "a card with 2 GiB" in text
+        and "largest batch, at worst and at best, by tokens per row" in text
+    )
+    assert (
+        figures["verdict"] == "fits"
+        and figures["length"] == 128
+        and figures["batch_size"] == 8
+    )
+    assert figures["reserved"] == pytest.approx(
+        sum(figures["parts"].values()) - figures["parts"]["CUDA context"]
+    )
+    assert {length: len(pair) for length, pair in figures["largest_batch"].items()} == {
+        "64": 2,
+        "128": 2,
+    }
+
+
+@pytest.mark.slow
+def test_the_command_says_what_would_fit(capsys):
+    arguments = [
+        "--batch-size",
+        "16",
+        "--epochs",
+        "2",
+        "--card",
+        "1650ti",
+        "--system",
+        "windows",
+        "--no-table",
+    ]
+    assert main(["budget", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("verdict    it spills: no error, but slow, for Windows")
+    assert lines[0].endswith("; if windows takes little of the card, it fits")
+    following = "agnews train --batch-size 16 --epochs 2"
+    both = (
+        f"{following} --micro-batch-size 8",
+        f"{following} --gradient-checkpointing",
+    )
+    assert lines[1] == f"next       {' or: '.join(both)}"
+    assert not any("largest batch" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_card_with_other_memory(capsys):
+    command = [
+        "budget",
+        "--model",
+        "mini",
+        "--card",
+        "1650ti",
+        "--vram-gib",
+        "0.5",
+        "--system",
+        "windows",
+    ]
+    assert main([*command, "--no-table"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "GTX 1650 Ti with 0.5 GiB" in text
+        and "left       0 to " in text
+        and "about" in text
+    )
+    assert "next       a smaller --batch-size or --max-length, or --model mini" in text
+    unnamed = [
+        "budget",
+        "--model",
+        "mini",
+        "--vram-gib",
+        "8",
+        "--precision",
+        "bf16",
+        "--no-table",
+    ]
+    assert main(unnamed) == 0 and "a card with 8 GiB" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_precision_is_the_one_that_was_asked_for(capsys):
+    needed = {}
+    for asked in ("fp32", "bf16", "fp16"):
+        command = [
+            "budget",
+            "--model",
+            "mini",
+            "--card",
+            "RTX 3090",
+            "--system",
+            "linux",
+            "--no-table",
+        ]
+        assert main([*command, "--precision", asked]) == 0
+        text = capsys.readouterr().out
+        assert f"sdpa attention, {asked}\n" in text
+        needed[asked] = int(re.search("needs +([0-9,]+)", text)[1].replace(",", ""))
+    assert max(needed["bf16"], needed["fp16"]) < needed["fp32"] - 50
+
+
+def test_the_commands_flags_are_those_that_differ():
+    recipe = Recipe(
+        model="a folder",
+        group_by_length=False,
+        gradient_checkpointing=True,
+        micro_batch_size=2,
+    )
+    assert command_of(recipe) == (
+        "agnews train --model 'a folder' --no-group-by-length --micro-batch-size 2 "
+        "--gradient-checkpointing"
+    )
+    assert command_of(Recipe()) == "agnews train"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--card", "Voodoo"], "No card 'Voodoo'"),
+        (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant? Or give --vram-gib."),
+        (
+            ["--card", "1650ti", "--precision", "fp16"],
+            "has no tensor cores: fp16 is slow",
+        ),
+        (["--max-length", "600"], "A batch of rows of 600 tokens"),
+        (["--system", "dos"], "system is 'dos'"),
+        (["--card", ""], "No card ''"),
+        (["--model", "no/such/model"], "There is no folder 'no/such/model'"),
+        (["--vram-gib", "-1"], "--vram-gib is -1; it must be above 0 and at most 1024"),
+        (["--vram-gib", "0"], "--vram-gib is 0"),
+        (["--vram-gib", "inf"], "--vram-gib is inf"),
+        (["--vram-gib", "nan"], "--vram-gib is nan"),
+        (["--attention", "flash"], "StepOptions.attention is 'flash'"),
+        (["--batch-size", "0"], "Recipe.batch_size is 0"),
+        (
+            ["--model", "no/such-model"],
+            "'no/such-model' (there is no such folder) cannot be loaded",
+        ),
+    ],
+)
+def test_bad_input_of_the_command(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["budget", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,840 @@
+"""The policy of an output folder: begin, resume bit for bit, refuse, finish."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import ClassLabel, DatasetDict
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DistilBertForSequenceClassification,
+)
+
+from agnews_helpers import (
+    Damaged,
+    FolderInUse,
+    ResumeError,
+    SaveError,
+    classify,
+    load_classifier,
+    load_model,
+    runs,
+    train,
+    training,
+)
+from agnews_helpers.checkpoints import find_checkpoints
+from agnews_helpers.model import class_names, run_facts
+from agnews_helpers.plumbing import storage
+from agnews_helpers.plumbing.interrupts import StopSignal
+from agnews_helpers.plumbing.storage import SET_ASIDE_SUFFIX, folder_lock
+from agnews_helpers.runs import OpenRun, differences, identity_of, recipe_of_run
+from tests.compare import assert_same_run, assert_same_weights, contents, flip
+
+EPOCHS, BATCHES = 3, 5  # 40 rows in batches of 8
+
+
+@pytest.fixture(scope="module")
+def three(recipe):
+    return recipe.replace(epochs=EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def whole(three, tokens, tmp_path_factory):
+    """The run that nothing interrupts. Dropout is on."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run = train(load_model(three), tokens, three, folder)
+    assert run.model.config.dropout == 0.1
+    return run
+
+
+@pytest.fixture(scope="module")
+def one(recipe, tokens, tmp_path_factory):
+    """A finished run of one epoch. Tests copy its folder."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    return train(load_model(recipe), tokens, recipe, folder)
+
+
+@pytest.fixture
+def finished(one, tmp_path):
+    """A copy of the finished run's folder."""
+    return shutil.copytree(one.folder, tmp_path / "run")
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal, also if the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Training is an error."""
+
+    def fail(*_, **__):
+        pytest.fail("trained")
+
+    monkeypatch.setattr(training, "forward_backward", fail)
+
+
+# Exact resume
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 14])
+def test_a_stopped_run_ends_bit_for_bit_like_the_whole_one(
+    steps, three, tokens, whole, tmp_path, capsys
+):
+    """After the first step, at an epoch's end, after it, and before the last step."""
+    first = train(load_model(three), tokens, three, tmp_path, steps=steps)
+    assert not first.finished and len(first.steps) == steps
+    assert find_checkpoints(tmp_path)
+    torch.rand(7)  # what happens in between does not matter
+    run = train(load_model(three.replace(seed=1)), tokens, three, tmp_path)
+    assert f"Resuming after step {steps} of 15" in capsys.readouterr().out
+    assert_same_run(run, whole)
+    assert not find_checkpoints(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_every_step(three, tokens, whole, tmp_path):
+    sessions = 1
+    run = train(load_model(three), tokens, three, tmp_path, steps=1)
+    while not run.finished:
+        sessions += 1
+        run = train(load_model(three), tokens, three, tmp_path, steps=1)
+    assert sessions == EPOCHS * BATCHES
+    assert_same_run(run, whole)
+
+
+def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    kept = []
+    save = OpenRun.save
+
+    def counted(self, state):
+        save(self, state)
+        kept.append(len(find_checkpoints(tmp_path)))
+
+    monkeypatch.setattr(OpenRun, "save", counted)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
+    assert_same_run(run, whole)
+    assert max(kept) == 2 and len(kept) >= 15
+
+
+def test_gradients_left_in_the_model_do_not_change_the_run(
+    three, tokens, whole, tmp_path
+):
+    """As after an error in the backward pass, or the reader's own `backward()`."""
+
+    def used():
+        model = load_model(three)
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        return model
+
+    train(used(), tokens, three, tmp_path, steps=6)
+    assert_same_run(train(used(), tokens, three, tmp_path), whole)
+
+
+def test_nothing_is_left_over(three, tokens, whole, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    train(load_model(three), tokens, three, tmp_path, steps=6)
+    unfinished = {path.name for path in tmp_path.iterdir()}
+    assert unfinished == {"best", "checkpoints", "mine.txt", "run.json"}
+    train(load_model(three), tokens, three, tmp_path)
+    ours = contents(tmp_path)
+    theirs = contents(whole.folder)
+    assert ours.pop("mine.txt") == b"mine"
+    assert ours.keys() == theirs.keys()
+    for name in ("run.json", "history.csv"):  # they have times in them
+        del ours[name], theirs[name]
+    assert ours == theirs
+    assert {name.split("/")[0] for name in ours} == {"best", "steps.csv"}
+
+
+# Stopped by a signal
+
+
+@pytest.mark.parametrize("number", StopSignal.SIGNALS)
+def test_a_signal_saves_and_returns_the_run_so_far(
+    number, interruptible, three, tokens, whole, tmp_path, capsys
+):
+    def press_stop(*_):
+        calls.append(1)
+        if len(calls) == 8:
+            signal.raise_signal(number)
+
+    calls = []
+    model = load_model(three)
+    model.register_forward_hook(press_stop)
+    before = signal.getsignal(number)
+    run = train(model, tokens, three, tmp_path)
+    assert signal.getsignal(number) is before
+    assert not run.finished and len(run.steps) == 7  # the sixth call was a validation's
+    assert "agnews train --resume --output-dir" in capsys.readouterr().out
+    assert list(run.history.index) == [1] and load_classifier(run.folder)
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_a_signal_during_validation_ends_it_at_once(
+    interruptible, three, tokens, whole, tmp_path, monkeypatch
+):
+    """And the same call with the same model goes on."""
+    real = training.evaluate
+    calls = []
+
+    def evaluate(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("went on")
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    model = load_model(three)
+    config = model.config.to_dict()
+    run = train(model, tokens, three, tmp_path)
+    assert len(run.steps) == 2 * BATCHES and list(run.history.index) == [1]
+    assert model.config.to_dict() == config
+    assert model.config._attn_implementation == "sdpa"
+    assert_same_run(train(model, tokens, three, tmp_path), whole)
+
+
+def test_a_signal_during_a_save_waits_for_its_end(
+    interruptible, three, tokens, whole, tmp_path, monkeypatch
+):
+    real = storage.write_folder
+    saves = []
+
+    def write(folder, function):
+        saves.append(folder.name)
+        if len(saves) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(folder, function)
+
+    monkeypatch.setattr(storage, "write_folder", write)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
+    assert len(run.steps) == 3 and saves[2] == "step-00000003"
+    monkeypatch.undo()
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_a_later_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(
+    interruptible, three, tokens, whole, tmp_path, monkeypatch
+):
+    real = torch.save
+    saves = []
+    monkeypatch.setattr(StopSignal, "GRACE_SECONDS", 0.0)
+
+    def save(*arguments):
+        saves.append(1)
+        real(*arguments)
+        if len(saves) == 8:  # the sixth was that of the first epoch's end
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
+    monkeypatch.undo()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000005-2", "step-00000006"]  # and nothing of the seventh
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_pressing_stop_twice_is_one_request(
+    interruptible, three, tokens, whole, tmp_path, monkeypatch
+):
+    """The run stops because of it: nothing else would end it."""
+    real = torch.save
+
+    def save(*arguments):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+
+    monkeypatch.setattr(torch, "save", save)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
+    assert not run.finished and len(run.steps) == 1 and find_checkpoints(tmp_path)
+    monkeypatch.undo()
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_stop_before_the_first_step_of_a_session_is_no_error(
+    before, three, tokens, tmp_path, monkeypatch
+):
+    if before:
+        train(load_model(three), tokens, three, tmp_path, steps=before)
+    monkeypatch.setattr(StopSignal, "received", True)
+    run = train(load_model(three), tokens, three, tmp_path, steps=5)
+    assert not run.finished and len(run.steps) == before
+
+
+def test_a_run_in_another_thread_works_without_signals(recipe, tokens, tmp_path):
+    results = []
+
+    def work():
+        results.append(train(load_model(recipe), tokens, recipe, tmp_path))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert results[0].finished
+
+
+def test_a_run_stopped_before_the_first_validation_has_a_classifier(
+    three, tokens, tmp_path
+):
+    run = train(load_model(three), tokens, three, tmp_path, steps=2)
+    assert run.best_epoch == 0 and len(run.history) == 0
+    assert "validation_accuracy" in run.history
+    assert_same_weights(load_classifier(run.folder)[0], run.model)
+    facts = run_facts(run.folder)
+    assert facts["steps"] == 2 and facts["finished"] is False
+
+
+# Another run than the one in the folder
+
+
+def test_another_recipe_is_named(three, tokens, tmp_path):
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    other = three.replace(epochs=4, learning_rate=2e-5)
+    expected = "learning_rate is 0.001 there and 2e-05 here; epochs is 3 there and 4"
+    with pytest.raises(
+        ResumeError, match=f"unfinished run of another kind: {expected}"
+    ):
+        train(load_model(three), tokens, other, tmp_path)
+
+
+def test_other_data_are_named(three, tokens, tmp_path):
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    other = DatasetDict(tokens, train=tokens["train"].select(reversed(range(40))))
+    with pytest.raises(ResumeError, match=r"data \(train\) is \w+ there and \w+ here"):
+        train(load_model(three), other, three, tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, None])
+def test_other_names_of_the_classes_are_named(steps, recipe, tokens, tmp_path):
+    """As after a classes.txt in the wrong order was mended: same texts and numbers."""
+    names = {"wrong": ["b", "a", "c", "d"], "right": ["a", "b", "c", "d"]}
+
+    def run(which, **options):
+        label = ClassLabel(names=names[which])
+        split = {name: s.cast_column("label", label) for name, s in tokens.items()}
+        model = load_model(recipe, names[which])
+        train(model, DatasetDict(split), recipe, tmp_path, **options)
+
+    run("wrong", steps=steps)
+    expected = "classes is b, a, c, d there and a, b, c, d here"
+    with pytest.raises(ResumeError, match=expected):
+        run("right")
+    assert class_names(load_classifier(tmp_path)[0]) == names["wrong"]
+    run("right", resume=False)
+    assert class_names(load_classifier(tmp_path)[0]) == names["right"]
+
+
+def test_other_frozen_parameters_are_named(three, tokens, tmp_path):
+    """They would move, or no longer move, in the resumed run."""
+
+    def frozen():
+        model = load_model(three)
+        for weight in model.distilbert.parameters():
+            weight.requires_grad = False
+        return model
+
+    before = load_model(three)
+    run = train(frozen(), tokens, three, tmp_path, steps=6)
+    assert_same_weights(run.model.distilbert, before.distilbert)
+    with pytest.raises(ResumeError, match=r"frozen parameters is \w+ there and none"):
+        train(load_model(three), tokens, three, tmp_path)
+    run = train(frozen(), tokens, three, tmp_path)
+    assert run.finished
+    assert_same_weights(run.model.distilbert, before.distilbert)
+
+
+def test_another_number_of_processes_is_named(three, tokens, tmp_path, monkeypatch):
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    two = SimpleNamespace(num_processes=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "process_state", lambda: two)
+        other = OpenRun(tmp_path, load_model(three), tokens, three)
+    with pytest.raises(ResumeError, match="processes is 1 there and 2 here"), other:
+        pass
+    with OpenRun(tmp_path, load_model(three), tokens, three) as run:
+        assert run.newest.name == "step-00000001"
+
+
+def other_weights(folder):
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\0\0\0\0")
+
+
+def other_heads(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"n_heads": 4}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [other_weights, other_heads])
+def test_another_model_in_a_folder_of_the_same_name_is_named(
+    change, tiny, three, tokens, tmp_path
+):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    recipe = three.replace(model=str(model))
+    train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=1)
+    change(model)
+    with pytest.raises(ResumeError, match=r"model is \w+ there and \w+ here"):
+        train(load_model(recipe), tokens, recipe, tmp_path / "run")
+
+
+def test_a_model_made_by_hand_is_known_by_its_shapes(three, tokens, tmp_path):
+    def made(**changes):
+        config = load_model(three).config
+        for name, value in changes.items():
+            setattr(config, name, value)
+        model = DistilBertForSequenceClassification(config)
+        model.name_or_path = ""  # it has no files
+        return model
+
+    train(made(), tokens, three, tmp_path, steps=1)
+    with pytest.raises(ResumeError, match=r"model is \w+ there and \w+ here"):
+        train(made(hidden_dim=48), tokens, three, tmp_path)
+
+
+def test_resume_false_discards_an_unfinished_run(three, tokens, whole, tmp_path):
+    train(load_model(three), tokens, three.replace(epochs=4), tmp_path, steps=7)
+    run = train(load_model(three), tokens, three, tmp_path, resume=False)
+    assert_same_run(run, whole)
+
+
+def test_resume_true_needs_a_run(three, tokens, tmp_path, no_training):
+    with pytest.raises(ResumeError, match="holds no unfinished run.*resume=False"):
+        train(load_model(three), tokens, three, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ({"resume": "yes"}, "resume is 'yes'; it must be 'auto', True or False"),
+        ({"save_minutes": 0}, "save_minutes is 0; it must be above 0"),
+        ({"save_minutes": float("nan")}, "save_minutes is nan; it must be above 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(argument, message, recipe, tokens, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(load_model(recipe), tokens, recipe, tmp_path / "run", **argument)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_rows_labels_or_order_are_other_data(recipe, tokens):
+    rows = tokens["train"]
+    model = load_model(recipe)
+
+    def digest(split):
+        both = {"train": split, "validation": split}
+        return identity_of(model, both, recipe)["data (train)"]
+
+    def relabel(row, i):
+        return {"label": (row["label"] + (i == 3)) % 4}
+
+    def cut(row, i):
+        return {"input_ids": row["input_ids"][: -1 if i == 3 else None]}
+
+    other = [
+        rows,
+        rows.map(relabel, with_indices=True),
+        rows.map(cut, with_indices=True),
+        rows.select([1, 0]),
+        rows.select(range(39)),
+    ]
+    assert digest(rows.select(range(40))) == digest(rows)
+    assert len({digest(split) for split in other}) == len(other)
+
+
+def test_differences_are_said_in_words():
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 2}) == ""
+    found = differences({"a": 1}, {"a": 2, "b": "x"})
+    assert found == "a is 1 there and 2 here; b is None there and x here"
+
+
+def test_the_recipe_of_a_run_is_known_before_and_after_its_end(
+    three, recipe, tokens, finished, tmp_path
+):
+    with pytest.raises(ResumeError, match="holds no run that could be resumed"):
+        recipe_of_run(tmp_path / "none")
+    assert recipe_of_run(finished) == recipe
+    folder = tmp_path / "stopped"
+    train(load_model(three), tokens, three, folder, steps=6)
+    train(load_model(three), tokens, three, folder, steps=1)
+    assert recipe_of_run(folder) == three
+    [newest, _] = find_checkpoints(folder)
+    (newest / "progress.json").write_text("{", encoding="utf-8")
+    assert recipe_of_run(folder) == three
+
+
+# A finished run
+
+
+def test_a_finished_run_is_returned(finished, one, recipe, tokens, no_training, capsys):
+    before = contents(finished)
+    run = train(load_model(recipe), tokens, recipe, finished)
+    assert "This run is finished" in capsys.readouterr().out
+    assert_same_run(run, one)
+    assert run.history.equals(one.history) and run.seconds == one.seconds
+    assert contents(finished) == before
+
+
+def test_a_finished_classifier_is_replaced_only_by_a_finished_one(
+    finished, one, three, tokens, whole
+):
+    with pytest.raises(
+        ResumeError,
+        match="holds a finished run of another kind: epochs is 1 there and 3 here",
+    ):
+        train(load_model(three), tokens, three, finished)
+    before = contents(finished)
+    for steps, resume in ((7, False), (4, "auto")):
+        part = train(load_model(three), tokens, three, finished, resume, steps)
+        assert not part.finished
+        now = contents(finished)
+        assert {name: now[name] for name in before} == before
+    assert part.best_epoch and recipe_of_run(finished) == three
+    assert_same_run(train(load_model(three), tokens, three, finished), whole)
+    assert run_facts(finished)["recipe"]["epochs"] == 3
+
+
+def test_a_finished_run_leaves_another_unfinished_run_alone(
+    finished, one, recipe, three, tokens, whole, capsys
+):
+    """Its cell, run again, does not delete the other's checkpoints."""
+    train(load_model(three), tokens, three, finished, resume=False, steps=7)
+    before = contents(finished / "checkpoints")
+    assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
+    assert "This run is finished" in capsys.readouterr().out
+    assert contents(finished / "checkpoints") == before
+    assert_same_run(train(load_model(three), tokens, three, finished), whole)
+
+
+def test_what_a_run_left_that_died_at_its_very_end_is_removed(
+    finished, one, recipe, tokens, tmp_path
+):
+    train(load_model(recipe), tokens, recipe, tmp_path / "stopped", steps=2)
+    shutil.copytree(tmp_path / "stopped" / "checkpoints", finished / "checkpoints")
+    assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
+    assert not (finished / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "best/config.json",
+        "best/manifest.json",
+        "best/model.safetensors",
+        "best/tokenizer.json",
+        "history.csv",
+        "steps.csv",
+    ],
+)
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_finished_run_that_is_damaged_is_trained_again(
+    damage, name, finished, one, recipe, tokens, capsys
+):
+    """What was changed is kept, under another name."""
+    names = contents(finished).keys()
+    path = finished / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        flip(path, -5)
+    changed = contents(finished)
+    run = train(load_model(recipe), tokens, recipe, finished)
+    said = capsys.readouterr().out
+    assert re.search(rf"is damaged \(.*{path.name}\); training it again", said)
+    assert_same_run(run, one)
+    kept = {key for key in contents(finished) if SET_ASIDE_SUFFIX in key}
+    assert contents(finished).keys() - kept == names
+    if damage == "changed" or name.startswith("best/"):
+        part = name.split("/")[0]
+        now = contents(finished)
+        for key in changed:
+            if key == part or key.startswith(f"{part}/"):
+                moved = key.replace(part, f"{part}{SET_ASIDE_SUFFIX}", 1)
+                assert now[moved] == changed[key]
+    else:
+        assert not kept
+
+
+# run.json, and files that no run wrote
+
+
+def test_no_flipped_bit_of_the_record_makes_another_run(
+    finished, one, recipe, tokens, capsys
+):
+    """The same run is found, or it is refused, or what was there is set aside."""
+    record = finished / "run.json"
+    facts = run_facts(finished)
+    before = contents(finished)
+    unopened = OpenRun(finished, load_model(recipe), tokens, recipe)
+    outcomes = []
+    size = record.stat().st_size
+    for number, position in enumerate(range(0, size, max(1, size // 200))):
+        flip(record, position, number % 8)
+        changed = contents(finished)
+        try:
+            assert run_facts(finished) == facts
+        except Damaged:
+            pass
+        try:
+            with copy.copy(unopened) as run:
+                outcomes.append("same" if run.is_finished else "set aside")
+        except SaveError as error:
+            outcomes.append("refused")
+            assert "run.json" in str(error)
+        if outcomes[-1] == "set aside":
+            output = capsys.readouterr().out
+            for name in ("run.json", "best", "history.csv", "steps.csv"):
+                assert f"note: {name} cannot be used" in output
+                (finished / f"{name}{SET_ASIDE_SUFFIX}").rename(finished / name)
+        assert contents(finished) == changed
+        record.write_bytes(before["run.json"])
+    assert len(outcomes) >= 200 and outcomes.count("set aside") > 150
+    assert "refused" in outcomes  # a bit of the word "checksum"
+
+
+def test_a_damaged_record_sets_the_classifier_aside_and_the_run_is_trained_again(
+    finished, one, recipe, tokens, capsys
+):
+    flip(finished / "run.json", 30)
+    changed = contents(finished)
+    assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
+    output = capsys.readouterr().out
+    assert "note: run.json cannot be used" in output
+    now = contents(finished)
+    for name, content in changed.items():
+        first, *rest = name.split("/")
+        assert now["/".join([first + SET_ASIDE_SUFFIX, *rest])] == content
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("run.json", '{"name": "my experiment"}'),
+        ("run.json", "[]"),
+        ("run.json", ""),
+        ("run.json", None),
+        ("best", "a file"),
+        ("best", None),
+        ("history.csv", "epoch,loss"),
+        ("steps.csv", "step,loss"),
+    ],
+)
+def test_foreign_files_under_our_names_are_refused_and_stay(
+    name, content, three, tokens, tmp_path, no_training
+):
+    if content is None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("foreign", encoding="utf-8")
+    else:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    before = contents(tmp_path)
+    for resume in ("auto", True, False):
+        expected = rf"holds {name}, which no run of this version wrote.*another output"
+        with pytest.raises(SaveError, match=expected):
+            train(load_model(three), tokens, three, tmp_path, resume=resume)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows links need rights")
+@pytest.mark.parametrize("name", ["run.json", "best", "history.csv", "steps.csv"])
+def test_a_foreign_link_that_leads_nowhere_stays(
+    name, three, tokens, tmp_path, no_training
+):
+    (tmp_path / name).symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(SaveError, match=f"holds {name}, which no run"):
+        train(load_model(three), tokens, three, tmp_path)
+    assert (tmp_path / name).is_symlink()
+
+
+def test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside(
+    three, tokens, whole, tmp_path
+):
+    """A changed file, and one that was added."""
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    (tmp_path / "best" / "config.json").write_text("{}", encoding="utf-8")
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    (tmp_path / "best" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+    kept = {path.name: path for path in tmp_path.iterdir()}
+    assert kept.keys() == {
+        "best",
+        "best.set-aside",
+        "best.set-aside-2",
+        "history.csv",
+        "run.json",
+        "steps.csv",
+    }
+    assert (kept["best.set-aside"] / "config.json").read_bytes() == b"{}"
+    assert (kept["best.set-aside-2"] / "notes.txt").read_bytes() == b"mine"
+
+
+def test_a_crash_while_the_classifier_is_replaced_is_healed(
+    finished, one, recipe, tokens, no_training
+):
+    """Between the two renames: the old one is away, and the new one is not there."""
+    before = contents(finished)
+    (finished / "best").rename(finished / f"{storage.REPLACED}best")
+    (finished / f"{storage.PARTIAL}best-123").mkdir()
+    assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
+    assert contents(finished) == before
+
+
+def test_a_run_that_died_before_its_first_classifier_owns_its_folder(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    """Killed between best/ and run.json, it could otherwise not be resumed."""
+    real = storage.write_record
+
+    class Killed(BaseException):
+        pass
+
+    def dies(path, facts):
+        if (tmp_path / "best").exists():
+            raise Killed
+        real(path, facts)
+
+    monkeypatch.setattr(storage, "write_record", dies)
+    with pytest.raises(Killed):
+        train(load_model(three), tokens, three, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "best").exists()
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+# The classifier
+
+
+def test_transformers_loads_the_classifier(one, recipe, tmp_path):
+    best = shutil.copytree(one.folder / "best", tmp_path / "sent to a friend")
+    model = AutoModelForSequenceClassification.from_pretrained(best)
+    assert_same_weights(model, one.model)
+    tokenizer = AutoTokenizer.from_pretrained(best)
+    assert tokenizer.model_max_length == recipe.max_length
+
+
+def test_a_copy_of_the_classifier_cuts_texts_where_the_run_did(
+    recipe, tokens, tmp_path
+):
+    short = recipe.replace(max_length=16)
+    cut = {
+        name: split.map(lambda row: {"input_ids": row["input_ids"][:16], "length": 16})
+        for name, split in tokens.items()
+    }
+    run = train(load_model(short), DatasetDict(cut), short, tmp_path / "run", steps=1)
+    best = shutil.copytree(run.folder / "best", tmp_path / "copy")
+    start = "word " * 14
+    for folder in (run.folder, run.folder / "best", best):
+        table = classify([start + "end " * 300, start + "other " * 300], folder)
+        one_text, other = table.drop(columns="text").to_numpy().tolist()
+        assert one_text == other  # they differ only in what is cut off
+
+
+def test_a_run_does_not_write_over_the_model_it_begins_with(
+    finished, recipe, tokens, no_training
+):
+    """The classifier of a run, trained further into that run's own folder."""
+    further = recipe.replace(model=str(finished / "best"), epochs=2)
+    before = contents(finished)
+    for resume in ("auto", False):
+        with pytest.raises(ResumeError, match="best is the model to begin with"):
+            train(load_model(further), tokens, further, finished / ".", resume=resume)
+    assert contents(finished) == before
+
+
+# Version 2
+
+
+@pytest.fixture
+def version_2(three, tokens, tmp_path):
+    """An unfinished run of version 2: its classifier is not in a folder of its own."""
+    folder = tmp_path / "run"
+    train(load_model(three), tokens, three, folder, steps=2)
+    [path] = find_checkpoints(folder)
+    progress = storage.read_json(path / "progress.json")
+    del progress["format"]
+    storage.write_json(path / "progress.json", progress)
+    sums = storage.read_json(path / "manifest.json")
+    sums["progress.json"] = storage.sha256(path / "progress.json")
+    storage.write_json(path / "manifest.json", sums)
+    (folder / "best" / "manifest.json").unlink()
+    for file in (folder / "best").iterdir():
+        file.rename(folder / file.name)
+    (folder / "best").rmdir()
+    facts = {"recipe": three.to_dict(), "steps": 2, "epoch": 0, "files": {}}
+    storage.write_json(folder / "agnews_run.json", facts)
+    (folder / "run.json").unlink()
+    return folder
+
+
+def test_an_unfinished_run_of_version_2_is_refused_in_one_line(
+    version_2, three, tokens, no_training
+):
+    before = contents(version_2)
+    for resume in ("auto", True):
+        with pytest.raises(ResumeError, match="unfinished run of version 2") as error:
+            train(load_model(three), tokens, three, version_2, resume=resume)
+        assert "\n" not in str(error.value)
+        assert "Give another output folder." in str(error.value)
+        assert "resume=False (agnews train --no-resume)" in str(error.value)
+    assert contents(version_2) == before
+    assert recipe_of_run(version_2) == three
+
+
+def test_an_unfinished_run_of_version_2_can_be_discarded(
+    version_2, three, tokens, whole
+):
+    before = contents(version_2)
+    run = train(load_model(three), tokens, three, version_2, resume=False)
+    assert_same_run(run, whole)
+    now = contents(version_2)
+    assert "checkpoints" not in now
+    # Its classifier is not ours to delete, and not taken for the new one.
+    assert {name: now[name] for name in before if "checkpoints" not in name} == {
+        name: before[name] for name in before if "checkpoints" not in name
+    }
+
+
+# Locks
+
+
+def test_two_runs_into_one_folder_are_refused(recipe, tokens, tmp_path):
+    with (
+        folder_lock(tmp_path),
+        pytest.raises(FolderInUse, match="Another process is training into "),
+    ):
+        train(load_model(recipe), tokens, recipe, tmp_path)
+    assert train(load_model(recipe), tokens, recipe, tmp_path).finished
+
+
+def test_an_output_folder_may_be_called_best(recipe, tokens, tmp_path, capsys):
+    """Its record is inside it, not beside it as that of a run's best/ is."""
+    folder = tmp_path / "best"
+    train(load_model(recipe), tokens, recipe, folder, steps=1)
+    capsys.readouterr()
+    load_classifier(folder)
+    assert "is not finished" in capsys.readouterr().out
+    for _ in range(2):
+        assert train(load_model(recipe), tokens, recipe, folder).best_epoch == 1
+    assert recipe_of_run(folder) == recipe

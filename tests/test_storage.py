@@ -1,0 +1,252 @@
+"""Folders that are whole or not there, records with a checksum, and the lock."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agnews_helpers import FolderInUse, SaveError
+from agnews_helpers.plumbing import storage
+from agnews_helpers.plumbing.errors import Damaged
+from agnews_helpers.plumbing.storage import (
+    damaged_files,
+    folder_lock,
+    read_record,
+    remove_folder,
+    remove_partial,
+    write_folder,
+    write_record,
+)
+from tests.compare import contents
+
+links = pytest.mark.skipif(os.name != "posix", reason="on Windows links need rights")
+
+
+def write_one(path: Path) -> None:
+    (path / "state.pt").write_text("1", encoding="utf-8")
+
+
+@pytest.fixture
+def step(tmp_path):
+    """A folder that `write_folder` made."""
+    return write_folder(tmp_path / "step", write_one)
+
+
+# Whole or not there
+
+
+def test_a_folder_is_written_whole_or_not_at_all(step, tmp_path):
+    assert damaged_files(step) == []
+    assert [*storage.read_json(step / "manifest.json")] == ["state.pt"]
+
+    def fails(path):
+        (path / "state.pt").write_text("2", encoding="utf-8")
+        raise OSError("no")
+
+    with pytest.raises(SaveError, match="step could not be saved in .*: no"):
+        write_folder(step, fails)
+    assert (step / "state.pt").read_text(encoding="utf-8") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["step"]
+    (step / "state.pt").write_text("3", encoding="utf-8")
+    assert damaged_files(step) == ["state.pt"]
+    (step / "manifest.json").unlink()
+    assert damaged_files(step) == ["manifest.json"]
+
+
+def test_a_folder_of_ours_is_replaced_without_a_trace(step, tmp_path):
+    def another(path):
+        (path / "other.pt").write_text("2", encoding="utf-8")
+
+    write_folder(step, another)
+    assert damaged_files(step) == []
+    assert sorted(contents(tmp_path)) == [
+        "step",
+        "step/manifest.json",
+        "step/other.pt",
+    ]
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{", '"text"', "null"])
+def test_a_manifest_that_is_no_object_is_damage(content, step):
+    (step / "manifest.json").write_text(content, encoding="utf-8")
+    assert damaged_files(step) == ["manifest.json"]
+
+
+def test_a_folder_that_was_replaced_is_deleted(tmp_path):
+    """As after a crash while the folder before it was deleted."""
+    best = write_folder(tmp_path / storage.BEST, write_one)
+    best.rename(tmp_path / f"{storage.PARTIAL}old-{storage.BEST}")
+    write_folder(best, lambda path: (path / "new").touch())
+    (tmp_path / f"{storage.PARTIAL}run.json").touch()
+    remove_partial(tmp_path)
+    assert sorted(contents(tmp_path)) == ["best", "best/manifest.json", "best/new"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit on a file's size")
+def test_a_disk_that_is_really_full(tmp_path):
+    code = """if True:
+        import resource, signal, sys, torch
+        from pathlib import Path
+        from safetensors.torch import save_file
+        from agnews_helpers.plumbing.storage import write_folder
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        big = torch.zeros(2**19)
+        folder = Path(sys.argv[1])
+        for write in (
+            lambda path: torch.save(big, path / "a.pt"),
+            lambda path: save_file({"a": big}, path / "a"),
+            lambda path: (path / "a").write_bytes(bytes(2**21)),
+        ):
+            try:
+                write_folder(folder / "made", write)
+            except OSError as error:
+                print(type(error).__name__, list(folder.iterdir()))
+    """
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["SaveError []"] * 3
+
+
+def test_a_file_system_that_cannot_flush_gets_a_note(tmp_path, monkeypatch, capsys):
+    def fsync(handle):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert damaged_files(write_folder(tmp_path / "a", write_one)) == []
+    assert "cannot flush" in capsys.readouterr().out
+
+
+# What is removed, and what is set aside
+
+
+def test_a_folder_is_removed_also_if_it_lacks_a_file(step, tmp_path):
+    (step / "state.pt").unlink()
+    remove_folder(step)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_whose_manifest_names_another_file_is_set_aside_whole(step, tmp_path):
+    """A flipped bit in a name: the file that is there is not listed."""
+    manifest = step / "manifest.json"
+    text = manifest.read_text(encoding="utf-8").replace("state.pt", "state.pu")
+    manifest.write_text(text, encoding="utf-8")
+    before = contents(step)
+    remove_folder(step)
+    assert contents(tmp_path / f"step{storage.SET_ASIDE_SUFFIX}") == before
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_none_of_them(step, tmp_path):
+    thesis = tmp_path / "thesis.pt"
+    thesis.write_text("mine", encoding="utf-8")
+    sums = storage.read_json(step / "manifest.json")
+    sums |= {"../thesis.pt": storage.sha256(thesis), str(thesis): "0"}
+    (step / "manifest.json").write_text(json.dumps(sums), encoding="utf-8")
+    remove_folder(step)
+    assert contents(tmp_path) == {"thesis.pt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda step: (step / "notes.txt").write_text("mine", encoding="utf-8"),
+        pytest.param(
+            lambda step: (step / "mine").symlink_to(step / "not-mounted"), marks=links
+        ),
+        pytest.param(lambda step: (step / "mine").symlink_to(step.parent), marks=links),
+    ],
+    ids=["file", "link to nothing", "link to a folder"],
+)
+def test_a_folder_with_something_foreign_in_it_is_set_aside(make, step, tmp_path):
+    make(step)
+    before = contents(step)
+    remove_folder(step)
+    [kept] = tmp_path.iterdir()
+    assert kept.name == f"step{storage.SET_ASIDE_SUFFIX}" and contents(kept) == before
+
+
+def test_a_folder_that_cannot_be_removed_stays_with_a_note(step, monkeypatch, capsys):
+    """As while another program on Windows has a file in it open."""
+
+    def held(*_):
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr(os, "replace", held)
+    remove_folder(step)
+    assert damaged_files(step) == []
+    assert "note: step cannot be removed" in capsys.readouterr().out
+
+
+# Records
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    facts = {"a": 1, "b": [0.1, None, "ä"], "c": {"d": True}}
+    write_record(tmp_path / "run.json", facts)
+    assert read_record(tmp_path / "run.json") == facts
+    assert [*contents(tmp_path)] == ["run.json"]
+
+
+def test_no_bit_of_a_record_can_be_flipped_unseen(tmp_path):
+    """The result is the same facts, as from E for e in 1e-05, or Damaged."""
+    path = tmp_path / "run.json"
+    facts = {"rate": 1e-05, "finished": False, "names": ["World", "Ä"], "rows": 120}
+    write_record(path, facts)
+    data = path.read_bytes()
+    damaged = 0
+    for position in range(len(data)):
+        for bit in (0, 3, 5, 7):
+            changed = bytearray(data)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                assert read_record(path) == facts
+            except Damaged:
+                damaged += 1
+    assert damaged > 0.9 * 4 * len(data)
+
+
+# The lock
+
+
+def test_the_lock_is_inside_the_folder_and_is_removed_with_it(tmp_path):
+    with folder_lock(tmp_path):
+        assert [path.parent for path in tmp_path.rglob("*lock*")] == [tmp_path]
+    assert contents(tmp_path) == {}
+
+
+def test_a_process_that_dies_leaves_no_lock(tmp_path):
+    code = """if True:
+        import sys, time
+        from pathlib import Path
+        from agnews_helpers.plumbing.storage import folder_lock
+        with folder_lock(Path(sys.argv[1])):
+            print("locked", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "locked\n"
+            with pytest.raises(FolderInUse, match="Another process is training into"):
+                with folder_lock(tmp_path):
+                    pass
+        finally:
+            child.kill()
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_a_lock_file_that_cannot_be_opened_is_one_clear_line(tmp_path, monkeypatch):
+    def acquire(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    expected = "cannot be opened: Permission denied. Give another"
+    with pytest.raises(FolderInUse, match=expected), folder_lock(tmp_path):
+        pass

@@ -1,0 +1,208 @@
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from transformers import DistilBertConfig, XLNetConfig
+
+from benchmarks.vram_accuracy import accumulated_step, plain_step
+from vram_budget import budget, tracing
+from vram_budget.allocator import MIB, CachingAllocator, OutOfMemory, replay
+from vram_budget.budget import TRACED_PARTS, timeline, usable_mib
+from vram_budget.cards import GTX_1650_TI, Card, find_card
+from vram_budget.tracing import TRACED_STEPS, StepOptions, scaled_trace, trace
+
+budget_table, largest_batch, memory_savings, step_budget = (
+    partial(function, plain_step)
+    for function in (
+        budget.budget_table,
+        budget.largest_batch,
+        budget.memory_savings,
+        budget.step_budget,
+    )
+)
+PARTS = [*TRACED_PARTS, "cached", "CUDA context"]
+DISTILBERT = DistilBertConfig(num_labels=4)
+SMALL = DistilBertConfig(num_labels=4, dim=384, hidden_dim=1536, n_layers=2)
+
+
+def in_parts(rows):
+    """`accumulated_step`, which takes two rows at a time, whatever is asked for."""
+    return accumulated_step
+
+
+def card_with(gib):
+    return Card("a card", gib, (7, 5), 0)
+
+
+def test_what_a_system_leaves():
+    worst, best = usable_mib(GTX_1650_TI, "windows")
+    assert worst == pytest.approx(2.99 * 1024, abs=1) and best == pytest.approx(
+        3.47 * 1024, abs=1
+    )  # as reported
+    assert usable_mib(GTX_1650_TI, "linux")[0] > worst
+    with pytest.raises(
+        ValueError,
+        match="system is 'dos'; it must be one of linux, linux-desktop, windows",
+    ):
+        usable_mib(GTX_1650_TI, "dos")
+
+
+def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
+    found = step_budget(SMALL, 8, 128)
+    assert list(found.parts) == PARTS
+    assert sum(found.parts.values()) - found.parts["CUDA context"] == pytest.approx(
+        found.reserved
+    )
+    assert (
+        found.reserved
+        >= found.allocated
+        >= sum(found.parts[name] for name in PARTS[:6])
+        > 0
+    )
+    assert "backward" in found.peak
+
+
+def test_the_claim_of_the_tutorial():
+    """8 x 512: SDPA fits 4 GB everywhere, eager attention only at best."""
+
+    def verdicts(rows, attention, system):
+        found = step_budget(
+            DISTILBERT, rows, 512, StepOptions(attention=attention), system=system
+        )
+        return found.verdict, found.at_best
+
+    for system in ("linux", "linux-desktop", "windows"):
+        assert verdicts(8, "sdpa", system) == ("fits", "fits")
+    assert verdicts(8, "eager", "windows") == ("spills", "fits")
+    assert verdicts(8, "eager", "linux") == ("out of memory", "fits")
+    assert verdicts(16, "eager", "windows") == ("spills", "spills")
+    assert verdicts(16, "eager", "linux") == ("out of memory", "out of memory")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("length", [33, 64])
+def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
+    options = StepOptions(attention=attention)
+    for rows in (3, 8, 13):
+        shapes = [(rows, length)] * TRACED_STEPS
+        real = trace(plain_step, SMALL, shapes, options).events
+        scaled = scaled_trace(plain_step, SMALL, rows, length, options).events
+        assert [(a.op, a.size, made) for a, made in scaled] == [
+            (a.op, a.size, made) for a, made in real
+        ]
+
+
+def test_a_step_in_parts_is_traced_for_each_number_of_rows(monkeypatch):
+    monkeypatch.setattr(tracing, "PRIME_ROWS", 7)  # or a failure takes minutes
+    options = StepOptions(scalable=False)
+    found = scaled_trace(accumulated_step, SMALL, 5, 16, options).events
+    shapes = [(5, 16)] * TRACED_STEPS
+    assert found == trace(accumulated_step, SMALL, shapes, options).events
+    forward = [a for a, made in found if made and a.step == 3 and a.op == "embedding"]
+    assert {a.size for a in forward} >= {rows * 16 * 384 * 4 for rows in (2, 1)}
+
+
+def test_the_largest_batch_is_the_last_that_runs():
+    card = card_with(1.5)
+    worst, best = largest_batch(SMALL, 64, card=card, system="linux")
+    capacity = int(usable_mib(card, "linux")[0] * MIB)
+    assert 0 < worst <= best
+
+    def run(rows):
+        replay(
+            trace(plain_step, SMALL, [(rows, 64)] * TRACED_STEPS).events,
+            CachingAllocator(capacity),
+        )
+
+    run(worst)
+    with pytest.raises(OutOfMemory):
+        run(worst + 1)
+
+
+def test_no_row_fits_a_card_that_is_too_small():
+    assert largest_batch(DISTILBERT, 64, card=card_with(1.0), system="windows")[0] == 0
+
+
+def test_the_table_has_a_row_for_each_case():
+    table = budget_table(SMALL, lengths=(8, 16))
+    assert table.index.tolist() == [
+        ("sdpa", 8),
+        ("sdpa", 16),
+        ("eager", 8),
+        ("eager", 16),
+    ]
+    assert table["total"].tolist() == pytest.approx(table[PARTS].sum(axis=1).tolist())
+    assert set(table["verdict"]) == {"fits"}
+
+
+def test_a_batch_without_rows_is_refused():
+    for refused in (
+        lambda: budget_table(SMALL, 0, lengths=(8,)),
+        lambda: step_budget(SMALL, 0, 8),
+    ):
+        with pytest.raises(ValueError, match="A batch of 0 rows"):
+            refused()
+
+
+@pytest.mark.slow
+def test_each_change_saves_memory():
+    table = memory_savings(SMALL, 8, 256, in_parts=in_parts)
+    saved = table["saved"]
+    assert saved.iloc[0] == 0 and saved["SDPA instead of eager attention"] > 20
+    assert saved["two parts of 4 rows"] > 20
+    assert saved["layers computed twice, not kept"] > 20
+    assert table["verdict"]["fp16 autocast"] == "not on this card"
+    assert math.isnan(saved["fp16 autocast"])
+    assert set(table["verdict"].drop("fp16 autocast")) == {"fits"}
+
+
+@pytest.mark.slow
+def test_each_change_has_a_verdict_of_its_own():
+    card = find_card("RTX 3050 Laptop")
+    table = memory_savings(DISTILBERT, 16, 512, StepOptions(), card, in_parts=in_parts)
+    assert table["verdict"]["as it is"] == "spills"
+    assert table["verdict"]["two parts of 8 rows"] == "fits"
+    assert table["verdict"]["bf16 autocast"] in ("fits", "spills")
+
+
+def test_a_change_of_your_own():
+    others = {"half the tokens": {"length": 128}, "too long": {"length": 1000}}
+    table = memory_savings(SMALL, 8, 256, others=others)
+    half = step_budget(SMALL, 8, 128, budget.BASELINE)
+    assert table["reserved"]["half the tokens"] == half.reserved
+    assert table["verdict"]["too long"].startswith("A batch of rows of 1000 tokens")
+    assert not any("parts" in change for change in table.index)
+
+
+def test_a_change_that_a_model_does_not_support_has_the_reason():
+    config = XLNetConfig(n_layer=1, d_model=64, n_head=4, d_inner=128)
+    table = memory_savings(config, 4, 64)
+    unsupported = table.loc["layers computed twice, not kept"]
+    assert unsupported["verdict"].startswith("XLNetForSequence")
+    assert math.isnan(unsupported["reserved"])
+    others = table.drop(["layers computed twice, not kept", "fp16 autocast"])
+    assert others["reserved"].notna().all()
+
+
+def test_a_card_that_is_here_has_no_range():
+    card = replace(GTX_1650_TI, free_mib=3000.0)
+    assert usable_mib(card, "windows") == (3000, 3000)
+    assert step_budget(SMALL, 8, 128, card=card).verdict == "fits"
+
+
+def test_the_timeline_climbs_and_falls():
+    options = StepOptions(implementation="foreach")
+    table = timeline(trace(plain_step, SMALL, [(8, 128)] * 3, options))
+    total = table.drop(columns="phase").sum(axis=1)
+    assert [phase for phase in dict.fromkeys(table["phase"])] == [
+        "forward",
+        "backward",
+        "optimizer",
+    ]
+    assert total.max() > total.iloc[0] + 10 and total.iloc[-1] == pytest.approx(
+        total.iloc[0], abs=1
+    )
+    forward = table[table["phase"] == "forward"]["activations"]
+    assert forward.iloc[-1] > 0.9 * table["activations"].max()
+    assert table["gradients"].iloc[-1] == 0 < table["gradients"].max()

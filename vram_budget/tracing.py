@@ -1,0 +1,344 @@
+"""Runs training steps on tensors without storage and lists what they allocate.
+
+The step is the caller's own. It runs on PyTorch's fake tensors, which live on the "cpu"
+here: autograd on fake CUDA tensors aborts a PyTorch that was built without CUDA. If
+CUDA would choose another kernel than the CPU, the CUDA kernel is called by name: native
+dropout, memory-efficient attention, autocast's lists. Scratch memory inside a kernel is
+not traced, because it never reaches the dispatcher.
+"""
+
+import copy
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+from unittest import mock
+
+import torch
+import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
+from transformers.optimization import Adafactor
+
+from .cuda_standins import cuda_kernels_on_cpu
+from .errors import InvalidValue
+from .recorder import Allocation, Recorder
+
+# A training step: step(model, batch, optimizer)
+Step = Callable[[torch.nn.Module, dict[str, torch.Tensor], torch.optim.Optimizer], Any]
+Events = list[tuple[Allocation, bool]]
+# The optimizer's state appears in step 1, and its effect on the allocator in step 2.
+TRACED_STEPS = 3
+# A prime batch size: any size divisible by it must scale with the rows.
+PRIME_ROWS = 4099
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is run; by default on a card of compute capability 7.5.
+
+    Attributes
+    ----------
+    attention : str
+        ``"sdpa"`` is a fused kernel: flash attention for half precision without a mask
+        from compute capability 8.0 on, otherwise the memory-efficient one. ``"eager"``
+        multiplies the matrices one by one.
+    optimizer : str
+        ``"adam"``, ``"adamw"``, ``"sgd"``, or ``"adafactor"`` as transformers' Trainer
+        sets it.
+    implementation : str
+        Of Adam, AdamW and SGD: ``"fused"``, ``"foreach"`` (PyTorch's default) or
+        ``"single"``.
+    precision : str
+        ``"fp16"`` and ``"bf16"`` are autocast; ``"pure fp16"`` and ``"pure bf16"`` have
+        weights and optimizer state in it as well.
+    checkpointing : bool
+        Gradient checkpointing: recompute the layers in the backward pass.
+    mask : bool
+        Whether the batch has an attention mask, which it needs for padding.
+    capability : tuple of int
+        The card's compute capability, which decides on kernels and workspaces.
+    scalable : bool
+        Whether memory is a sum of parts that are fixed or grow with the rows, so that
+        one trace does for all batch sizes. False for a step that takes its batch in
+        parts of a fixed size (gradient accumulation): each batch size is then traced.
+    auto_class : type
+        Its ``from_config`` builds the model: a class of transformers like
+        ``AutoModelForSequenceClassification``.
+
+    Raises
+    ------
+    InvalidValue
+        If a value is not allowed; names the field and what is allowed.
+    """
+
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    optimizer: Literal["adam", "adamw", "sgd", "adafactor"] = "adam"
+    implementation: Literal["fused", "foreach", "single"] = "fused"
+    precision: Literal["fp32", "fp16", "bf16", "pure fp16", "pure bf16"] = "fp32"
+    checkpointing: bool = False
+    mask: bool = True
+    capability: tuple[int, int] = (7, 5)
+    scalable: bool = True
+    auto_class: type = transformers.AutoModelForSequenceClassification
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            allowed = get_args(kind)
+            if get_origin(kind) is Literal and value not in allowed:
+                raise InvalidValue(
+                    f"StepOptions.{name} is {value!r}; it must be one of "
+                    f"{', '.join(allowed)}."
+                )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The half precision of autocast or of the weights; otherwise fp32."""
+        dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        return dtypes.get(self.precision.removeprefix("pure "), torch.float32)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened in the traced steps.
+
+    Attributes
+    ----------
+    events : list of (Allocation, bool)
+        In order: True if it was allocated, False if it was released.
+    flops : int
+        Floating-point operations of the last step's products (matrices, attention,
+        convolutions).
+    """
+
+    events: Events
+    flops: int = 0
+
+    def peak(self) -> tuple[int, int]:
+        """Find the peak of what the tensors need together, before any rounding.
+
+        Returns
+        -------
+        tuple of int
+            (bytes, index of the event); of equal peaks the last.
+        """
+        live = accumulate(a.size if made else -a.size for a, made in self.events)
+        return max((size, i) for i, size in enumerate(live))
+
+
+def trace(
+    step: Step,
+    config: transformers.PretrainedConfig,
+    shapes: Iterable[tuple[int, int]],
+    options: StepOptions = StepOptions(),
+) -> Trace:
+    """Trace one training step for each shape, in this order.
+
+    Give at least `TRACED_STEPS` shapes to see a steady step. Of equal shapes two steps
+    are run, and the second stands for all that follow. The last traces are cached.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(model, batch, optimizer)``: forward pass, ``loss.backward()``,
+        ``optimizer.step()``, ``optimizer.zero_grad()``. The batch has ``input_ids``
+        and, by the options, ``attention_mask`` of shape [rows, tokens], and ``labels``
+        of shape [rows]. What it returns lives until the next step returns, like the
+        loss of a loop. It must be hashable, must not read a number (``loss.item()``)
+        and must leave all tensors on their device.
+    config : transformers.PretrainedConfig
+        The model's shape. Weights are neither needed nor read.
+    shapes : iterable of tuple
+        (rows, tokens) of each batch.
+    options : StepOptions
+        How the step is run.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    InvalidValue
+        If there is no shape, a shape has no rows or more tokens than the model has
+        positions, or the step cannot be traced.
+    """
+    shapes = tuple((rows, length) for rows, length in shapes)
+    if not shapes:
+        raise InvalidValue("The list of batch shapes is empty; give (rows, tokens).")
+    # XLNet has -1, which means any number; some have None.
+    positions = getattr(config, "max_position_embeddings", None) or -1
+    for rows, length in shapes:
+        if rows < 1:
+            raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
+        if length < 1 or 0 < positions < length:
+            raise InvalidValue(
+                f"A batch of rows of {length} tokens: a row has from 1 to {positions} "
+                "(the model's positions)."
+            )
+    description = json.dumps(config.to_dict(), default=str)
+    return _trace(step, description, shapes, options)
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) -> Trace:
+    """Trace with hashable arguments."""
+    config = transformers.AutoConfig.for_model(**json.loads(description))
+    equal_shapes = len(shapes) > 2 and len(set(shapes)) == 1
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    try:
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            mock.patch.object(logger, "disabled", True),
+        ):
+            with no_init_weights():
+                model = new_model(config, options)
+            if options.checkpointing:
+                _enable_checkpointing(model)
+            recorder = Recorder(model, make_optimizer(model, options), options)
+            with cuda_kernels_on_cpu(model, options):
+                events = recorder.record(step, shapes[:2] if equal_shapes else shapes)
+    except InvalidValue:
+        raise
+    except Exception as error:  # whatever a model or a step of others may raise
+        first_line = (str(error).splitlines() or [""])[0][:120]
+        raise InvalidValue(
+            f"A step of {config.model_type} cannot be traced "
+            f"({type(error).__name__}: {first_line})."
+        ) from error
+    if equal_shapes:
+        events = _continued(events, len(shapes))
+    return Trace(events, recorder.flops)
+
+
+def _enable_checkpointing(model: transformers.PreTrainedModel) -> None:
+    """Turn gradient checkpointing on."""
+    if not model.supports_gradient_checkpointing:
+        name = type(model).__name__
+        raise InvalidValue(f"{name} does not support gradient checkpointing.")
+    # The newest transformers calls it activation checkpointing.
+    new_name = "activation_checkpointing_enable"
+    enable = getattr(model, new_name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "preserve_rng_state": False})
+
+
+def _continued(events: Events, steps: int) -> Events:
+    """Repeat the second of two equal steps until there are `steps`."""
+    start = next(i for i, (allocation, _) in enumerate(events) if allocation.step == 2)
+    steady = events[start:]
+    freed = {allocation for allocation, made in steady if not made}
+    # The second step releases these of the first, and leaves as many for the third.
+    old = [a for a, made in events[:start] if made and a in freed]
+    lasting = [a for a, made in steady if made and a not in freed]
+    before = dict(zip(old, lasting))
+    for step in range(3, steps + 1):
+        new = {a: replace(a, step=step) for a, made in steady if made}
+        events = events + [(new.get(a) or before[a], made) for a, made in steady]
+        before = {a: new[b] for a, b in zip(old, lasting)}
+    return events
+
+
+def new_model(
+    config: transformers.PretrainedConfig, options: StepOptions
+) -> transformers.PreTrainedModel:
+    """Build a model in the precision, and with the attention, of the options.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        Its shape; stays as it is.
+    options : StepOptions
+        How its step is run.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In training mode, with random weights.
+    """
+    is_pure = options.precision.startswith("pure")
+    dtype = options.dtype if is_pure else torch.float32
+    # A copy, because `from_config` writes into it.
+    model = options.auto_class.from_config(copy.deepcopy(config), dtype=dtype)
+    model.config._attn_implementation = options.attention
+    return model.train()
+
+
+def make_optimizer(
+    model: torch.nn.Module, options: StepOptions
+) -> torch.optim.Optimizer:
+    """Make the optimizer of the options.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whose parameters it updates.
+    options : StepOptions
+        Its `optimizer` and `implementation` count.
+
+    Returns
+    -------
+    torch.optim.Optimizer
+        At a learning rate of 2e-5, which does not matter for memory.
+    """
+    if options.optimizer == "adafactor":
+        fixed_rate = {"scale_parameter": False, "relative_step": False}
+        return Adafactor(model.parameters(), lr=2e-5, **fixed_rate)
+    flags = {name: options.implementation == name for name in ("fused", "foreach")}
+    return OPTIMIZERS[options.optimizer](model.parameters(), lr=2e-5, **flags)
+
+
+def scaled_trace(
+    step: Step,
+    config: transformers.PretrainedConfig,
+    rows: int,
+    length: int,
+    options: StepOptions = StepOptions(),
+) -> Trace:
+    """Trace `TRACED_STEPS` equal batches, by scaling one recorded trace.
+
+    For one length the order of the events does not depend on the rows, and a storage
+    is either fixed or proportional to them. So `PRIME_ROWS` rows are traced once, and
+    every multiple of that is scaled. If ``options.scalable`` is false, a batch of
+    `rows` rows itself is traced.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(model, batch, optimizer)``: one training step, as for `trace`.
+    config : transformers.PretrainedConfig
+        Of the model.
+    rows : int
+        Of the batch.
+    length : int
+        Tokens per row.
+    options : StepOptions
+        How the step is run.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    InvalidValue
+        As for `trace`.
+    """
+    if rows < 1 or not options.scalable:
+        return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
+    whole = trace(step, config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)
+    scaled = {
+        a: replace(a, size=a.size // PRIME_ROWS * rows)
+        for a, made in whole.events
+        if made and a.step and a.size % PRIME_ROWS == 0
+    }
+    events = [(scaled.get(a, a), made) for a, made in whole.events]
+    return Trace(events, whole.flops // PRIME_ROWS * rows)
