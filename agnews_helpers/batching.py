@@ -13,9 +13,9 @@ from .plumbing.errors import InvalidValue
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches per window that is sorted by length
-PROGRESS_BAR_FROM_ROWS = 1_000  # fewer rows take only seconds
 # More at once is slower on a CPU with two cores and needs more memory on a GPU.
 EVALUATION_TOKENS = 2048
+Batches = list[list[int]]  # the row indices of each batch
 
 
 def tokenize(
@@ -51,8 +51,7 @@ def tokenize(
         return DatasetDict(splits)
     texts = news["text"][:]
     ids = []
-    is_quick = len(texts) <= PROGRESS_BAR_FROM_ROWS
-    for start in trange(0, len(texts), 1000, desc="tokenize", disable=is_quick):
+    for start in trange(0, len(texts), 1000, desc="tokenize", delay=5):
         ids += tokenizer(
             texts[start : start + 1000],
             truncation=True,
@@ -70,9 +69,7 @@ def tokenize(
     return concatenate_datasets([news, Dataset.from_dict(columns)], axis=1)
 
 
-def epoch_batches(
-    lengths: Sequence[int], recipe: Recipe, epoch: int
-) -> list[list[int]]:
+def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches:
     """Deal all rows out into the batches of one epoch.
 
     With `recipe.group_by_length` the shuffled rows are sorted by length within windows
@@ -112,7 +109,7 @@ def epoch_batches(
 
 def sorted_batches(
     lengths: Sequence[int], max_tokens: int = EVALUATION_TOKENS
-) -> list[list[int]]:
+) -> Batches:
     """Deal all rows out into batches from the longest row to the shortest.
 
     For evaluation, whose result does not depend on the order.
@@ -132,8 +129,7 @@ def sorted_batches(
     remaining = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     batches = []
     while remaining:
-        longest = max(1, lengths[remaining[0]])
-        rows = max(1, max_tokens // longest)
+        rows = max(1, max_tokens // lengths[remaining[0]])
         batches.append(remaining[:rows])
         del remaining[:rows]
     return batches
@@ -183,7 +179,7 @@ class Collator:
 
 
 def make_loader(
-    split: Dataset, batches: list[list[int]], recipe: Recipe, pad_token_id: int = 0
+    split: Dataset, batches: Batches, recipe: Recipe, pad_token_id: int = 0
 ) -> DataLoader:
     """Build the `DataLoader` of a tokenized split.
 
@@ -216,7 +212,7 @@ def make_loader(
 
 
 def padded_tokens(
-    lengths: Sequence[int], batches: list[list[int]], pad_to: int | None = None
+    lengths: Sequence[int], batches: Batches, pad_to: int | None = None
 ) -> int:
     """Count the tokens that the model computes for these batches, padding included.
 

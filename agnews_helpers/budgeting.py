@@ -1,18 +1,15 @@
 """Does our recipe's training step fit this machine's card? Asked of vram_budget."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 
-from torch import Tensor
-from torch.nn import Module
-from torch.optim import Optimizer
+import pandas as pd
 from tqdm.auto import tqdm
 from transformers import AutoConfig, DistilBertConfig, PretrainedConfig
 
 from vram_budget.budget import LENGTHS, largest_batch, memory_savings, step_budget
-from vram_budget.cards import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
+from vram_budget.cards import GTX_1650_TI, Card
 from vram_budget.step_time import batch_seconds
 from vram_budget.tracing import Step, StepOptions
 
@@ -23,8 +20,7 @@ from .plumbing.mini import mini_config
 from .recipe import HUB_MODEL, Recipe
 from .training import forward_backward
 
-# Tokens of 40,000 rows of AG News: the median of each twentieth, from the shortest; and
-# the longest row.
+# Tokens of 40,000 rows of AG News: the median of each twentieth, from the shortest.
 TOKENS = (
     28,
     34,
@@ -47,10 +43,6 @@ TOKENS = (
     75,
     109,
 )
-LONGEST_ROW = 358
-# 83 % of AG News' batches, grouped by length, have no more tokens (of 7,600 rows).
-TYPICAL = 64
-PADDED = f"padded to {TYPICAL}, as most of AG News' batches"
 VERDICTS = {
     "fits": "it fits",
     "out of memory": "it does not fit: out of memory; agnews train then tries parts of "
@@ -58,27 +50,6 @@ VERDICTS = {
     "spills": "it spills: no error, but slow, for Windows puts the rest into the "
     "computer's memory; agnews train then tries parts of it",
 }
-TEXT = """\
-verdict    {told}
-next       {advice}
-step       {batch_size} rows x {length} tokens, {attention} attention, {precision}
-card       {card}, {vram_gib:.2f} GiB
-left       {usable[0]:,.0f} to {usable[1]:,.0f} MiB for PyTorch ({source})
-needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the peak: {peak}
-time       {time}
-
-one change alone, in MiB reserved, and the flag of agnews train that makes it:"""
-HOURS = (
-    "about {hours:.1f} hours (an estimate): {epochs} epochs of 114,000 rows like AG "
-    "News'"
-)
-UNKNOWN_SPEED = "unknown: this card's speed is not in the list"
-SOURCE = "an estimate: {} takes {} to {} GiB, the CUDA context {} to {} MiB"
-SMALLER = "a smaller --batch-size or --max-length, or --model mini"
-LARGEST = (
-    "\nlargest batch, at worst and at best, by tokens per row (AG News has up to "
-    f"{LONGEST_ROW}):"
-)
 
 
 @cache
@@ -98,7 +69,7 @@ def training_step(micro_batch_size: int | None = None) -> Step:
         the same function, so that traces are found in the cache.
     """
 
-    def step(model: Module, batch: dict[str, Tensor], optimizer: Optimizer) -> Tensor:
+    def step(model, batch, optimizer):
         split_sizes = [[1, micro_batch_size]] if micro_batch_size else []
         loss = in_parts(forward_backward, model, batch, split_sizes)
         optimizer.step()
@@ -165,21 +136,6 @@ def options_of(recipe: Recipe, card: Card, attention: str = "sdpa") -> StepOptio
     )
 
 
-def epoch_lengths(recipe: Recipe) -> list[int]:
-    """List the tokens of 1,001 rows that are as long as AG News'.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Its `max_length` cuts them.
-
-    Returns
-    -------
-    list of int
-    """
-    return [min(length, recipe.max_length) for length in (*TOKENS * 50, LONGEST_ROW)]
-
-
 def full_run_hours(
     config: PretrainedConfig,
     lengths: Sequence[int],
@@ -196,7 +152,7 @@ def full_run_hours(
     config : transformers.PretrainedConfig
         The model's shape.
     lengths : sequence of int
-        Tokens of a sample of rows.
+        Tokens of a sample of rows; more than the recipe's `max_length` are cut off.
     recipe : Recipe
         Its batches, padding and epochs count.
     card : Card
@@ -209,6 +165,7 @@ def full_run_hours(
     float or None
         None for a card of unknown speed.
     """
+    lengths = [min(length, recipe.max_length) for length in lengths]
     batches = epoch_batches(lengths, recipe, 1)
     padded = [recipe.pad_to or max(lengths[i] for i in batch) for batch in batches]
     seconds = batch_seconds(
@@ -248,38 +205,31 @@ def card_report(
     config = config_for(recipe.model)
     options = options_of(recipe, card, attention)
     length = recipe.max_length
+    step = training_step(recipe.micro_batch_size)
+    case = (step, config, recipe.batch_size, length, options, card, system)
+    savings = memory_savings(*case, in_parts=training_step).dropna()
+    savings["flag"] = savings.index.map(_flag)
     largest = {}
     if table:
         at_once = replace(options, scalable=True)
-        lengths = [n for n in sorted({*LENGTHS, LONGEST_ROW, length}) if n <= length]
-        for n in tqdm(lengths, desc="trace steps", leave=False):
-            found = largest_batch(training_step(), config, n, at_once, card, system)
-            largest[n] = list(found)
-    step = training_step(recipe.micro_batch_size)
-    case = (step, config, recipe.batch_size, length, options, card, system)
-    figures = {
-        "card": card.name,
-        "vram_gib": card.vram_gib,
-        "here": card.free_mib is not None,
+        lengths = sorted(n for n in {*LENGTHS, length} if n <= length)
+        for n in tqdm(lengths, leave=False):
+            largest[n] = largest_batch(
+                training_step(), config, n, at_once, card, system
+            )
+    return {
+        **asdict(recipe),
+        **asdict(step_budget(*case)),
+        "card": f"{card.name}, {card.vram_gib:.2f} GiB",
         "system": system,
         "attention": attention,
-        "precision": recipe.precision,
-        "batch_size": recipe.batch_size,
-        "length": length,
-        "epochs": recipe.epochs,
-        "hours": full_run_hours(config, epoch_lengths(recipe), recipe, card),
+        "hours": full_run_hours(config, TOKENS * 50, recipe, card),
         "largest_batch": largest,
-        "command": command_of(recipe),
+        "memory_savings": savings.reset_index().to_dict("records"),
     }
-    savings = memory_savings(
-        *case, in_parts=training_step, others={PADDED: {"length": TYPICAL}}
-    )
-    savings["flag"] = savings.index.map(_flag).where(savings["reserved"].notna(), "")
-    rows = savings.reset_index().replace({float("nan"): None}).to_dict("records")
-    return figures | asdict(step_budget(*case)) | {"memory_savings": rows}
 
 
-def _flag(change: str) -> str:
+def _flag(change):
     """Return the flag of ``agnews train`` for a change of `memory_savings`."""
     words = change.split()
     if change.startswith("two parts of"):
@@ -289,70 +239,46 @@ def _flag(change: str) -> str:
     return "--gradient-checkpointing" if change.startswith("layers") else ""
 
 
-def command_of(recipe: Recipe) -> str:
-    """Write the ``agnews train`` command of a recipe.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whatever differs from the defaults gets a flag.
-
-    Returns
-    -------
-    str
-    """
-    words = ["agnews", "train"]
-    for name, value in asdict(recipe).items():
-        flag = name.replace("_", "-")
-        if value == getattr(Recipe, name):
-            continue
-        words.append(f"--no-{flag}" if value is False else f"--{flag}")
-        if not isinstance(value, bool):
-            words.append(str(value))
-    return shlex.join(words)
-
-
-def as_text(figures: dict) -> str:
-    """Write the figures as text: the verdict, what to do, why; then two tables.
+def print_report(figures: dict) -> None:
+    """Print the verdict, what to do, and why; then two tables.
 
     Parameters
     ----------
     figures : dict
         From `card_report`.
-
-    Returns
-    -------
-    str
     """
-    system = figures["system"]
     verdict = figures["verdict"]
     told = VERDICTS[verdict]
     if figures["at_best"] != verdict:
-        told += f"; if {system} takes little of the card, it fits"
-    as_it_is, *others = figures["memory_savings"]
-    changes = [row for row in others if row["saved"] is None or abs(row["saved"]) >= 1]
-    commands = [figures["command"]]
+        told += f"; if {figures['system']} takes little of the card, it fits"
+    savings = pd.DataFrame(figures["memory_savings"])
+    flags = savings.query("verdict == 'fits' and flag != ''")["flag"]
+    advice = "agnews train with these flags"
     if verdict != "fits":
-        commands = [
-            f"{figures['command']} {row['flag']}"
-            for row in changes
-            if row["verdict"] == "fits" and row["flag"]
-        ]
-    source = "free on it now" if figures["here"] else SOURCE
-    time = UNKNOWN_SPEED if figures["hours"] is None else HOURS
-    words = {
-        "told": told,
-        "advice": " or: ".join(commands[:2]) or SMALLER,
-        "source": source.format(system, *SYSTEMS_GIB[system], *CONTEXT_MIB),
-        "time": time.format(**figures),
-    }
-    lines = [TEXT.format(**figures, **words)]
-    for row in (as_it_is, *changes):
-        mib = "" if row["reserved"] is None else f"{row['reserved']:,.0f}"
-        line = f"{mib:>9}  {row['verdict']:14} {row['change']:42} {row['flag']}"
-        lines.append(line.rstrip())
+        smaller = "a smaller --batch-size or --max-length"
+        advice += f" and {', or '.join([*flags, smaller])}"
+    hours = figures["hours"]
+    time = "unknown: this card's speed is not in the list"
+    if hours:
+        time = (
+            f"about {hours:.1f} hours (an estimate): {figures['epochs']} epochs of "
+            "114,000 rows like AG News'"
+        )
+    least, most = figures["usable"]
+    print(f"verdict    {told}")
+    print(f"next       {advice}")
+    print(
+        "step       {batch_size} rows x {max_length} tokens, {attention} attention, "
+        "{precision}\ncard       {card}".format(**figures)
+    )
+    print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
+    print(
+        "needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the "
+        "peak: {peak}".format(**figures)
+    )
+    print(f"time       {time}\n\none change alone, in MiB, and its flag:")
+    print(savings.round().to_string(index=False))
     if figures["largest_batch"]:
-        lines.append(LARGEST)
-    for length, (worst, best) in figures["largest_batch"].items():
-        lines.append(f"{length:>9} {worst:>6,} {best:>6,}")
-    return "\n".join(lines)
+        print("\nlargest batch, by tokens per row:")
+        table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])
+        print(table.T.to_string())

@@ -4,113 +4,24 @@ import argparse
 import atexit
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
 import vram_budget
 
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
-from .plumbing.storage import (
-    RESERVED_NAMES,
-    save_text,
-    try_file,
-    write_json,
-)
+from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-# The fields of the recipe that a command has flags for
+# The fields of the recipe that a command has flags for; `train` has all.
 BUDGET_FIELDS = (
-    "model max_length padding group_by_length batch_size epochs precision".split()
+    "model max_length padding group_by_length batch_size micro_batch_size "
+    "gradient_checkpointing epochs precision"
 )
-BUDGET_FIELDS += ["micro_batch_size", "gradient_checkpointing"]
-EVALUATE_FIELDS = (
-    "profile data label_column text_columns test_rows max_length padding seed".split()
-)
-TRAIN_FIELDS = [item.name for item in fields(Recipe)]
-
-
-def _path(text: str) -> Path:
-    """Convert a word of the command line to a path; `~` is the home folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text).expanduser()
-
-
-# What several flags share
-FILE = dict(type=_path, metavar="FILE")
-FOLDER = dict(type=_path, metavar="DIR")
-NUMBER = dict(type=float, metavar="NUMBER")
-YES_OR_NO = dict(action=argparse.BooleanOptionalAction)
-OUTPUT_DIR = dict(
-    FOLDER,
-    default=Path("runs/agnews"),
-    help="the folder of the trained classifier (default: %(default)s)",
-)
-# The flags of each command beside those of the recipe, for `add_argument`
-BUDGET_FLAGS = {
-    "--card": dict(
-        metavar="NAME",
-        help="such as 'GTX 1650 Ti' (default: the one found, else the GTX 1650 Ti)",
-    ),
-    "--vram-gib": dict(
-        NUMBER,
-        help="memory of a card that is not in the list, or instead of --card's own",
-    ),
-    "--system": dict(
-        default="windows" if os.name == "nt" else "linux-desktop",
-        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    ),
-    "--attention": dict(default="sdpa", help="sdpa or eager (default: %(default)s)"),
-    "--table": dict(
-        YES_OR_NO,
-        default=True,
-        help="look for the largest batch of each length (default: yes)",
-    ),
-}
-TRAIN_FLAGS = {
-    "--output-dir": OUTPUT_DIR,
-    "--resume": dict(
-        YES_OR_NO,
-        help="resume the folder's unfinished run; or discard it and start over",
-    ),
-    "--steps": dict(
-        type=int,
-        metavar="NUMBER",
-        help="stop after this many steps; --resume goes on from there",
-    ),
-    "--checkpoint-minutes": dict(
-        NUMBER, default=10.0, help="between two saves (default: %(default)s)"
-    ),
-}
-EVALUATE_FLAGS = {"--output-dir": OUTPUT_DIR}
-PREDICT_FLAGS = {
-    "texts": dict(
-        nargs="*",
-        metavar="TEXT",
-        help="a text, or - for each line of the input that has one",
-    ),
-    "--output-dir": OUTPUT_DIR,
-    "--file": dict(
-        FILE, help="label the rows of a .csv, .tsv, .jsonl or .parquet file"
-    ),
-    "--output": dict(FILE, help="a new CSV file for them"),
-    "--text-columns": dict(metavar="A,B", help="which of its columns are text"),
-}
-NOTEBOOKS_FLAGS = {
-    "--source": dict(
-        FOLDER, help="their folder (default: notebooks, else those that came with this)"
-    ),
-    "--target": dict(
-        FOLDER,
-        default=Path("build/notebooks"),
-        help="the folder for the results (default: %(default)s)",
-    ),
-}
+EVALUATE_FIELDS = "data label_column text_columns test_rows max_length padding seed"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,18 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status. 0: success. 1: a finding or failure. 2: wrong input or a run
         that cannot go on, told in one line. 130: interrupted.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return 2
+    options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows' consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
-        _check_outputs(options)
-        code, figures = options.run(options)
-        if options.json and figures:
+        _check_outputs(options.json, options.output)
+        status, figures = options.run(options)
+        if options.json:
             write_json(options.json, figures)
             print(f"figures in {options.json}")
     except BrokenPipeError:  # the reader closed the pipe
@@ -149,20 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (AgnewsError, OSError, vram_budget.InvalidValue) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
-    return code
+    return status
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuse a file that could not be written at the end, before any work."""
-    if options.json:
-        name = options.json.name.lower()
-        if not name.endswith(".json") or name in RESERVED_NAMES:
-            rule = "it must end in .json, and be no file of a run"
-            raise InvalidValue(f"--json is {options.json}; {rule}.")
-    for name in ("json", "output"):
-        path = getattr(options, name, None)
-        if path:
-            try_file(path)
+def _check_outputs(*paths):
+    """Refuse a file that exists or could not be written, before any work."""
+    for path in filter(None, paths):
+        if os.path.lexists(path):
+            raise SaveError(f"{path} must be the name of a new file.")
+        try_file(path)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -173,177 +75,245 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; {hint}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _path(text):
+    """Convert a word of the command line to a path; `~` is the home folder."""
+    return Path(text).expanduser()
+
+
+def _parser():
     """Make the parser of all commands."""
     about = "Fine-tune DistilBERT on AG News; see README.md."
     parser = _Parser("agnews", description=about)
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(
-        name: str,
-        run: Callable,
-        summary: str,
-        flags: dict[str, dict],
-        recipe_fields: Sequence[str] = (),
-    ) -> None:
+    def add(name, run, summary):
         command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run=run)
-        command.add_argument("--json", **FILE, help="write the figures to FILE")
-        for flag, options in flags.items():
-            command.add_argument(flag, **options)
-        if recipe_fields:
-            _add_recipe_flags(command, recipe_fields)
+        command.set_defaults(run=run, json=None, output=None)
+        return command
 
-    summary = "say what this machine is and which profile it would run"
-    add("doctor", _doctor, summary, {})
-    summary = "say whether a training step fits a card"
-    add("budget", _budget, summary, BUDGET_FLAGS, BUDGET_FIELDS)
-    summary = "train a classifier, keep the best epoch"
-    add("train", _train, summary, TRAIN_FLAGS, TRAIN_FIELDS)
-    summary = "test a trained classifier"
-    add("evaluate", _evaluate, summary, EVALUATE_FLAGS, EVALUATE_FIELDS)
-    summary = "label texts with a trained classifier"
-    add("predict", _predict, summary, PREDICT_FLAGS)
-    summary = "run the notebooks top to bottom, as .ipynb and .html"
-    add("notebooks", _notebooks, summary, NOTEBOOKS_FLAGS)
+    add("doctor", _doctor, "say what this machine is, and what it lacks")
+    _budget_flags(add("budget", _budget, "say whether a training step fits a card"))
+    _train_flags(add("train", _train, "train a classifier, keep the best epoch"))
+    evaluate = add("evaluate", _evaluate, "test a trained classifier")
+    _output_dir_flag(evaluate)
+    _json_flag(evaluate)
+    _recipe_flags(evaluate, EVALUATE_FIELDS.split())
+    _predict_flags(add("predict", _predict, "label texts with a trained classifier"))
+    _notebooks_flags(add("notebooks", _notebooks, "run the notebooks top to bottom"))
     return parser
 
 
-def _add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+def _output_dir_flag(command):
+    """Add the flag that names the folder of a classifier."""
+    command.add_argument(
+        "--output-dir",
+        type=_path,
+        default=Path("runs/agnews"),
+        help="the folder of the trained classifier (default: %(default)s)",
+    )
+
+
+def _json_flag(command):
+    """Add the flag that names a file for the figures."""
+    command.add_argument("--json", type=_path, help="a new file for the figures")
+
+
+def _recipe_flags(command, names):
     """Add a flag for each of these fields of `Recipe`."""
     summary = "what is left out stays as the profile, or the run, has it"
-    group = parser.add_argument_group("recipe", summary)
-    for field in fields(Recipe):
-        if field.name in names:
-            kind = (get_args(field.type) or [field.type])[0]  # of `int | None`: int
-            options = {"type": kind, "metavar": "TEXT" if kind is str else "NUMBER"}
-            flag = f"--{field.name.replace('_', '-')}"
-            how = YES_OR_NO if kind is bool else options
-            group.add_argument(flag, help=ALLOWED[field.name][1], **how)
+    group = command.add_argument_group(
+        "recipe", summary, argument_default=argparse.SUPPRESS
+    )
+    for name in names:
+        kind = Recipe.__annotations__[name]
+        options = {"type": (*get_args(kind), kind)[0]}  # of `int | None`: int
+        if kind is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, help=ALLOWED[name][1], **options)
 
 
-def _flags(options: argparse.Namespace) -> dict[str, Any]:
+def _budget_flags(command):
+    """Add the flags of `agnews budget`."""
+    card = command.add_mutually_exclusive_group()
+    card.add_argument(
+        "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
+    )
+    card.add_argument(
+        "--vram-gib", type=float, help="memory of a card that is not in the list"
+    )
+    command.add_argument(
+        "--system",
+        default="windows" if os.name == "nt" else "linux-desktop",
+        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
+    )
+    command.add_argument(
+        "--attention", default="sdpa", help="sdpa or eager (default: %(default)s)"
+    )
+    command.add_argument(
+        "--no-table", action="store_true", help="do not search the largest batches"
+    )
+    _json_flag(command)
+    _recipe_flags(command, BUDGET_FIELDS.split())
+
+
+def _train_flags(command):
+    """Add the flags of `agnews train`."""
+    _output_dir_flag(command)
+    command.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="resume the folder's unfinished run; or discard it and start over",
+    )
+    command.add_argument(
+        "--steps",
+        type=int,
+        help="stop after this many steps; --resume goes on from there",
+    )
+    command.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        help="between two saves (default: %(default)s)",
+    )
+    _recipe_flags(command, ALLOWED)
+
+
+def _predict_flags(command):
+    """Add the flags of `agnews predict`."""
+    command.add_argument(
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="a text, or - for each line of the input that has one",
+    )
+    _output_dir_flag(command)
+    command.add_argument(
+        "--file", type=_path, help="a .csv, .tsv, .jsonl or .parquet file of texts"
+    )
+    command.add_argument("--output", type=_path, help="a new CSV file for its labels")
+    command.add_argument("--text-columns", help="which of its columns are text: A,B")
+    _json_flag(command)
+
+
+def _notebooks_flags(command):
+    """Add the flags of `agnews notebooks`."""
+    command.add_argument(
+        "--source",
+        type=_path,
+        help="their folder (default: notebooks, or those that came with this)",
+    )
+    command.add_argument(
+        "--target",
+        type=_path,
+        default=Path("build/notebooks"),
+        help="the folder for the results (default: %(default)s)",
+    )
+
+
+def _flags(options):
     """Return the fields of the recipe that were given on the command line."""
-    values = {name: getattr(options, name, None) for name in TRAIN_FIELDS}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in vars(options).items() if name in ALLOWED}
 
 
-def _doctor(options: argparse.Namespace) -> tuple[int, dict]:
+def _doctor(options):
     """Print what this machine is, and what it lacks."""
-    from . import doctor, hardware
+    try:
+        from . import doctor, hardware
 
-    checks, figures = list(doctor.broken_imports()), {}
-    if not checks:
-        recipe = doctor.recipe_or_default()
-        figures = {"recipe": asdict(recipe), "reason": recipe.reason}
-        print(f"{hardware.describe_machine()}\n{recipe.describe()}\n")
-        checks = doctor.examine(recipe)
+        print(f"{hardware.describe_machine()}\n")
+        checks = list(doctor.examine())
+    except ImportError as error:
+        remedy = "Install the project as README.md says."
+        print(f"[FAIL] {error}. {remedy}")
+        return 1, {}
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
-    figures["checks"] = [asdict(check) for check in checks]
-    return 1 if failed else 0, figures
+    return 1 if failed else 0, {}
 
 
-def _budget(options) -> tuple[int, dict]:
+def _budget(options):
+    """Say whether a training step fits a card, and what else would."""
     from vram_budget.cards import GTX_1650_TI, Card, find_card
 
-    from .budgeting import as_text, card_report
+    from .budgeting import card_report, print_report
     from .hardware import check_precision, this_card
 
-    recipe, gib = Recipe(**_flags(options)), options.vram_gib
-    named = options.card is not None
-    try:
+    recipe = Recipe(**_flags(options))
+    gib = options.vram_gib
+    if gib is None:
+        named = options.card is not None
         card = find_card(options.card) if named else this_card() or GTX_1650_TI
-    except vram_budget.InvalidValue as error:
-        raise InvalidValue(f"{error} Or give --vram-gib.") from error
-    if gib is not None:
-        if not 0 < gib <= 1024:
-            raise InvalidValue(
-                f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
-            )
-        if not named:
-            source = "only its memory was given"
-            card = Card("a card", gib, (7, 5), 0, source=source)
-        card = replace(card, name=f"{card.name} with {gib:g} GiB", vram_gib=gib)
-    if named or gib is None:  # of another card nothing is known but its memory
         check_precision(recipe.precision, "cuda", card)
-    system, attention = options.system, options.attention
-    figures = card_report(recipe, card, system, attention, options.table)
-    print(as_text(figures))
+    elif 0 < gib <= 1024:
+        card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0)
+    else:
+        raise InvalidValue(
+            f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
+        )
+    figures = card_report(
+        recipe, card, options.system, options.attention, not options.no_table
+    )
+    print_report(figures)
     return 0, figures
 
 
-def _train(options: argparse.Namespace) -> tuple[int, dict]:
+def _train(options):
+    """Train a classifier, or resume its training; then test it."""
     from . import batching, checkpoints, data, evaluation, model, runs, training
     from .plumbing.processes import process_state
 
-    folder, resume = options.output_dir, options.resume
-    flags = _flags(options)
-    if resume is None and checkpoints.find_checkpoints(folder):
+    folder = options.output_dir
+    if options.resume is None and checkpoints.find_checkpoints(folder):
         raise ResumeError(
             f"{folder} holds an unfinished run. Resume it with --resume, or discard it "
             "with --no-resume."
         )
-    if resume:  # with the recipe that it began with
-        recipe = runs.recipe_of_run(folder).replace(**flags)
+    if options.resume:  # with the recipe that it began with
+        recipe = runs.recipe_of_run(folder).replace(**_flags(options))
     else:
-        recipe = recipe_for_this_machine(**flags)
+        recipe = recipe_for_this_machine(**_flags(options))
     state = process_state()
     state.print(recipe.describe())
     # Otherwise its threads may still run when Python ends.
     atexit.register(state.destroy_process_group)
-    tokens = batching.tokenize(
-        data.load_data(recipe), model.load_tokenizer(recipe), recipe
-    )
+    news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
+    tokens = batching.tokenize(news, tokenizer, recipe)
     lengths = [n for split in tokens.values() for n in split["length"][:]]
     if cut := lengths.count(recipe.max_length):
-        state.print(
-            f"note: {cut:,} texts have {recipe.max_length} tokens or more; the rest of "
-            "them is not read."
-        )
+        state.print(f"note: {cut:,} texts are cut after {recipe.max_length} tokens.")
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,
         recipe,
         folder,
-        "auto" if resume is None else resume,
+        "auto" if options.resume is None else options.resume,
         options.steps,
         options.checkpoint_minutes,
     )
     if not run.finished:
         return INTERRUPTED if options.steps is None else 0, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
-    if not state.is_main_process:
-        return 0, {}
-    print(run.history.round(4).to_string())
-    report.save(folder / "test_report.json")
-    print(f"test: {report}")
-    minutes = run.seconds / 60
-    print(f"epoch {run.best_epoch} kept in {folder}, {minutes:.1f} minutes of training")
-    return 0, {
-        "recipe": recipe.to_dict(),
-        "history": run.history.reset_index().to_dict("records"),
-        "best_epoch": run.best_epoch,
-        "seconds": run.seconds,
-        "test": report.to_dict(),
-    }
+    if state.is_main_process:
+        print(run.history.round(4).to_string())
+        report.save(folder / "test_report.json")
+        print(f"test: {report}")
+        print(f"epoch {run.best_epoch} kept in {folder}")
+    return 0, {}
 
 
-def _evaluate(options: argparse.Namespace) -> tuple[int, dict]:
+def _evaluate(options):
+    """Test a trained classifier, with the data and the length of its own run."""
     from . import batching, data, evaluation, model
     from .plumbing.processes import process_state
 
-    classifier, tokenizer = model.load_classifier(options.output_dir)
-    flags = _flags(options)
-    recipe_dict = model.run_facts(options.output_dir).get("recipe")
-    if recipe_dict and "profile" not in flags:
-        # The data and the length of the classifier's own run.
-        own = Recipe.from_dict(recipe_dict)
-        recipe = own.replace(**environment_overrides() | flags)
-    else:
-        recipe = recipe_for_this_machine(**flags)
+    folder = options.output_dir
+    classifier, tokenizer = model.load_classifier(folder)
+    values = model.run_facts(folder).get("recipe")
+    own = Recipe.from_dict(values) if values else recipe_for_this_machine()
+    recipe = own.replace(**environment_overrides() | _flags(options))
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
@@ -404,15 +374,12 @@ def _label_file(options):
     return {"rows": len(table)}
 
 
-def _notebooks(options: argparse.Namespace) -> tuple[int, dict]:
-    """Run the notebooks of this folder, else those that came with the package."""
+def _notebooks(options):
+    """Run the notebooks of this folder, or those that came with the package."""
     from .running import run_notebooks
 
     package = Path(__file__).parent
     # A wheel has them inside the package, a checkout beside it.
     places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
-    found = [place for place in places if any(place.glob("[0-9]*.ipynb"))]
-    source = options.source or (found or places)[0]
-    figures = run_notebooks(source, options.target)
-    ok = all(notebook["ok"] for notebook in figures["notebooks"])
-    return 0 if ok else 1, figures
+    source = options.source or next(filter(Path.is_dir, places), places[0])
+    return 1 if run_notebooks(source, options.target) else 0, {}

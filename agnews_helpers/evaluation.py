@@ -1,17 +1,16 @@
 """Use a classifier and measure it: logits, answers, F1, mistakes, calibration."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from datasets import Dataset
+from pandas import DataFrame
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batching import PROGRESS_BAR_FROM_ROWS, make_loader, sorted_batches, tokenize
+from .batching import make_loader, sorted_batches, tokenize
 from .model import (
     check_model_and_tokenizer,
     class_names,
@@ -60,11 +59,11 @@ def predict_logits(
     batches = sorted_batches(lengths)[state.process_index :: state.num_processes]
     loader = make_loader(split, batches, recipe, pad_token_id=model.config.pad_token_id)
     logits = torch.zeros(len(split), model.config.num_labels)
-    is_quiet = len(split) <= PROGRESS_BAR_FROM_ROWS or not state.is_main_process
     was_training = model.training
     model.eval()
     try:
-        progress = tqdm(batches, desc="predict", unit="batch", disable=is_quiet)
+        quiet = not state.is_main_process
+        progress = tqdm(batches, desc="predict", delay=5, disable=quiet)
         for indices, batch in zip(progress, loader):
             output = model(
                 input_ids=batch["input_ids"].to(model.device),
@@ -83,23 +82,19 @@ def predict_logits(
     return logits
 
 
-def classify(
-    texts: Sequence[str], folder: str | Path, recipe: Recipe | None = None
-) -> pd.DataFrame:
+def classify(texts: list[str], folder: str | Path) -> DataFrame:
     """Label texts with the classifier saved in `folder`.
 
     Parameters
     ----------
-    texts : Sequence[str]
+    texts : list[str]
         The texts; each is truncated to the length that the classifier was trained with.
     folder : str or Path
         A folder that `train` or ``save_pretrained`` wrote.
-    recipe : Recipe or None
-        Sets another length and padding than those of the classifier's own run.
 
     Returns
     -------
-    pd.DataFrame
+    DataFrame
         One row per text: ``text``, ``label``, and then the probability of each class,
         in a column with its name.
 
@@ -113,32 +108,28 @@ def classify(
     NonFiniteError
         If the weights of the classifier are damaged.
     """
-    if isinstance(texts, (str, dict, pd.DataFrame)):
+    if not isinstance(texts, list) or not texts:
         raise InvalidValue(
-            f"classify() takes a list of texts, not a {type(texts).__name__}. Write "
-            "[text] for one text, or list(table['text']) for a column."
+            "classify() takes a list of at least one text. Write [text] for one text, "
+            "or list(table['text']) for a column."
         )
-    texts = list(texts)
-    if not texts:
-        raise InvalidValue("There are no texts to classify.")
     for number, text in enumerate(texts, 1):
         problem = problem_of(text)
         if problem:
             raise InvalidValue(f"Text {number} is one {problem}: {str(text)[:40]!r}.")
     model, tokenizer = load_classifier(folder)
-    if recipe is None:
-        longest = {"max_length": min(512, tokenizer.model_max_length)}
-        recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
+    longest = {"max_length": min(512, tokenizer.model_max_length)}
+    recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
     check_model_and_tokenizer(model, tokenizer, recipe.max_length)
     model.to(process_state().device)
     unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
     split = tokenize(unlabelled, tokenizer, recipe)
     probabilities = predict_logits(model, split, recipe).softmax(dim=1).numpy()
-    names = class_names(model)
-    labels = [names[index] for index in probabilities.argmax(axis=1)]
-    answers = pd.DataFrame({"text": texts, "label": labels})
-    by_class = pd.DataFrame(probabilities, columns=names)
-    return pd.concat([answers, by_class], axis="columns")
+    answers = DataFrame(probabilities, columns=class_names(model))
+    # A class may be called like a column.
+    answers.insert(0, "label", answers.idxmax(axis="columns"), allow_duplicates=True)
+    answers.insert(0, "text", texts, allow_duplicates=True)
+    return answers
 
 
 @dataclass(frozen=True)
@@ -157,26 +148,26 @@ class Report:
         Unweighted mean of F1 over the classes that are true or predicted for any row.
     loss : float
         Mean cross-entropy in nats.
-    per_class : pd.DataFrame
+    per_class : DataFrame
         ``precision``, ``recall``, ``f1`` and ``rows`` of each class.
-    confusion : pd.DataFrame
+    confusion : DataFrame
         Counts; the true classes are the index, the predicted ones the columns.
-    answers : pd.DataFrame
+    answers : DataFrame
         For each row ``true`` and ``predicted`` class, ``confidence`` (probability of
         the predicted class), ``p_true`` (that of the true class), ``loss``, ``text``.
     """
 
     rows: int
     accuracy: float
-    interval: tuple[float, float]
+    interval: tuple
     macro_f1: float
     loss: float
-    per_class: pd.DataFrame
-    confusion: pd.DataFrame
-    answers: pd.DataFrame
+    per_class: DataFrame
+    confusion: DataFrame
+    answers: DataFrame
 
     @property
-    def worst(self) -> pd.DataFrame:
+    def worst(self) -> DataFrame:
         """The wrong answers, highest loss first."""
         wrong = self.answers["true"] != self.answers["predicted"]
         return self.answers[wrong].sort_values("loss", ascending=False, kind="stable")
@@ -197,15 +188,12 @@ class Report:
         dict
             All fields except `answers`, as plain Python values.
         """
-        return {
-            "rows": self.rows,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "macro_f1": self.macro_f1,
-            "loss": self.loss,
+        figures = vars(self) | {
             "per_class": self.per_class.to_dict("index"),
-            "confusion": self.confusion.values.tolist(),
+            "confusion": self.confusion.to_numpy().tolist(),
         }
+        del figures["answers"]
+        return figures
 
     def save(self, path: str | Path) -> None:
         """Write the result of `to_dict` as JSON.
@@ -257,9 +245,9 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     return score(logits, mapping[labels], split["text"][:], class_names(model))
 
 
-def _check_labels(labels: np.ndarray, classes: int) -> None:
+def _check_labels(labels, classes):
     """Raise InvalidValue for a label that is no class index: -1 would be the last."""
-    wrong = labels[(labels < 0) | (labels >= classes)]
+    wrong = np.setdiff1d(labels, range(classes))
     if len(wrong):
         raise InvalidValue(
             f"Label {wrong[0]} is no class: {classes} classes have the labels 0 to "
@@ -270,8 +258,8 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
 def score(
     logits: np.ndarray,
     labels: np.ndarray,
-    texts: Sequence[str],
-    names: Sequence[str] = LABELS,
+    texts: list[str],
+    names: tuple | list = LABELS,
 ) -> Report:
     """Compare logits with the true classes.
 
@@ -281,9 +269,9 @@ def score(
         [rows, classes]; log-probabilities give the same result.
     labels : np.ndarray
         [rows], the index of the true class.
-    texts : Sequence[str]
+    texts : list[str]
         The text of each row, for the list of answers.
-    names : Sequence[str]
+    names : tuple or list of str
         Names of the classes in the order of the logits.
 
     Returns
@@ -299,7 +287,6 @@ def score(
     from scipy.special import log_softmax
     from sklearn import metrics
 
-    classes = range(len(names))
     names = np.array(names)
     _check_labels(labels, len(names))
     if np.isnan(logits).any():
@@ -307,23 +294,25 @@ def score(
     log_p = log_softmax(logits, axis=1)
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)
-    right = int((predicted == labels).sum())
-    by_class = metrics.precision_recall_fscore_support(
+    classes = np.arange(len(names))
+    precision, recall, f1, rows = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
     counts = metrics.confusion_matrix(labels, predicted, labels=classes)
-    index = pd.Index(names, name="class")
+    right = predicted == labels
     return Report(
         rows=len(labels),
-        accuracy=right / len(labels),
-        interval=wilson(right, len(labels)),
+        accuracy=float(right.mean()),
+        interval=_wilson(right),
         macro_f1=metrics.f1_score(labels, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
-        per_class=pd.DataFrame(
-            dict(zip(("precision", "recall", "f1", "rows"), by_class)), index
+        per_class=DataFrame(
+            {"precision": precision, "recall": recall, "f1": f1, "rows": rows}, names
         ),
-        confusion=pd.DataFrame(counts, index.rename("true"), index.rename("predicted")),
-        answers=pd.DataFrame(
+        confusion=DataFrame(counts, names, names).rename_axis(
+            index="true", columns="predicted"
+        ),
+        answers=DataFrame(
             {
                 "true": names[labels],
                 "predicted": names[predicted],
@@ -336,44 +325,29 @@ def score(
     )
 
 
-def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share (Wilson, 1927).
-
-    It stays within 0 to 1 and is valid for few rows, too.
-
-    Parameters
-    ----------
-    right : int
-        Number of correct answers.
-    rows : int
-        Number of all answers.
-
-    Returns
-    -------
-    tuple[float, float]
-        Lower and upper end.
-    """
+def _wilson(right):
+    """Return both ends of the 95 % score interval of a share (Wilson, 1927)."""
+    # It stays within 0 to 1 and is valid for few rows, too.
     from scipy.stats import binomtest  # SciPy comes with scikit-learn
 
-    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    return binomtest(right.sum(), len(right)).proportion_ci(method="wilson")
 
 
-def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
     """Compare confidence with accuracy in groups of equal size.
 
     A calibrated classifier is right in 80 % of the answers that it is 80 % sure of.
 
     Parameters
     ----------
-    answers : pd.DataFrame
+    answers : DataFrame
         ``true``, ``predicted`` and ``confidence``, as in `Report.answers`.
     bins : int
         Number of groups.
 
     Returns
     -------
-    pd.DataFrame
+    DataFrame
         One row per group, least confident first: ``rows``, mean ``confidence``,
         ``accuracy``, and the ends ``low`` and ``high`` of its 95 % Wilson interval.
 
@@ -387,25 +361,22 @@ def calibration(answers: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
             f"bins is {bins}; it must be from 1 to {len(answers)}, the number of "
             "answers."
         )
-    order = np.argsort(answers["confidence"].to_numpy(), kind="stable")
+    ranked = answers.sort_values("confidence", kind="stable")
     groups = []
-    for indices in np.array_split(order, bins):
-        group = answers.iloc[indices]
-        right = int((group["true"] == group["predicted"]).sum())
-        interval = wilson(right, len(group))
-        accuracy = right / len(group)
-        groups.append((len(group), group["confidence"].mean(), accuracy, *interval))
-    return pd.DataFrame(
-        groups, columns=["rows", "confidence", "accuracy", "low", "high"]
-    )
+    for indices in np.array_split(np.arange(len(ranked)), bins):
+        group = ranked.iloc[indices]
+        right = group["true"] == group["predicted"]
+        confidence = group["confidence"].mean()
+        groups.append((len(group), confidence, right.mean(), *_wilson(right)))
+    return DataFrame(groups, columns=["rows", "confidence", "accuracy", "low", "high"])
 
 
-def calibration_error(groups: pd.DataFrame) -> float:
+def calibration_error(groups: DataFrame) -> float:
     """Return the expected calibration error (Naeini et al., 2015).
 
     Parameters
     ----------
-    groups : pd.DataFrame
+    groups : DataFrame
         The result of `calibration`.
 
     Returns

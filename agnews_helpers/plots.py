@@ -1,7 +1,7 @@
 """Every figure of the notebooks: each function draws one and returns its axes.
 
 The colours are Okabe and Ito's, which people with colour-vision deficiency can tell
-apart. If there are more classes than colours, hatching distinguishes the rest.
+apart.
 """
 
 import math
@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from pandas import DataFrame, Series
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from .evaluation import Report
 from .runs import Run
@@ -18,9 +19,7 @@ from .runs import Run
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"
 GREY, PALE = "#999999", "#D9D9D9"
-DARK_PURPLE = "#8C4A72"  # for small text
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW]
-HATCHES = ["", "////", "...."]
 # One colour for each part of the memory, the same in every figure
 PART_COLOURS = {
     "weights": BLUE,
@@ -44,13 +43,9 @@ _styled = plt.rc_context(
 )
 # Behind a text that a line may run through
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-BOX = {
-    "boxstyle": "round,pad=0.5",
-    "facecolor": "white",
-    "edgecolor": BLUE,
-    "linewidth": 1.5,
-}
+BOX = {"facecolor": "white", "edgecolor": BLUE, "boxstyle": "round,pad=0.5"}
 CENTRE = {"ha": "center", "va": "center"}
+OUTSIDE = "outside right center"  # the place of a legend
 
 
 @_styled
@@ -76,18 +71,11 @@ def masks(panels: dict[str, np.ndarray], unit: str = "row") -> np.ndarray:
         squeeze=False,
     )
     for axes, (title, mask) in zip(column.flat, panels.items()):
-        axes.imshow(
-            mask,
-            ListedColormap([PALE, BLUE]),
-            aspect="auto",
-            interpolation="nearest",
-            vmin=0,
-            vmax=1,
-        )
+        axes.pcolormesh(mask, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1)
         axes.set_title(title, loc="left")
-        axes.set(ylabel=unit, yticks=range(0, len(mask), 2))
-    longest = max(mask.shape[1] for mask in panels.values())
-    axes.set(xlabel="position in tokens", xlim=(-0.5, longest - 0.5))
+        axes.set(ylabel=f"{len(mask)} {unit}s", yticks=[])
+        axes.invert_yaxis()
+    axes.set_xlabel("position in tokens")
     return column.ravel()
 
 
@@ -121,39 +109,27 @@ def bars(
         The axes.
     """
     table = DataFrame(values)
-    group_height = 0.2 + 0.16 * len(table.columns)
-    height = 1.0 + group_height * len(table)
-    axes = table.plot.barh(figsize=(7.5, height), width=0.8, legend=False)
+    axes = table.plot.barh(
+        figsize=(7.5, 1.0 + 0.2 * len(table) + 0.16 * table.size),
+        width=0.8,
+        title=title,
+        xlabel=unit,
+        legend=False,
+    )
     for group in axes.containers:
         axes.bar_label(group, fmt=fmt, padding=3, bbox=WHITE)
     if reference is not None:
         axes.axvline(reference, color=GREY, linestyle="--")
-    axes.set(
-        title=title,
-        xlabel=unit,
-        ylabel=table.index.name or "",
-        xmargin=0.1,
-    )
+    axes.margins(x=0.1)
     axes.invert_yaxis()
     if len(table.columns) > 1:
-        _legend_outside(axes, "outside lower center")
+        axes.figure.legend(loc=OUTSIDE)
     return axes
-
-
-def _legend_outside(axes: Axes, place: str) -> None:
-    """Add a legend above or below the axes, and the height for all of its lines."""
-    figure = axes.figure
-    _, names = axes.get_legend_handles_labels()
-    column_width = 0.7 + 0.09 * max(map(len, names))  # inches
-    columns = max(1, int(figure.get_figwidth() / column_width))
-    more_lines = (len(names) - 1) // columns
-    figure.set_figheight(figure.get_figheight() + 0.2 * more_lines)
-    figure.legend(loc=place, ncols=columns)
 
 
 @_styled
 def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
-    """Draw boxes with words inside, their names above, and arrows between them.
+    """Draw boxes with their names and words, and arrows between them.
 
     Parameters
     ----------
@@ -172,42 +148,26 @@ def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
     left, bottom = places.min(axis=0) - 0.5
     right, top = places.max(axis=0) + 0.5
     _, axes = plt.subplots(figsize=(10.0, 1.5 * (top - bottom)))
-    axes.set(xlim=(left, right), ylim=(bottom, top + 0.2))
+    axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_axis_off()
     outlines = {}
     for name, (x, y, words) in boxes.items():
-        text = axes.text(x, y, words, fontsize=9, bbox=BOX, **CENTRE)
-        outlines[name] = text.get_bbox_patch()
-        axes.annotate(
-            name,
-            (0.5, 1),
-            (0, 5),
-            xycoords=outlines[name],
-            textcoords="offset points",
-            ha="center",
-            fontweight="bold",
-            in_layout=False,
-        )
+        box = axes.text(x, y, f"{name}\n\n{words}", fontsize=9, bbox=BOX, **CENTRE)
+        outlines[name] = box.get_bbox_patch()
     for start, end, words in arrows:
-        x, y, _ = boxes[start]
-        to_x, to_y, _ = boxes[end]
-        rise = to_y - y if x == to_x else 0
+        ends = np.array([boxes[end][:2], boxes[start][:2]])
         arrow = {
             "arrowstyle": "-|>",
             "color": ORANGE,
             "patchA": outlines[start],
             "patchB": outlines[end],
-            # An upright arrow leaves room for the name above the lower box.
-            "shrinkA": 18 if rise > 0 else 3,
-            "shrinkB": 18 if rise < 0 else 3,
         }
-        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
-        middle = (x + to_x) / 2, (y + to_y) / 2
-        axes.text(*middle, words, fontsize=9, bbox=WHITE, **CENTRE)
+        axes.annotate("", *ends, arrowprops=arrow)
+        axes.text(*ends.mean(axis=0), words, fontsize=9, bbox=WHITE, **CENTRE)
     return axes
 
 
-def _mean_of_20(loss: Series) -> Series:
+def _mean_of_20(loss):
     """Smooth a curve: the mean of each step and the 19 before."""
     return loss.rolling(20, min_periods=1).mean()
 
@@ -232,26 +192,18 @@ def training_curves(run: Run) -> np.ndarray:
     left.plot(loss, color=SKY, linewidth=0.8, label="each step")
     left.plot(_mean_of_20(loss), label="mean of 20 steps")
     classes = run.model.config.num_labels
-    left.axhline(
-        math.log(classes),
-        color=GREY,
-        linestyle="--",
-        label=f"guessing, ln {classes}",
-    )
-    left.set(
-        title="Training loss",
-        xlabel="step",
-        ylabel="loss in nats",
-        ylim=(0, None),
-    )
+    guessing = f"guessing, ln {classes}"
+    left.axhline(math.log(classes), color=GREY, linestyle="--", label=guessing)
+    left.set(title="Training loss", xlabel="step")
     epochs = run.history
     middle.plot(epochs["train_loss"], "s-", label="training")
     middle.plot(epochs["validation_loss"], "^-", label="validation")
-    middle.set(title="Loss by epoch", ylabel="loss in nats", ylim=(0, None))
+    middle.set_title("Loss by epoch")
     right.plot(epochs["validation_accuracy"], "o-", color=GREEN, label="validation")
     right.set(title="Accuracy by epoch", ylabel="accuracy", ylim=(0, 1.05))
-    for axes in (middle, right):
-        axes.set(xlabel="epoch", xticks=epochs.index)
+    plt.setp(panels[:2], ylabel="loss in nats", ylim=(0, None))
+    plt.setp(panels[1:], xlabel="epoch", xticks=epochs.index)
+    for axes in panels[1:]:
         if run.best_epoch:
             axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
     for axes in panels:
@@ -274,25 +226,20 @@ def confusion_matrix(report: Report) -> Axes:
         The axes; each row is a true class, each column a predicted one.
     """
     counts = report.confusion
-    places = range(len(counts))
-    cell = 0.6 if len(counts) <= 8 else 0.45  # inches
-    side = cell * len(counts)
-    _, axes = plt.subplots(figsize=(2.4 + side, 1.4 + side))
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis="index")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares.iat[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count:,}", color=colour, **CENTRE)
-    axes.set_xticks(places, counts.columns)
-    axes.set_yticks(places, counts.index)
-    if max(map(len, counts.columns)) > 14 * cell + 1:
-        axes.tick_params("x", rotation=90)
-    axes.spines[:].set_visible(False)
-    axes.set(
-        title=f"{report.accuracy:.1%} of {report.rows:,} rows right",
-        xlabel="predicted",
-        ylabel="true",
+    side = 0.6 * len(counts)  # inches
+    _, axes = plt.subplots(figsize=(2.4 + side, 1.8 + side))
+    display = ConfusionMatrixDisplay(shares.to_numpy(), display_labels=counts.index)
+    display.plot(
+        ax=axes,
+        cmap="Blues",
+        im_kw={"vmin": 0, "vmax": 1},
+        colorbar=False,
+        xticks_rotation="vertical",
     )
+    for text, count in zip(display.text_.flat, counts.to_numpy().flat):
+        text.set_text(f"{count:,}")
+    axes.set_title(f"{report.accuracy:.1%} of {report.rows:,} rows right")
     return axes
 
 
@@ -320,19 +267,14 @@ def coverage(answers: DataFrame, strangers: list[float]) -> Axes:
     shares = {"right of those answered": right, "off-topic texts answered, too": taken}
     percent = 100 * DataFrame(shares)
     percent.index = 100 * np.arange(1, len(ranked) + 1) / len(ranked)
-    axes = percent.plot(
+    return percent.plot(
         figsize=(6.0, 3.4),
         color=[BLUE, RED],
         style=["-", "--"],
-        legend=False,
-    )
-    axes.set(
         xlabel="% of the test rows answered, most confident first",
         ylabel="%",
         ylim=(0, 103),
     )
-    _legend_outside(axes, "outside lower center")
-    return axes
 
 
 @_styled
@@ -350,25 +292,27 @@ def gallery(losses: dict[str, DataFrame]) -> np.ndarray:
     np.ndarray
         The axes in reading order, four in a row.
     """
-    rows = math.ceil(len(losses) / 4)
-    _, grid = plt.subplots(
-        rows,
-        4,
-        figsize=(10.0, 2.0 * rows),
-        sharex=True,
+    curves = {}
+    for title, table in losses.items():
+        loss = _mean_of_20(table.mean(axis=1))
+        curves[title] = loss.set_axis(100 * loss.index / loss.index.max())
+    # Runs of different lengths have losses at different shares of their steps.
+    table = DataFrame(curves).interpolate("index")
+    axes = table.plot(
+        subplots=True,
+        layout=(-1, 4),
+        figsize=(10.0, 0.5 * len(losses)),
         sharey=True,
-        squeeze=False,
+        color=BLUE,
+        title=[*losses],
+        legend=False,
+        xlabel="% of the steps",
+        ylabel="loss in nats",
+        ylim=(0, None),
     )
-    first, *_ = losses.values()
-    for axes, (title, table) in zip(grid.flat, losses.items()):
-        for seeds, colour in ((first, GREY), (table, BLUE)):
-            loss = _mean_of_20(seeds.mean(axis=1))
-            axes.plot(100 * loss.index / loss.index.max(), loss, color=colour)
-        axes.set_title(title, fontsize=9)
-    axes.set_ylim(bottom=0)
-    plt.setp(grid[-1], xlabel="% of the steps")
-    plt.setp(grid[:, 0], ylabel="loss in nats")
-    return grid.ravel()
+    for panel in axes.flat:
+        panel.plot(table.iloc[:, 0], color=GREY, zorder=1)
+    return axes.ravel()
 
 
 @_styled
@@ -385,21 +329,20 @@ def probabilities(table: DataFrame) -> Axes:
     Axes
         The axes.
     """
-    axes = table.iloc[:, 2:].plot.barh(
-        figsize=(8.0, 0.9 + 0.42 * len(table)),
+    classes = table.iloc[:, 2:].set_axis(table["text"].str[:48])
+    longest = max(len(classes), classes.columns.size / 2)  # of the bars and the legend
+    axes = classes.plot.barh(
+        figsize=(8.0, 0.9 + 0.42 * longest),
         stacked=True,
         width=0.7,
         edgecolor="white",
+        colormap="tab20" if classes.columns.size > len(COLOURS) else None,
+        xlabel="probability",
+        xlim=(0, 1),
         legend=False,
     )
-    for number, part in enumerate(axes.containers):
-        hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
-        plt.setp(part, hatch=hatch)
-    texts = [text if len(text) < 48 else text[:45] + "..." for text in table["text"]]
-    axes.set_yticklabels(texts)
     axes.invert_yaxis()
-    axes.set(xlabel="probability", xlim=(0, 1))
-    _legend_outside(axes, "outside upper center")
+    axes.figure.legend(loc=OUTSIDE)
     return axes
 
 
@@ -407,8 +350,7 @@ def probabilities(table: DataFrame) -> Axes:
 def vram_bars(
     table: DataFrame,
     vram_gib: float,
-    taken_gib: dict[str, float] | None = None,
-    axes: Axes | None = None,
+    taken_gib: dict[str, float],
 ) -> Axes:
     """Draw the parts of the memory of a training step as stacked bars.
 
@@ -419,56 +361,36 @@ def vram_bars(
         implementation and number of tokens per row (its index).
     vram_gib : float
         Memory of the card in GiB, drawn as a line.
-    taken_gib : dict[str, float] or None
+    taken_gib : dict[str, float]
         GiB that an operating system takes, by its name; the rest is drawn as a
         line.
-    axes : Axes or None
-        Where to draw; None for a new figure.
 
     Returns
     -------
     Axes
         The axes.
     """
-    if axes is None:
-        _, axes = plt.subplots(figsize=(8.0, 3.8))
-    parts = table[list(PART_COLOURS)] / 1024
-    parts.plot.bar(
-        ax=axes,
+    parts = table[[*PART_COLOURS]] / 1024
+    axes = parts.plot.bar(
+        figsize=(8.0, 3.8),
         stacked=True,
         width=0.7,
         color=PART_COLOURS,
         legend=False,
     )
-    lines = [(vram_gib, "GiB on the card", RED, "--", 4)]
-    for system, taken in (taken_gib or {}).items():
-        lines.append((vram_gib - taken, f"left by {system}", DARK_PURPLE, ":", -12))
-    for gib, words, colour, style, points in lines:
-        axes.axhline(gib, color=colour, linestyle=style, linewidth=1.2)
-        axes.annotate(
-            f"{gib:.2f} {words}",
-            (-0.4, gib),
-            (0, points),
-            textcoords="offset points",
-            color=colour,
-            fontsize=9,
-        )
-    totals = parts.sum(axis=1)
-    axes.bar_label(
-        axes.containers[-1],
-        totals.map("{:.2f}".format),
-        fontsize=8,
-        padding=1.5,
-        bbox=WHITE,
-    )
+    totals = parts.sum(axis=1).map("{:.2f}".format)
+    axes.bar_label(axes.containers[-1], totals, fontsize=8, padding=1.5, bbox=WHITE)
+    axes.margins(y=0.1)
+    limits = {"on the card": vram_gib}
+    for system, taken in taken_gib.items():
+        limits[f"left by {system}"] = vram_gib - taken
+    for (words, gib), style in zip(limits.items(), ["-", "--", ":"]):
+        label = f"{gib:.2f} GiB {words}"
+        axes.axhline(gib, color=RED, linestyle=style, label=label)
     names = [f"{tokens}\n{attention}" for attention, tokens in table.index]
     axes.set_xticklabels(names, rotation=0)
-    axes.set(
-        xlabel="tokens per row, attention",
-        ylabel="GiB",
-        ylim=(0, max(vram_gib, *totals) * 1.12),
-    )
-    axes.figure.legend(loc="outside right center", reverse=True)
+    axes.set(xlabel="tokens per row, attention", ylabel="GiB")
+    axes.figure.legend(loc=OUTSIDE, reverse=True)
     return axes
 
 
@@ -492,9 +414,11 @@ def vram_timeline(table: DataFrame) -> Axes:
         figsize=(8.0, 3.8),
         color=PART_COLOURS,
         linewidth=0,
+        xlabel="allocations and releases, in order",
+        ylabel="GiB",
         legend=False,
     )
-    top = parts.sum(axis=1).max()
+    axes.margins(x=0)
     phases = table["phase"]
     numbers = (phases != phases.shift()).cumsum()
     for _, phase in phases.groupby(numbers):
@@ -502,12 +426,7 @@ def vram_timeline(table: DataFrame) -> Axes:
         middle = start + len(phase) / 2
         if len(phase) > 0.04 * len(table):
             axes.axvline(start, color=GREY, linewidth=0.8)
-            axes.text(middle, top * 1.04, phase.iloc[0], ha="center")
-    axes.set(
-        xlabel="allocations and releases, in order",
-        ylabel="GiB",
-        xmargin=0,
-        ylim=(0, top * 1.15),
-    )
-    axes.figure.legend(loc="outside right center", reverse=True)
+            above = axes.get_xaxis_transform()
+            axes.text(middle, 1.02, phase.iloc[0], ha="center", transform=above)
+    axes.figure.legend(loc=OUTSIDE, reverse=True)
     return axes

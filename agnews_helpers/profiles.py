@@ -28,7 +28,7 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     Parameters
     ----------
     **overrides
-        Field of `Recipe` -> value; None is ignored.
+        Field of `Recipe` -> value.
 
     Returns
     -------
@@ -41,19 +41,13 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     InvalidValue
         If a variable or an override is out of range.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    fields = Recipe.__annotations__
-    if unknown := ", ".join(sorted(given.keys() - fields)):
-        raise InvalidValue(
-            f"Recipe has no field {unknown}; it has {', '.join(fields)}."
-        )
-    source = "argument" if "profile" in given else "AGNEWS_PROFILE"
-    asked = given.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
+    source = "argument" if "profile" in overrides else "AGNEWS_PROFILE"
+    asked = overrides.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
     profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
     if profile not in PROFILE_NAMES:
         allowed = f"it must be one of {', '.join(PROFILE_NAMES)}"
         raise InvalidValue(f"{source} is {profile!r}; {allowed}.")
-    recipe = Recipe(profile, **PROFILES[profile] | environment_overrides() | given)
+    recipe = Recipe(profile, **PROFILES[profile] | environment_overrides() | overrides)
     if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:
         status = hub_status()
         if not status.usable:
@@ -106,7 +100,7 @@ def hub_status() -> hub.HubStatus:
     return hub.hub_status(HUB_MODEL, HUB_DATA)
 
 
-def _choose_profile() -> tuple[str, str]:
+def _choose_profile():
     """Return the profile that fits this machine, and why."""
     status = hub_status()
     if not status.usable:

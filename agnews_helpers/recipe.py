@@ -1,6 +1,5 @@
 """Every number of the recipe. Notebook 01. Nothing here touches the network."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,12 +98,12 @@ class Recipe:
                 raise InvalidValue(f"Recipe.{name} is {value!r}; it must be {allowed}.")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """Make a recipe from the values of its fields, also those of version 1 or 2.
 
         Parameters
         ----------
-        values : Mapping
+        values : dict
             Field name -> value. Names that are no field today are left out.
 
         Returns
@@ -114,12 +113,8 @@ class Recipe:
         Raises
         ------
         InvalidValue
-            If `values` is no mapping, or a value is out of range.
+            If a value is out of range.
         """
-        if not isinstance(values, Mapping):
-            raise InvalidValue(
-                f"A recipe is a dict of names and values, not {values!r}."
-            )
         names = cls.__annotations__.keys() & values.keys()
         return cls(**{name: values[name] for name in names})
 
@@ -194,17 +189,14 @@ class Recipe:
         train, test = ("all" if n is None else f"{n:,}" for n in rows)
         # Notebooks store this: a folder is shown without the folders above it.
         data = self.data if self.data == HUB_DATA else Path(self.data).name
-        details = ["grouped by length"] if self.group_by_length else []
-        details += ["classes balanced"] if self.class_weights else []
-        details.append(f"padded to {self.padding}")
-        plural = "s" if self.epochs > 1 else ""
+        grouped = "grouped by length, " if self.group_by_length else ""
         return (
             f"profile    {self.profile} ({self.reason})\n"
             f"model      {self.model}; data {data}: {train} train rows, "
             f"{test} test rows\n"
-            f"training   {self.epochs} epoch{plural}, batch size {self.batch_size} "
-            f"({', '.join(details)}), Adam {self.learning_rate:g}, {self.precision}, "
-            f"seed {self.seed}"
+            f"training   {self.epochs} epochs, batch size {self.batch_size} "
+            f"({grouped}padded to {self.padding}), Adam {self.learning_rate:g}, "
+            f"{self.precision}, seed {self.seed}"
         )
 
 

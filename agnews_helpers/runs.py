@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -313,13 +312,11 @@ class OpenRun:
         self.model.to(state.device)
         load_weights(self.model, self.path / storage.BEST)
         facts = run_facts(self.path)
-        # Otherwise pandas 2 loses the last digit.
-        read_table = partial(pd.read_csv, index_col=0, float_precision="round_trip")
         return Run(
             self.model,
             self.path,
-            read_table(self.path / storage.HISTORY),
-            read_table(self.path / storage.STEPS),
+            _read_table(self.path / storage.HISTORY),
+            _read_table(self.path / storage.STEPS),
             facts["epoch"],
             facts["seconds"],
         )
@@ -592,6 +589,12 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
+
+
+def _read_table(path):
+    """Read history.csv or steps.csv; read as numbers, pandas 2 loses the last digit."""
+    table = pd.read_csv(path, index_col=0, dtype=str)
+    return table.astype(float).rename(index=int)
 
 
 def _digest(values):

@@ -27,22 +27,16 @@ def gpu_picture(card: Card, system: str) -> plt.Figure:
     table = budget_table(
         training_step(), config, recipe.batch_size, card=card, system=system
     )
-    figure = plt.figure(figsize=(11.0, 4.6), layout="constrained")
-    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    left.set_axis_off()
-    left.set_title(card.name, loc="left", fontweight="bold", fontsize=13)
-    for i, (name, value) in enumerate(card.facts()):
-        left.text(0.0, 0.9 - 0.11 * i, name, color=DARK_GREY)
-        left.text(0.5, 0.9 - 0.11 * i, value)
-    note = NOTE.format(card.source)
-    left.text(0.0, 0.02, note, color=DARK_GREY, fontsize=9, va="bottom")
     taken = {name: SYSTEMS_GIB[name][1] for name in sorted({"linux", system})}
-    vram_bars(table, card.vram_gib, taken, right)
+    axes = vram_bars(table, card.vram_gib, taken)
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}"
-    title = f"{step}, {recipe.precision}, Adam: one training step"
-    right.set_title(title, loc="left")
-    return figure
+    axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")
+    facts = [f"{name}: {value}" for name, value in card.facts()]
+    words = "\n".join([card.name, "", *facts, "", NOTE.format(card.source)])
+    axes.figure.set_size_inches(13.0, 4.6)
+    axes.figure.get_layout_engine().set(rect=(0.4, 0, 0.6, 1))  # beside the facts
+    axes.figure.text(0.01, 0.9, words, va="top")
+    return axes.figure
 
 
 def main(arguments: list[str] | None = None) -> None:

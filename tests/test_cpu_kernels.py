@@ -25,14 +25,11 @@ from agnews_helpers import (
 from agnews_helpers.model import write_classifier
 from agnews_helpers.plumbing.cpu_kernels import (
     ATTENTION_NAME,
-    PROVEN,
-    additive_mask,
-    cpu_attention,
+    _attention,
+    _dropout,
+    _mask,
     cpu_kernels,
-    fast_dropout,
 )
-
-TRAINING = torch.nn.Dropout().train()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -40,7 +37,7 @@ TRAINING = torch.nn.Dropout().train()
 def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     torch.manual_seed(0)
     n = torch.Size(shape).numel()
-    output = fast_dropout(torch.ones(shape), p, TRAINING)
+    output = _dropout(torch.nn.Dropout(p), torch.ones(shape))
     kept = output != 0
     assert torch.allclose(output[kept], torch.tensor(1 / (1 - p)))
     assert kept.float().mean().item() == pytest.approx(
@@ -53,7 +50,7 @@ def test_a_seed_decides_every_byte(p):
     """The same result, computed by NumPy from the same random numbers."""
     x = torch.randn(300, 333)
     torch.manual_seed(3)
-    output = fast_dropout(x, p, TRAINING)
+    output = _dropout(torch.nn.Dropout(p), x)
     torch.manual_seed(3)
     numbers = torch.empty(24_975, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
     keep = numbers.numpy().view(np.int16)[:99_900] < round((1 - p) * 65536) - 32768
@@ -63,7 +60,7 @@ def test_a_seed_decides_every_byte(p):
 
 def test_elements_are_dropped_independently():
     torch.manual_seed(0)
-    kept = (fast_dropout(torch.ones(400_000), 0.3, TRAINING) != 0).float()
+    kept = (_dropout(torch.nn.Dropout(0.3), torch.ones(400_000)) != 0).float()
     for distance in (1, 2, 3, 4, 5, 8):  # four elements share a random number
         both = (kept[:-distance] * kept[distance:]).mean().item()
         assert both == pytest.approx(0.49, abs=0.004)
@@ -72,7 +69,7 @@ def test_elements_are_dropped_independently():
 def test_its_gradient_is_its_own_mask():
     torch.manual_seed(0)
     x = torch.randn(500, requires_grad=True)
-    y = fast_dropout(x, 0.25, TRAINING)
+    y = _dropout(torch.nn.Dropout(0.25), x)
     y.sum().backward()
     assert (
         torch.equal(x.grad, torch.where(y == 0, 0.0, 1 / 0.75))
@@ -83,8 +80,8 @@ def test_its_gradient_is_its_own_mask():
 def test_no_dropout_takes_no_random_number():
     before = torch.get_rng_state()
     x = torch.randn(5, generator=torch.Generator())
-    assert fast_dropout(x, 0.0, TRAINING) is x
-    assert fast_dropout(x, 0.5, torch.nn.Dropout(0.5).eval()) is x
+    assert _dropout(torch.nn.Dropout(0.0), x) is x
+    assert _dropout(torch.nn.Dropout(0.5).eval(), x) is x
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -178,13 +175,17 @@ def test_a_head_that_reads_every_token_gets_every_token(recipe, tokens):
 def test_dropout_on_attention_drops_its_share(recipe):
     """Averaged over many draws, attention with dropout is attention without it."""
     torch.manual_seed(0)
-    module = torch.nn.Module().train()
+    model = load_model(recipe).train()
+    layer = model.distilbert.transformer.layer[0].attention
     query, key, value = (torch.randn(1, 2, 5, 4) for _ in range(3))
-    with_dropout = [
-        cpu_attention(module, query, key, value, None, 0.5, dropout=0.3)[0]
-        for _ in range(3000)
-    ]
-    without = cpu_attention(module, query, key, value, None, 0.5, dropout=0.0)[0]
+
+    def mixed(p):
+        layer.dropout.p = p
+        return _attention(layer, query, key, value, None)[0]
+
+    with cpu_kernels(model, CPU):
+        with_dropout = [mixed(0.3) for _ in range(3000)]
+        without = mixed(0.0)
     assert torch.allclose(torch.stack(with_dropout).mean(0), without, atol=0.06)
     assert not torch.allclose(with_dropout[0], without, atol=0.06)
 
@@ -215,20 +216,19 @@ def test_another_architecture_is_left_as_it_is(name, training, recipe, tokens):
     batch = a_batch(tokens, recipe)
     before = model(**batch).logits
     with cpu_kernels(model, CPU):
-        assert model.config.model_type not in PROVEN
         assert model.config._attn_implementation == implementation != ATTENTION_NAME
         assert all(vars(module) == modules[module] for module in modules)
         assert torch.equal(model(**batch).logits, before)
 
 
 def test_padding_gets_no_attention():
-    mask = additive_mask(torch.tensor([[1, 1, 0]]))
+    mask = _mask(torch.tensor([[1, 1, 0]]))
     assert (
         mask.shape == (1, 1, 1, 3)
         and mask.flatten()[:2].eq(0).all()
         and mask.flatten().softmax(-1)[2] == 0
     )
-    assert additive_mask(torch.ones(2, 3)) is None and additive_mask(None) is None
+    assert _mask(torch.ones(2, 3)) is None and _mask(None) is None
 
 
 def test_evaluation_gives_the_same_with_and_without(recipe, tokens):

@@ -221,6 +221,7 @@ def test_what_is_imported_is_declared():
         "huggingface_hub": "transformers",
         "filelock": "torch",
         "packaging": "transformers",
+        "ipykernel": "jupyterlab",
         "jupyter_client": "jupyterlab",
         "safetensors": "transformers",
         "scipy": "scikit-learn",

@@ -200,7 +200,7 @@ FAULTS = {
     "500 for the weights": (
         [(WEIGHTS, dict(status=500))],
         2,
-        "Server error '500 .*/model.safetensors'. Run the same again later",
+        "Server error '500 .*/model.safetensors'. Check the network",
     ),
     "429 for a moment, and two cuts in the middle of the weights": (
         [

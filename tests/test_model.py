@@ -118,8 +118,7 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError,
-        match="empty' does not hold a model that can be read .config.json is missing "
-        "in .*AGNEWS_MODEL=mini",
+        match="empty' does not hold a model that can be read .*AGNEWS_MODEL=mini",
     ):
         load(Recipe(model=str(tmp_path / "empty")))
 
@@ -382,24 +381,6 @@ def test_the_home_folder_may_be_abbreviated(tiny, monkeypatch):
     monkeypatch.setenv("HOME", str(tiny.parent))
     monkeypatch.setenv("USERPROFILE", str(tiny.parent))
     assert pretrained_name(Recipe(model=f"~/{tiny.name}")) == str(tiny)
-
-
-@pytest.mark.parametrize(
-    "size, value", [("n_layers", 200_000), ("num_labels", 300_000_000), ("dim", 10**9)]
-)
-def test_a_model_of_absurd_size_is_refused_before_it_is_built(
-    tiny, tmp_path, size, value
-):
-    folder = Path(shutil.copytree(tiny, tmp_path / "huge"))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(
-        json.dumps(config | {size: value}), encoding="utf-8"
-    )
-    for load in (load_model, load_tokenizer):
-        with pytest.raises(
-            FileNotFoundError, match=f"has {size} {value:,}, which cannot be meant"
-        ):
-            load(Recipe(model=str(folder)))
 
 
 def test_code_in_a_model_folder_does_not_run(tiny, tmp_path):

@@ -92,7 +92,7 @@ def launch(*arguments):
 @pytest.fixture(scope="module")
 def one(calm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    done = launch(calm, folder / "run", 1, "--json", folder / "figures.json")
+    done = launch(calm, folder / "run", 1)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -106,7 +106,7 @@ def losses(folder):
     "more", [(), ("--micro-batch-size", "3")]
 )  # of 4 and 3 rows: two parts and one
 def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
-    done = launch(calm, tmp_path / "run", 2, "--json", tmp_path / "figures.json", *more)
+    done = launch(calm, tmp_path / "run", 2, *more)
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.count("profile    offline") == 1
@@ -115,13 +115,11 @@ def test_two_processes_take_the_steps_of_one(calm, one, tmp_path, more):
     assert len(losses(one)) == len(losses(tmp_path)) == 12  # 41 rows
     assert (losses(one) - losses(tmp_path)).abs().max() < 1e-5
     figures = [
-        json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        json.loads((folder / "run" / "test_report.json").read_text(encoding="utf-8"))
         for folder in (one, tmp_path)
     ]
-    assert figures[0]["test"]["confusion"] == figures[1]["test"]["confusion"]
-    assert figures[0]["test"]["loss"] == pytest.approx(
-        figures[1]["test"]["loss"], abs=1e-4
-    )
+    assert figures[0]["confusion"] == figures[1]["confusion"]
+    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], abs=1e-4)
     weights = [
         load_file(folder / "run" / "best" / "model.safetensors")
         for folder in (one, tmp_path)

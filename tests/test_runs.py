@@ -691,14 +691,47 @@ def test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside(
 
 
 def test_a_crash_while_the_classifier_is_replaced_is_healed(
-    finished, one, recipe, tokens, no_training
+    three, tokens, whole, tmp_path
 ):
-    """Between the two renames: the old one is away, and the new one is not there."""
-    before = contents(finished)
-    (finished / "best").rename(finished / f"{storage.REPLACED}best")
-    (finished / f"{storage.PARTIAL}best-123").mkdir()
-    assert_same_run(train(load_model(recipe), tokens, recipe, finished), one)
-    assert contents(finished) == before
+    """The old one is gone, the new one has no name yet: a checkpoint has it."""
+    train(load_model(three), tokens, three, tmp_path, steps=7)
+    before = contents(tmp_path / "best")
+    (tmp_path / "best").rename(tmp_path / f"{storage.PARTIAL}old-best")
+    (tmp_path / f"{storage.PARTIAL}best-123").mkdir()
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    assert contents(tmp_path / "best") == before
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "best",
+        "checkpoints",
+        "run.json",
+    }
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_a_crash_while_a_finished_run_is_replaced_makes_no_mixture(
+    finished, one, recipe, three, tokens, whole, monkeypatch
+):
+    """best/ is the new run's, run.json the old one's: neither is called finished."""
+
+    class Killed(BaseException):
+        pass
+
+    def dies(path, text):
+        raise Killed if path.name == "history.csv" else AssertionError(path)
+
+    train(load_model(three), tokens, three, finished, resume=False, steps=14)
+    real = storage.save_text
+    monkeypatch.setattr(
+        storage,
+        "save_text",
+        lambda path, text: (dies if path.parent == finished else real)(path, text),
+    )
+    with pytest.raises(Killed):
+        train(load_model(three), tokens, three, finished)
+    monkeypatch.undo()
+    with pytest.raises(ResumeError, match="unfinished run of another kind"):
+        train(load_model(recipe), tokens, recipe, finished)
+    assert_same_run(train(load_model(three), tokens, three, finished), whole)
 
 
 def test_a_run_that_died_before_its_first_classifier_owns_its_folder(

