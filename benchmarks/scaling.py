@@ -36,7 +36,7 @@ def traffic(processes: int, parameters: int) -> float:
 
 
 def measured(processes: int) -> dict:
-    """Measure a step of `mini` on the sample, with one thread per process."""
+    """Measure the milliseconds of a step of `mini`, with one thread per process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -106,7 +106,7 @@ def accumulated_step(model, batch, optimizer):
 
 
 def late_zero_grad_step(model, batch, optimizer):
-    """The gradients of the step before live through the forward pass."""
+    """Take a step that clears the gradients only after the forward pass."""
     loss = loss_of(model, batch, len(batch["labels"]))
     optimizer.zero_grad()
     loss.backward()
@@ -115,7 +115,7 @@ def late_zero_grad_step(model, batch, optimizer):
 
 
 def kept_outputs_step(model, batch, optimizer):
-    """The model's outputs live on, as in a loop that gives them a name."""
+    """Take a step that keeps the model's outputs, as a loop with a name for them."""
     labels = batch.pop("labels")
     outputs = model(**batch)
     loss = F.cross_entropy(outputs.logits, labels)
@@ -126,7 +126,7 @@ def kept_outputs_step(model, batch, optimizer):
 
 
 def own_loss_step(model, batch, optimizer):
-    """The loss that the model itself computes."""
+    """Take a step with the loss that the model itself computes."""
     loss = model(**batch).loss
     loss.backward()
     optimizer.step()
@@ -135,7 +135,7 @@ def own_loss_step(model, batch, optimizer):
 
 
 def zeroed_gradients_step(model, batch, optimizer):
-    """The same with gradients that stay, as zeros: PyTorch's default before 2.0."""
+    """Take the same step, but set gradients to zero: PyTorch's default before 2.0."""
     loss = model(**batch).loss
     loss.backward()
     optimizer.step()
@@ -144,13 +144,13 @@ def zeroed_gradients_step(model, batch, optimizer):
 
 
 def next_token_step(model, batch, optimizer):
-    """The loss of predicting each next token."""
+    """Take a step that predicts each next token."""
     ids = batch["input_ids"]
     return own_loss_step(model, {"input_ids": ids, "labels": ids}, optimizer)
 
 
 def forward_pass(model, batch, optimizer):
-    """No training: one forward pass, as for an evaluation."""
+    """Run one forward pass without training, as in evaluation."""
     model.eval()
     del batch["labels"]
     with torch.no_grad():
@@ -256,7 +256,7 @@ def changed(*patches):
 
 
 def reserved_mib(found: Trace) -> float:
-    """MiB that the allocator reserves at most, without a limit."""
+    """Return the most MiB that the allocator reserves, without a limit."""
     return replay(found.events, CachingAllocator()).max_reserved / MIB
 
 
@@ -270,7 +270,7 @@ def loading() -> float:
 
 
 def inference(config, length: int) -> float:
-    """MiB reserved by one forward pass of 8 rows."""
+    """Return the MiB reserved by one forward pass of 8 rows."""
     with changed(*OF_2019):
         return reserved_mib(trace(forward_pass, config, [(8, length)], OptionsOf2019()))
 
