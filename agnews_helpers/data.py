@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from .plumbing.errors import DataError
 from .plumbing.hub import FILES, from_hub
-from .plumbing.tables import find_table, plain_label, read_text, read_texts, row_error
+from .plumbing.tables import decode_file, find_table, plain_label, read_texts, row_error
 from .profiles import PROFILES
 from .recipe import HUB_DATA, LABELS, Recipe
 
@@ -113,7 +113,7 @@ def _listed_classes(folder):
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    names = [plain_label(line) for line in read_text(path).splitlines()]
+    names = [plain_label(line) for line in decode_file(path).splitlines()]
     names = [name for name in names if name]
     if len({name.casefold() for name in names}) < max(2, len(names)):
         raise DataError(f"{path} must name two classes or more, one a line, each once.")

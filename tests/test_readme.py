@@ -191,7 +191,7 @@ def test_a_benchmark_says_what_it_needs():
 def test_the_program_runs(reader, monkeypatch):
     [program] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(compile(program, "README.md", "exec"), {})
-    assert Path("runs/program/model.safetensors").is_file()
+    assert Path("runs/program/best/model.safetensors").is_file()
 
 
 def test_the_links_lead_somewhere():

@@ -94,15 +94,15 @@ def my_share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         The same names.
     """
     state = process_state()
-    rank, world = state.process_index, state.num_processes
-    share = {name: tensor[rank::world] for name, tensor in batch.items()}
-    if len(share["labels"]) == 0:
-        share = {name: tensor[:1] for name, tensor in batch.items()}
-        share["labels"] = torch.full_like(share["labels"], IGNORED_LABEL)
-    return {
-        name: tensor.to(state.device, non_blocking=True)
-        for name, tensor in share.items()
-    }
+    rows = slice(state.process_index, None, state.num_processes)
+    has_rows = state.process_index < len(batch["labels"])
+    share = {}
+    for name, tensor in batch.items():
+        part = tensor[rows] if has_rows else tensor[:1]
+        if name == "labels" and not has_rows:
+            part = torch.full_like(part, IGNORED_LABEL)
+        share[name] = part.to(state.device, non_blocking=True)
+    return share
 
 
 def over_processes(tensor: torch.Tensor, operation: str) -> torch.Tensor:

@@ -188,7 +188,7 @@ def _read_table(path):
     raise DataError(f"{path} must end in .csv, .tsv, .jsonl or .parquet.")
 
 
-def read_text(path: Path) -> str:
+def decode_file(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 with a byte-order mark.
 
     Parameters
@@ -222,7 +222,7 @@ def read_text(path: Path) -> str:
 
 def _parse_csv(path, kind):
     """Parse CSV or TSV, and note the line on which each row begins."""
-    text = read_text(path)
+    text = decode_file(path)
     separator = FIRST_SEPARATOR.match(text.lstrip(" \r\n"))[1] or ","
     if kind == "tsv":
         separator = "\t"
@@ -254,7 +254,7 @@ def _parse_csv(path, kind):
 def _parse_json_lines(path):
     """Parse JSON lines; the columns are the names that any of the objects has."""
     rows = {}
-    for line, content in enumerate(LINE_END.split(read_text(path)), 1):
+    for line, content in enumerate(LINE_END.split(decode_file(path)), 1):
         try:
             if content.strip():
                 rows[line] = {**json.loads(content)}
