@@ -415,8 +415,9 @@ def test_a_model_made_by_hand_is_known_by_its_shapes(three, tokens, tmp_path):
 
 def test_resume_false_discards_an_unfinished_run(three, tokens, whole, tmp_path):
     train(load_model(three), tokens, three.replace(epochs=4), tmp_path, steps=7)
-    run = train(load_model(three), tokens, three, tmp_path, resume=False)
-    assert_same_run(run, whole)
+    train(load_model(three), tokens, three, tmp_path, resume=False, steps=2)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000002"]
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
 def test_resume_true_needs_a_run(three, tokens, tmp_path, no_training):
@@ -839,8 +840,9 @@ def test_an_unfinished_run_of_version_2_can_be_discarded(
     version_2, three, tokens, whole
 ):
     before = contents(version_2)
-    run = train(load_model(three), tokens, three, version_2, resume=False)
-    assert_same_run(run, whole)
+    train(load_model(three), tokens, three, version_2, resume=False, steps=1)
+    assert [path.name for path in find_checkpoints(version_2)] == ["step-00000001"]
+    assert_same_run(train(load_model(three), tokens, three, version_2), whole)
     now = contents(version_2)
     assert "checkpoints" not in now
     # Its classifier is not ours to delete, and not taken for the new one.
