@@ -283,7 +283,8 @@ def _train(options):
     tokens = batching.tokenize(news, tokenizer, recipe)
     lengths = [n for split in tokens.values() for n in split["length"][:]]
     if cut := lengths.count(recipe.max_length):
-        state.print(f"note: {cut:,} texts are cut after {recipe.max_length} tokens.")
+        limit = f"{recipe.max_length} tokens or more: what is beyond is cut off"
+        state.print(f"note: {cut:,} texts have {limit}.")
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,
