@@ -86,6 +86,7 @@ def test_a_folder_that_was_replaced_is_deleted(tmp_path):
     assert sorted(contents(tmp_path)) == ["best", "best/manifest.json", "best/new"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no limit on a file's size")
 def test_a_disk_that_is_really_full(tmp_path):
     code = """if True:
