@@ -749,9 +749,6 @@ def test_a_reader_that_is_gone_is_no_traceback():
 
 
 def test_what_a_launcher_left_behind_is_named(small, tmp_path, monkeypatch, capsys):
-    from accelerate.state import PartialState
-
-    PartialState._reset_state()
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
     assert "LOCAL_RANK is set" in capsys.readouterr().err
