@@ -13,6 +13,8 @@ from .plumbing.errors import InvalidValue
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches per window that is sorted by length
+# Tokenizing or predicting fewer rows takes some seconds.
+PROGRESS_BAR_FROM_ROWS = 1_000
 # More at once is slower on a CPU with two cores and needs more memory on a GPU.
 EVALUATION_TOKENS = 2048
 Batches = list[list[int]]  # the row indices of each batch
@@ -51,7 +53,8 @@ def tokenize(
         return DatasetDict(splits)
     texts = news["text"][:]
     ids = []
-    for start in trange(0, len(texts), 1000, desc="tokenize", delay=5):
+    quiet = len(texts) <= PROGRESS_BAR_FROM_ROWS
+    for start in trange(0, len(texts), 1000, desc="tokenize", disable=quiet):
         ids += tokenizer(
             texts[start : start + 1000],
             truncation=True,

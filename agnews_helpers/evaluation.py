@@ -10,7 +10,12 @@ from pandas import DataFrame
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batching import make_loader, sorted_batches, tokenize
+from .batching import (
+    PROGRESS_BAR_FROM_ROWS,
+    make_loader,
+    sorted_batches,
+    tokenize,
+)
 from .model import (
     check_model_and_tokenizer,
     class_names,
@@ -62,8 +67,8 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        quiet = not state.is_main_process
-        progress = tqdm(batches, desc="predict", delay=5, disable=quiet)
+        quiet = len(split) <= PROGRESS_BAR_FROM_ROWS or not state.is_main_process
+        progress = tqdm(batches, desc="predict", disable=quiet)
         for indices, batch in zip(progress, loader):
             output = model(
                 input_ids=batch["input_ids"].to(model.device),

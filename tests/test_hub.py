@@ -14,7 +14,7 @@ import pytest
 from hub_server import make_repositories, serve
 
 from agnews_helpers import HubUnreachable, Recipe
-from agnews_helpers.data import SAMPLE, _read_folder
+from agnews_helpers.data import _read_folder
 from agnews_helpers.plumbing import hub as hub_module
 from agnews_helpers.plumbing.hub import FILES, in_cache
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
@@ -30,7 +30,7 @@ def repositories(tmp_path_factory):
 
     The profile `laptop` draws 800 of these 1,200 rows.
     """
-    frames = _read_folder(SAMPLE, Recipe())[1:]
+    frames = _read_folder(Recipe(data="sample"))[1:]
     rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
     rows = {
         split: {
@@ -378,7 +378,7 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_distilbert_itself_trains_within_4_gib(tmp_path):
-    frames = _read_folder(SAMPLE, Recipe())[1:]
+    frames = _read_folder(Recipe(data="sample"))[1:]
     rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
     size = dict(dim=768, n_layers=6, n_heads=12, hidden_dim=3072)
     folder = make_repositories(tmp_path / "hub", rows, **size)
@@ -410,7 +410,7 @@ def test_distilbert_itself_trains_within_4_gib(tmp_path):
 def parameters(folder) -> int:
     from safetensors import safe_open
 
-    with safe_open(folder / "model.safetensors", framework="numpy") as weights:
+    with safe_open(folder / "best" / "model.safetensors", framework="numpy") as weights:
         return sum(
             math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()
         )
