@@ -85,12 +85,13 @@ def _dropout(layer, input):
     return input * (keep * (1 / (1 - layer.p)))
 
 
-def _mask(attention_mask, **_):
+def _mask(attention_mask, dtype=torch.float32, **_):
     """Turn a padding mask, [rows, tokens], into summands of the attention scores."""
     if attention_mask is None or attention_mask.all():
         return None
     padding = ~attention_mask[:, None, None, :].bool()
-    return padding * torch.finfo(torch.float32).min
+    # PyTorch 2.13 misreads a float32 mask of float64 scores, without an error.
+    return padding.to(dtype) * torch.finfo(dtype).min
 
 
 def _attention(
