@@ -233,8 +233,7 @@ def padded_tokens(
     int
         The sum of rows times length over all batches.
     """
-    total = 0
-    for batch in batches:
-        length = pad_to or max(lengths[index] for index in batch)
-        total += len(batch) * length
-    return total
+    return sum(
+        len(batch) * (pad_to or max(lengths[index] for index in batch))
+        for batch in batches
+    )

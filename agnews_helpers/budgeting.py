@@ -174,9 +174,7 @@ def full_run_hours(
     return seconds and recipe.epochs * seconds * rows / len(lengths) / 3600
 
 
-def card_report(
-    recipe: Recipe, card: Card, system: str, attention: str = "sdpa", table: bool = True
-) -> dict:
+def card_report(recipe: Recipe, card: Card, system: str) -> dict:
     """Collect everything that ``agnews budget`` says. A bar shows the progress.
 
     Parameters
@@ -187,10 +185,6 @@ def card_report(
         On which card.
     system : str
         ``"linux"`` (no display), ``"linux-desktop"`` or ``"windows"``.
-    attention : str
-        ``"sdpa"`` or ``"eager"``.
-    table : bool
-        Whether to search for the largest batch of each length.
 
     Returns
     -------
@@ -203,40 +197,26 @@ def card_report(
         As for `vram_budget.step_budget`.
     """
     config = config_for(recipe.model)
-    options = options_of(recipe, card, attention)
+    options = options_of(recipe, card)
     length = recipe.max_length
     step = training_step(recipe.micro_batch_size)
     case = (step, config, recipe.batch_size, length, options, card, system)
     savings = memory_savings(*case, in_parts=training_step).dropna()
-    savings["flag"] = savings.index.map(_flag)
-    largest = {}
-    if table:
-        at_once = replace(options, scalable=True)
-        lengths = sorted(n for n in {*LENGTHS, length} if n <= length)
-        for n in tqdm(lengths, leave=False):
-            largest[n] = largest_batch(
-                training_step(), config, n, at_once, card, system
-            )
+    at_once = (replace(options, scalable=True), card, system)
+    lengths = sorted(n for n in {*LENGTHS, length} if n <= length)
+    largest = {
+        n: largest_batch(training_step(), config, n, *at_once)
+        for n in tqdm(lengths, leave=False)
+    }
     return {
         **asdict(recipe),
         **asdict(step_budget(*case)),
         "card": f"{card.name}, {card.vram_gib:.2f} GiB",
         "system": system,
-        "attention": attention,
         "hours": full_run_hours(config, TOKENS * 50, recipe, card),
         "largest_batch": largest,
         "memory_savings": savings.reset_index().to_dict("records"),
     }
-
-
-def _flag(change):
-    """Return the flag of ``agnews train`` for a change of `memory_savings`."""
-    words = change.split()
-    if change.startswith("two parts of"):
-        return f"--micro-batch-size {words[3]}"
-    if change.endswith("autocast"):
-        return f"--precision {words[0]}"
-    return "--gradient-checkpointing" if change.startswith("layers") else ""
 
 
 def print_report(figures: dict) -> None:
@@ -248,15 +228,12 @@ def print_report(figures: dict) -> None:
         From `card_report`.
     """
     verdict = figures["verdict"]
-    told = VERDICTS[verdict]
+    outcome = VERDICTS[verdict]
     if figures["at_best"] != verdict:
-        told += f"; if {figures['system']} takes little of the card, it fits"
-    savings = pd.DataFrame(figures["memory_savings"])
-    flags = savings.query("verdict == 'fits' and flag != ''")["flag"]
+        outcome += f"; if {figures['system']} takes little of the card, it fits"
     advice = "agnews train with these flags"
     if verdict != "fits":
-        smaller = "a smaller --batch-size or --max-length"
-        advice += f" and {', or '.join([*flags, smaller])}"
+        advice = "a change below that fits, or a smaller --batch-size or --max-length"
     hours = figures["hours"]
     time = "unknown: this card's speed is not in the list"
     if hours:
@@ -265,20 +242,23 @@ def print_report(figures: dict) -> None:
             "114,000 rows like AG News'"
         )
     least, most = figures["usable"]
-    print(f"verdict    {told}")
+    print(f"verdict    {outcome}")
     print(f"next       {advice}")
     print(
-        "step       {batch_size} rows x {max_length} tokens, {attention} attention, "
-        "{precision}\ncard       {card}".format(**figures)
+        "step       {batch_size} rows x {max_length} tokens, {precision}\n"
+        "card       {card}".format(**figures)
     )
     print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
     print(
         "needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the "
         "peak: {peak}".format(**figures)
     )
-    print(f"time       {time}\n\none change alone, in MiB, and its flag:")
+    print(
+        f"time       {time}\n\none change alone, in MiB (--micro-batch-size, "
+        "--gradient-checkpointing, --precision):"
+    )
+    savings = pd.DataFrame(figures["memory_savings"])
     print(savings.round().to_string(index=False))
-    if figures["largest_batch"]:
-        print("\nlargest batch, by tokens per row:")
-        table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])
-        print(table.T.to_string())
+    print("\nlargest batch, by tokens per row:")
+    table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])
+    print(table.T.to_string())

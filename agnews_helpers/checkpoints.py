@@ -9,8 +9,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -167,13 +167,10 @@ class State:
         steps = self.step_seconds[1:] or self.step_seconds
         if not steps:
             return ""
-        minutes = statistics.fmean(steps) * self.total_steps / 60
-        duration = f"{minutes:.1f} minutes"
-        if minutes >= 90:
-            duration = f"{minutes / 60:.1f} hours"
+        seconds = round(statistics.fmean(steps) * self.total_steps)
         return (
             f"At this pace all {self.epochs} epochs of {self.rows:,} training rows "
-            f"take about {duration}, validation left out."
+            f"take about {timedelta(seconds=seconds)} (h:mm:ss), validation left out."
         )
 
 
@@ -214,10 +211,10 @@ def _generators(device):
 def write_checkpoint(
     folder: Path,
     model: PreTrainedModel,
-    training: dict[str, Any],
+    training: dict,
     state: State,
-    facts: dict[str, Any],
-    write_best: Callable[[Path], object] | None,
+    facts: dict,
+    write_best: Callable | None,
 ) -> Path:
     """Write this moment of a run.
 
@@ -302,7 +299,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     load_model(model, folder / WEIGHTS, device=str(model.device))
 
 
-def read_progress(path: Path) -> dict[str, Any]:
+def read_progress(path: Path) -> dict:
     """Read what a checkpoint says about its run.
 
     Parameters

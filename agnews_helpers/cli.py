@@ -10,7 +10,7 @@ from typing import NoReturn, get_args
 import vram_budget
 
 from . import __version__
-from .plumbing.errors import AgnewsError, InvalidValue, ResumeError, SaveError
+from .plumbing.errors import AgnewsError, InvalidValue, SaveError
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
@@ -82,8 +82,7 @@ def _path(text):
 
 def _parser():
     """Make the parser of all commands."""
-    about = "Fine-tune DistilBERT on AG News; see README.md."
-    parser = _Parser("agnews", description=about)
+    parser = _Parser("agnews", description="Fine-tune DistilBERT; see README.md.")
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -136,23 +135,13 @@ def _recipe_flags(command, names):
 
 def _budget_flags(command):
     """Add the flags of `agnews budget`."""
-    card = command.add_mutually_exclusive_group()
-    card.add_argument(
+    command.add_argument(
         "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
-    )
-    card.add_argument(
-        "--vram-gib", type=float, help="memory of a card that is not in the list"
     )
     command.add_argument(
         "--system",
         default="windows" if os.name == "nt" else "linux-desktop",
         help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    )
-    command.add_argument(
-        "--attention", default="sdpa", help="sdpa or eager (default: %(default)s)"
-    )
-    command.add_argument(
-        "--no-table", action="store_true", help="do not search the largest batches"
     )
     _json_flag(command)
     _recipe_flags(command, BUDGET_FIELDS.split())
@@ -225,8 +214,7 @@ def _doctor(options):
         print(f"{hardware.describe_machine()}\n")
         checks = list(doctor.examine())
     except ImportError as error:
-        remedy = "Install the project as README.md says."
-        print(f"[FAIL] {error}. {remedy}")
+        print(f"[FAIL] {error}. Install the project as README.md says.")
         return 1, {}
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
@@ -236,41 +224,26 @@ def _doctor(options):
 
 def _budget(options):
     """Say whether a training step fits a card, and what else would."""
-    from vram_budget.cards import GTX_1650_TI, Card, find_card
+    from vram_budget.cards import GTX_1650_TI, find_card
 
     from .budgeting import card_report, print_report
     from .hardware import check_precision, this_card
 
     recipe = Recipe(**_flags(options))
-    gib = options.vram_gib
-    if gib is None:
-        named = options.card is not None
-        card = find_card(options.card) if named else this_card() or GTX_1650_TI
-        check_precision(recipe.precision, "cuda", card)
-    elif 0 < gib <= 1024:
-        card = Card(f"a card with {gib:g} GiB", gib, (7, 5), 0)
-    else:
-        raise InvalidValue(
-            f"--vram-gib is {gib:g}; it must be above 0 and at most 1024."
-        )
-    figures = card_report(
-        recipe, card, options.system, options.attention, not options.no_table
-    )
+    named = options.card is not None
+    card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    check_precision(recipe.precision, "cuda", card)
+    figures = card_report(recipe, card, options.system)
     print_report(figures)
     return 0, figures
 
 
 def _train(options):
     """Train a classifier, or resume its training; then test it."""
-    from . import batching, checkpoints, data, evaluation, model, runs, training
+    from . import batching, data, evaluation, model, runs, training
     from .plumbing.processes import process_state
 
     folder = options.output_dir
-    if options.resume is None and checkpoints.find_checkpoints(folder):
-        raise ResumeError(
-            f"{folder} holds an unfinished run. Resume it with --resume, or discard it "
-            "with --no-resume."
-        )
     if options.resume:  # with the recipe that it began with
         recipe = runs.recipe_of_run(folder).replace(**_flags(options))
     else:
@@ -281,10 +254,9 @@ def _train(options):
     atexit.register(state.destroy_process_group)
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
     tokens = batching.tokenize(news, tokenizer, recipe)
-    lengths = [n for split in tokens.values() for n in split["length"][:]]
-    if cut := lengths.count(recipe.max_length):
-        limit = f"{recipe.max_length} tokens or more: what is beyond is cut off"
-        state.print(f"note: {cut:,} texts have {limit}.")
+    limit = recipe.max_length
+    if cut := sum(split["length"][:].count(limit) for split in tokens.values()):
+        state.print(f"note: {cut:,} texts reach {limit} tokens, where they are cut.")
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,
@@ -356,7 +328,7 @@ def _label_file(options):
     from .plumbing.tables import read_texts
 
     target = options.output
-    if os.path.lexists(target) or target.suffix.lower() != ".csv":
+    if target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
     print(f"{options.file.name} · {read.layout}")

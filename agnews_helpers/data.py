@@ -128,12 +128,19 @@ def _classes(train):
     if any(counts.keys() == coding.keys() for coding in _codings(LABELS)):
         return LABELS
     if len(counts) < 2:
-        name = labels.iloc[0][:40]
-        raise DataError(f"{train.path} has one label, {name!r}; it takes two or more.")
+        raise DataError(
+            f"{train.path} has one label, {labels.iloc[0][:40]!r}; it takes two or "
+            "more."
+        )
     rarest = min(counts, key=counts.get)
     if counts[rarest] < MIN_ROWS_PER_CLASS:
-        rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
-        raise _label_error(train.path, folded, rarest, counts.keys() - {rarest}, rule)
+        raise _label_error(
+            train.path,
+            folded,
+            rarest,
+            counts.keys() - {rarest},
+            f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it",
+        )
     names = sorted(labels[~folded.duplicated()], key=str.casefold)
     return sorted(names, key=lambda name: len(name) if name.isdecimal() else 99)
 
@@ -176,8 +183,13 @@ def _decode(read, coding):
     labels = read.rows["label"].map(str.casefold)
     for label in labels:
         if label not in coding:
-            rule = f"the classes are {', '.join(coding)}"
-            raise _label_error(read.path, labels, label, coding, rule)
+            raise _label_error(
+                read.path,
+                labels,
+                label,
+                coding,
+                f"the classes are {', '.join(coding)}",
+            )
     return read.rows.assign(label=labels.map(coding))
 
 
@@ -185,7 +197,7 @@ def _draw(split, frame, n, recipe):
     """Draw as many rows as the recipe asks for, the same share of each class."""
     wanted = n or max(1, len(frame))
     # The number of a profile is a maximum.
-    is_maximum = n == PROFILES[recipe.profile][f"{split}_rows"]
+    is_maximum = n == PROFILES[recipe.profile].get(f"{split}_rows")
     if frame.empty or wanted > len(frame) and not is_maximum:
         raise DataError(
             f"{split}_rows is {wanted:,}, but {recipe.data} has only {len(frame):,} "

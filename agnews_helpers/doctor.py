@@ -104,8 +104,12 @@ def _kernel():
     program = KernelSpecManager().get_kernel_spec(KERNEL_NAME).argv[0]
     # A program without a folder is the Python that starts the kernel.
     ok = Path(program).parent in (Path(), Path(sys.executable).parent)
-    remedy = "Run: python -m ipykernel install --sys-prefix"
-    return Check("Jupyter kernel", ok, f"{KERNEL_NAME} is {program}", remedy)
+    return Check(
+        "Jupyter kernel",
+        ok,
+        f"{KERNEL_NAME} is {program}",
+        "Run: python -m ipykernel install --sys-prefix",
+    )
 
 
 def _card():
@@ -121,8 +125,12 @@ def _card():
         f"{torch.cuda.get_device_name()}, {free:,.0f} MiB free; 8 rows of 358 tokens "
         f"take {STEP_MIB:,} (predicted)"
     )
-    remedy = "Close what else uses the card (nvidia-smi lists it), also other kernels."
-    return Check("CUDA", free >= STEP_MIB, found, remedy)
+    return Check(
+        "CUDA",
+        free >= STEP_MIB,
+        found,
+        "Close what else uses the card (nvidia-smi lists it), also other kernels.",
+    )
 
 
 def _disk(profile):
@@ -139,5 +147,9 @@ def _source(what, name):
         return Check(what, True, name)
     if name == HUB_DATA or (what == "model" and HUB_ID.match(name)):
         return Check(what, None, f"{name}, from the Hugging Face Hub or its cache")
-    remedy = f"Set AGNEWS_{what.upper()} to an existing folder."
-    return Check(what, False, f"there is no folder {name}", remedy)
+    return Check(
+        what,
+        False,
+        f"there is no folder {name}",
+        f"Set AGNEWS_{what.upper()} to an existing folder.",
+    )

@@ -70,11 +70,9 @@ def predict_logits(
         quiet = len(split) <= PROGRESS_BAR_FROM_ROWS or not state.is_main_process
         progress = tqdm(batches, desc="predict", disable=quiet)
         for indices, batch in zip(progress, loader):
-            output = model(
-                input_ids=batch["input_ids"].to(model.device),
-                attention_mask=batch["attention_mask"].to(model.device),
-            )
-            logits[indices] = output.logits.float().cpu()
+            names = ("input_ids", "attention_mask")
+            inputs = {name: batch[name].to(model.device) for name in names}
+            logits[indices] = model(**inputs).logits.float().cpu()
     finally:
         model.train(was_training)
     # The rows that other processes computed are zero in this one.
@@ -287,15 +285,13 @@ def score(
     Raises
     ------
     InvalidValue
-        If a logit is NaN or a label is out of range.
+        If a label is out of range.
     """
     from scipy.special import log_softmax
     from sklearn import metrics
 
     names = np.array(names)
     _check_labels(labels, len(names))
-    if np.isnan(logits).any():
-        raise InvalidValue("Some logits are NaN: the model's weights are damaged.")
     log_p = log_softmax(logits, axis=1)
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)

@@ -4,9 +4,8 @@ Notebooks 01 and 04.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -20,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .plumbing import storage
-from .plumbing.errors import Damaged, InvalidValue
+from .plumbing.errors import InvalidValue
 from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
@@ -179,9 +178,7 @@ def check_model_and_tokenizer(
 
 
 @contextmanager
-def gradient_checkpointing(
-    model: PreTrainedModel, enabled: bool = True
-) -> Iterator[None]:
+def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iterator:
     """Context manager: recompute activations in the backward pass, do not store them.
 
     Parameters
@@ -262,8 +259,7 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
         If the data has a class that the model does not know.
     """
     known = [name.casefold() for name in class_names(model)]
-    label = split.features["label"]
-    names = getattr(label, "names", None) or class_names(model)
+    names = getattr(split.features["label"], "names", None) or class_names(model)
     if known[0] == "label_0" and len(names) == len(known):
         return list(range(len(known)))
     folded = [name.casefold() for name in names]
@@ -278,13 +274,17 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
 @contextmanager
 def _quiet(folder):
     """Silence transformers' report of a new head, and the progress bar of a folder."""
-    with ExitStack() as afterwards:
-        afterwards.callback(logging.set_verbosity, logging.get_verbosity())
-        logging.set_verbosity_error()
-        if logging.is_progress_bar_enabled() and Path(folder).is_dir():
-            afterwards.callback(logging.enable_progress_bar)
-            logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    has_bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if Path(folder).is_dir():
+        logging.disable_progress_bar()
+    try:
         yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def write_classifier(
@@ -342,11 +342,9 @@ def load_classifier(
                 f"{folder} holds no trained classifier (no {name}). {remedy}"
             )
     if facts and not facts.get("finished"):
-        epoch = facts.get("epoch")
-        progress = f"epoch {epoch}" if epoch else f"{facts.get('steps', 0):,} steps"
         print(
             f"note: the run that wrote {folder} is not finished; this is its "
-            f"classifier after {progress}."
+            f"classifier after {facts.get('steps', 0):,} steps."
         )
     # Version 2 noted the checksums in its record; since then best/ has a manifest.
     sums = None if "format" in facts else facts.get("files", {})
@@ -377,16 +375,19 @@ def source_files(name: str) -> list[Path]:
     list of Path
         Configuration and weights; empty if there are none.
     """
-    if name and Path(name).is_dir():
-        patterns = ("config.json", "*.safetensors", "*.bin")
-        return sorted(path for kind in patterns for path in Path(name).glob(kind))
     if not name:
         return []
+    if Path(name).is_dir():
+        return sorted(
+            path
+            for path in Path(name).iterdir()
+            if path.suffix in (".safetensors", ".bin") or path.name == "config.json"
+        )
     cached = [try_to_load_from_cache(name, file) for file in MODEL_FILES]
     return [Path(path) for path in cached if isinstance(path, str)]
 
 
-def run_facts(folder: str | Path) -> dict[str, Any]:
+def run_facts(folder: str | Path) -> dict:
     """Return what `train` noted about the run that trained a classifier.
 
     Parameters
@@ -409,12 +410,6 @@ def run_facts(folder: str | Path) -> dict[str, Any]:
     if folder.name == storage.BEST and not record.is_file():
         record = folder.parent / storage.RUN_FILE
     version_2 = folder / VERSION_2_RECORD
-    try:
-        if record.is_file():
-            return storage.read_record(record)
-        return storage.read_json(version_2) if version_2.is_file() else {}
-    except Damaged as error:
-        raise Damaged(
-            f"{error}. It describes a run: rename it; the classifier can be used "
-            "without it."
-        ) from error
+    if record.is_file():
+        return storage.read_record(record)
+    return storage.read_json(version_2) if version_2.is_file() else {}

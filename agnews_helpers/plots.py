@@ -49,12 +49,12 @@ OUTSIDE = "outside right center"  # the place of a legend
 
 
 @_styled
-def masks(panels: dict[str, np.ndarray], unit: str = "row") -> np.ndarray:
+def masks(panels: dict, unit: str = "row") -> np.ndarray:
     """Draw arrays of 0 and 1, such as attention masks, on one scale.
 
     Parameters
     ----------
-    panels : dict[str, np.ndarray]
+    panels : dict of np.ndarray
         Title and array, [rows, tokens], of each panel. 1 is blue, 0 is grey.
     unit : str
         What a row of the arrays is.
@@ -83,7 +83,6 @@ def masks(panels: dict[str, np.ndarray], unit: str = "row") -> np.ndarray:
 def bars(
     values: Series | DataFrame,
     unit: str,
-    title: str = "",
     fmt: str = "{:z,.2f}",
     reference: float | None = None,
 ) -> Axes:
@@ -96,8 +95,6 @@ def bars(
         bar for each column.
     unit : str
         Label of the horizontal axis: what is counted or measured.
-    title : str
-        Title of the figure.
     fmt : str
         Format of the numbers.
     reference : float or None
@@ -112,7 +109,6 @@ def bars(
     axes = table.plot.barh(
         figsize=(7.5, 1.0 + 0.2 * len(table) + 0.16 * table.size),
         width=0.8,
-        title=title,
         xlabel=unit,
         legend=False,
     )
@@ -128,16 +124,15 @@ def bars(
 
 
 @_styled
-def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
+def diagram(boxes: dict, arrows: list) -> Axes:
     """Draw boxes with their names and words, and arrows between them.
 
     Parameters
     ----------
-    boxes : dict[str, tuple]
+    boxes : dict of tuple
         x, y and words of each box, by its name; neighbours are 1 apart.
-    arrows : list[tuple]
-        Name of the box where an arrow starts, of the one where it ends, and the words
-        on the arrow.
+    arrows : list of tuple
+        Name of the box where an arrow starts, and of the one where it ends.
 
     Returns
     -------
@@ -154,16 +149,14 @@ def diagram(boxes: dict[str, tuple], arrows: list[tuple]) -> Axes:
     for name, (x, y, words) in boxes.items():
         box = axes.text(x, y, f"{name}\n\n{words}", fontsize=9, bbox=BOX, **CENTRE)
         outlines[name] = box.get_bbox_patch()
-    for start, end, words in arrows:
-        ends = np.array([boxes[end][:2], boxes[start][:2]])
+    for start, end in arrows:
         arrow = {
             "arrowstyle": "-|>",
             "color": ORANGE,
             "patchA": outlines[start],
             "patchB": outlines[end],
         }
-        axes.annotate("", *ends, arrowprops=arrow)
-        axes.text(*ends.mean(axis=0), words, fontsize=9, bbox=WHITE, **CENTRE)
+        axes.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow)
     return axes
 
 
@@ -188,25 +181,23 @@ def training_curves(run: Run) -> np.ndarray:
     """
     _, panels = plt.subplots(1, 3, figsize=(10.0, 3.2))
     left, middle, right = panels
-    loss = run.steps["loss"]
+    loss, epochs = run.steps["loss"], run.history
     left.plot(loss, color=SKY, linewidth=0.8, label="each step")
     left.plot(_mean_of_20(loss), label="mean of 20 steps")
     classes = run.model.config.num_labels
     guessing = f"guessing, ln {classes}"
     left.axhline(math.log(classes), color=GREY, linestyle="--", label=guessing)
-    left.set(title="Training loss", xlabel="step")
-    epochs = run.history
     middle.plot(epochs["train_loss"], "s-", label="training")
     middle.plot(epochs["validation_loss"], "^-", label="validation")
-    middle.set_title("Loss by epoch")
     right.plot(epochs["validation_accuracy"], "o-", color=GREEN, label="validation")
+    left.set(title="Training loss", xlabel="step")
+    middle.set_title("Loss by epoch")
     right.set(title="Accuracy by epoch", ylabel="accuracy", ylim=(0, 1.05))
     plt.setp(panels[:2], ylabel="loss in nats", ylim=(0, None))
     plt.setp(panels[1:], xlabel="epoch", xticks=epochs.index)
-    for axes in panels[1:]:
-        if run.best_epoch:
-            axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
     for axes in panels:
+        if run.best_epoch and axes is not left:
+            axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
         axes.legend()
     return panels
 
@@ -244,46 +235,12 @@ def confusion_matrix(report: Report) -> Axes:
 
 
 @_styled
-def coverage(answers: DataFrame, strangers: list[float]) -> Axes:
-    """Draw how often the most confident answers are right, by how many are accepted.
-
-    Parameters
-    ----------
-    answers : DataFrame
-        ``true``, ``predicted`` and ``confidence``, as in `Report.answers`.
-    strangers : list[float]
-        Confidences of texts that belong to no class; drawn is the share of them that is
-        accepted as well.
-
-    Returns
-    -------
-    Axes
-        The axes.
-    """
-    ranked = answers.sort_values("confidence", ascending=False, kind="stable")
-    right = (ranked["true"] == ranked["predicted"]).expanding().mean()
-    confidences = np.asarray(strangers)
-    taken = [np.mean(confidences >= least) for least in ranked["confidence"]]
-    shares = {"right of those answered": right, "off-topic texts answered, too": taken}
-    percent = 100 * DataFrame(shares)
-    percent.index = 100 * np.arange(1, len(ranked) + 1) / len(ranked)
-    return percent.plot(
-        figsize=(6.0, 3.4),
-        color=[BLUE, RED],
-        style=["-", "--"],
-        xlabel="% of the test rows answered, most confident first",
-        ylabel="%",
-        ylim=(0, 103),
-    )
-
-
-@_styled
-def gallery(losses: dict[str, DataFrame]) -> np.ndarray:
+def gallery(losses: dict) -> np.ndarray:
     """Draw the losses of several recipes, each beside that of the first one in grey.
 
     Parameters
     ----------
-    losses : dict[str, DataFrame]
+    losses : dict of DataFrame
         The loss of every step, with one column per seed, by the title of its panel.
         Drawn is the mean over the seeds and over 20 steps.
 
@@ -350,7 +307,7 @@ def probabilities(table: DataFrame) -> Axes:
 def vram_bars(
     table: DataFrame,
     vram_gib: float,
-    taken_gib: dict[str, float],
+    taken_gib: dict,
 ) -> Axes:
     """Draw the parts of the memory of a training step as stacked bars.
 
@@ -361,7 +318,7 @@ def vram_bars(
         implementation and number of tokens per row (its index).
     vram_gib : float
         Memory of the card in GiB, drawn as a line.
-    taken_gib : dict[str, float]
+    taken_gib : dict of float
         GiB that an operating system takes, by its name; the rest is drawn as a
         line.
 

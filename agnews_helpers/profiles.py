@@ -3,15 +3,15 @@
 import os
 from typing import Any
 
-from .plumbing import hub
 from .plumbing.errors import HubUnreachable, InvalidValue
+from .plumbing.hub import hub_status
 from .recipe import HUB_DATA, HUB_MODEL, PROFILE_NAMES, Recipe
 
 # What each profile changes; everything else is the recipe's default.
 PROFILES = {
-    "offline": dict(model="mini", data="sample", train_rows=None, test_rows=None),
-    "laptop": dict(model=HUB_MODEL, data=HUB_DATA, train_rows=800, test_rows=400),
-    "full": dict(model=HUB_MODEL, data=HUB_DATA, train_rows=None, test_rows=None),
+    "offline": {"model": "mini", "data": "sample"},
+    "laptop": {"train_rows": 800, "test_rows": 400},
+    "full": {},
 }
 TEXT_VARIABLES = ("model", "data", "label_column", "text_columns")
 NUMBER_VARIABLES = ("train_rows", "test_rows")
@@ -45,11 +45,12 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     asked = overrides.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
     profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
     if profile not in PROFILE_NAMES:
-        allowed = f"it must be one of {', '.join(PROFILE_NAMES)}"
-        raise InvalidValue(f"{source} is {profile!r}; {allowed}.")
+        raise InvalidValue(
+            f"{source} is {profile!r}; it must be one of {', '.join(PROFILE_NAMES)}."
+        )
     recipe = Recipe(profile, **PROFILES[profile] | environment_overrides() | overrides)
     if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:
-        status = hub_status()
+        status = hub_status(HUB_MODEL, HUB_DATA)
         if not status.usable:
             raise HubUnreachable(
                 f"The profile '{profile}' needs the Hugging Face Hub, and "
@@ -59,7 +60,7 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     return recipe.with_reason(reason)
 
 
-def environment_overrides() -> dict[str, Any]:
+def environment_overrides() -> dict:
     """Return the fields that ``AGNEWS_*`` variables set; an empty one counts as unset.
 
     ``AGNEWS_MODEL``, ``AGNEWS_DATA``, ``AGNEWS_LABEL_COLUMN``, ``AGNEWS_TEXT_COLUMNS``,
@@ -87,22 +88,9 @@ def environment_overrides() -> dict[str, Any]:
     return values
 
 
-def hub_status() -> hub.HubStatus:
-    """Say whether the recipe's model and data can be had from the Hub or its cache.
-
-    The network is asked once per process.
-
-    Returns
-    -------
-    HubStatus
-        ``usable`` (bool) and ``reason`` (str).
-    """
-    return hub.hub_status(HUB_MODEL, HUB_DATA)
-
-
 def _choose_profile():
     """Return the profile that fits this machine, and why."""
-    status = hub_status()
+    status = hub_status(HUB_MODEL, HUB_DATA)
     if not status.usable:
         return "offline", status.reason
     import torch  # only now: the answer above needs no torch

@@ -98,7 +98,7 @@ class Recipe:
                 raise InvalidValue(f"Recipe.{name} is {value!r}; it must be {allowed}.")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+    def from_dict(cls, values: dict) -> "Recipe":
         """Make a recipe from the values of its fields, also those of version 1 or 2.
 
         Parameters
@@ -118,7 +118,7 @@ class Recipe:
         names = cls.__annotations__.keys() & values.keys()
         return cls(**{name: values[name] for name in names})
 
-    def to_dict(self, absolute_paths: bool = False) -> dict[str, Any]:
+    def to_dict(self, absolute_paths: bool = False) -> dict:
         """Return the fields as a dict.
 
         Parameters

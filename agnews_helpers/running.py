@@ -4,9 +4,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .plumbing.storage import read_json, save_text
-
-REPORT = Path("runs/agnews/test_report.json")  # written by the notebook that trains
+from .plumbing.storage import save_text
 
 
 def run_notebooks(source: Path, target: Path) -> list[str]:
@@ -40,9 +38,6 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
     target.mkdir(parents=True, exist_ok=True)
     _move_aside(target, [path.stem for path in notebooks])
     failed = [path.stem for path in notebooks if not _run_notebook(path, target)]
-    if (target / REPORT).is_file():
-        accuracy = read_json(target / REPORT)["accuracy"]
-        print(f"accuracy   {accuracy:.1%} on the test rows")
     print(f"FAILED     {', '.join(failed)}" if failed else "all ran to the end")
     return failed
 
@@ -50,8 +45,8 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
 def _move_aside(target, names):
     """Move what earlier runs left in `target` to a time-stamped folder."""
     aside = target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
-    pages = [f"{name}.html" for name in names]
-    for name in ["runs", *pages, *(f"{name}.ipynb" for name in names)]:
+    files = [name + suffix for name in names for suffix in (".html", ".ipynb")]
+    for name in ["runs", *files]:
         if (target / name).exists():
             aside.mkdir(exist_ok=True)
             (target / name).rename(aside / name)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -45,7 +44,7 @@ from .recipe import Recipe
 
 FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 CHECKPOINTS_KEPT = 2
-OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS, storage.RUN_FILE)
 FINISHED_FILES = (
     f"{storage.BEST}/{storage.MANIFEST}",
     storage.HISTORY,
@@ -131,8 +130,7 @@ class OpenRun:
     FolderInUse
         If another process trains into the folder.
     SaveError
-        If the folder cannot be written, holds foreign files under a name of ours, or is
-        on a disk without room for a checkpoint.
+        If the folder cannot be written, or holds foreign files under a name of ours.
     InvalidValue
         If an argument is out of range, or model and tokenizer do not belong together.
     """
@@ -147,8 +145,9 @@ class OpenRun:
         save_minutes: float = 10.0,
     ) -> None:
         if resume not in ("auto", True, False):
-            allowed = "it must be 'auto', True or False"
-            raise InvalidValue(f"resume is {resume!r}; {allowed}.")
+            raise InvalidValue(
+                f"resume is {resume!r}; it must be 'auto', True or False."
+            )
         if not save_minutes > 0:
             raise InvalidValue(f"save_minutes is {save_minutes}; it must be above 0.")
         self.path = Path(output_dir).expanduser()
@@ -157,7 +156,7 @@ class OpenRun:
         self.recipe = recipe
         self.resume = resume
         self.save_minutes = save_minutes
-        self.rows = {name: len(split) for name, split in tokens.items()}
+        self.rows = len(tokens["train"])
         self.identity = identity_of(model, tokens, recipe)
         # Now, because an hour later the Hub may be out of reach.
         self.tokenizer = load_tokenizer(recipe)
@@ -173,7 +172,6 @@ class OpenRun:
             if is_main():
                 self._lock_and_prepare(held)
                 self._choose_start()
-                self._check_room()
             self.is_finished, self.newest = from_main((self.is_finished, self.newest))
             self._held = held.pop_all()
         self.saved_at = time.perf_counter()
@@ -195,24 +193,12 @@ class OpenRun:
             self.checkpoints.mkdir(exist_ok=True)
             self._stat = self.checkpoints.stat()
             held.callback(_remove_if_empty, self.checkpoints)
-            (self.checkpoints / f"{storage.PARTIAL}trial").touch()
         except (OSError, UnicodeError) as error:
-            problem = f"{self.path} cannot be written: {error}"
-            raise SaveError(f"{problem}. {ANOTHER_FOLDER}") from error
+            raise SaveError(
+                f"{self.path} cannot be written: {error}. {ANOTHER_FOLDER}"
+            ) from error
         storage.remove_partial(self.path)
         storage.remove_partial(self.checkpoints)
-
-    def _check_room(self):
-        """Check that the disk has room for a checkpoint."""
-        # Weights, Adam's two means, and a copy of the best weights.
-        needed = 4 * sum(weight.nbytes for weight in self.model.parameters())
-        disk = shutil.disk_usage(self.checkpoints)
-        # Some file systems report no size.
-        if disk.total and disk.free < needed and not self.is_finished:
-            raise SaveError(
-                f"A checkpoint in {self.path} takes {needed / 2**20:,.0f} MiB, and "
-                f"{disk.free / 2**20:,.0f} are free. Make room. {ANOTHER_FOLDER}"
-            )
 
     def _choose_start(self):
         """Look at what is in the folder: nothing, this run, or something else."""
@@ -220,49 +206,45 @@ class OpenRun:
         if not self.resume:
             self._remove_checkpoints()
             return
-        other_run = ""
+        problem = ""
         if self._record.get("finished"):
-            other_run = differences(self._record["identity"], self.identity)
             damaged = storage.damaged_files(self.path / storage.BEST)
             damaged += storage.damaged_files(self.path, self._record["files"])
-            if not other_run and not damaged:
+            problem = differences(self._record["identity"], self.identity)
+            problem = problem or ", ".join(f"{name} is damaged" for name in damaged)
+            if not problem:
                 self.is_finished = True
                 self._remove_checkpoints(self.identity)
                 return
-            if not other_run:
-                print(
-                    f"The finished run in {self.path} is damaged "
-                    f"({', '.join(damaged)}); training it again."
-                )
         self.newest = self._newest_checkpoint()
-        if self.newest is None and other_run:
+        if self.newest is None and problem:
             raise ResumeError(
-                f"{self.path} holds a finished run of another kind: {other_run}. "
+                f"{self.path} holds a finished run, but not this one: {problem}. "
                 f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
                 "one is finished."
             )
         if self.newest is None and self.resume is True:
-            problem = f"{self.path} holds no unfinished run that could be resumed"
-            raise ResumeError(f"{problem}. {START_OVER}")
+            raise ResumeError(
+                f"{self.path} holds no unfinished run that could be resumed. "
+                f"{START_OVER}"
+            )
 
     def _read_record(self):
         """Return what run.json says; refuse foreign files, set a damaged run aside."""
         path = self.path / storage.RUN_FILE
-        foreign = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
+        present = [name for name in OUTPUTS if os.path.lexists(self.path / name)]
+        if not present:
+            return {}
         if path.is_file():
             try:
                 return storage.read_record(path)
             except Damaged as error:
                 if b'"checksum"' in path.read_bytes():
-                    for name in (*foreign, storage.RUN_FILE):
+                    for name in present:
                         storage.set_aside(self.path / name, str(error))
                     return {}
-        if os.path.lexists(path):
-            foreign.append(storage.RUN_FILE)
-        if not foreign:
-            return {}
         raise SaveError(
-            f"{self.path} holds {', '.join(foreign)}, which no run of this version "
+            f"{self.path} holds {', '.join(present)}, which no run of this version "
             f"wrote. {ANOTHER_FOLDER} Or move them away."
         )
 
@@ -337,8 +319,7 @@ class OpenRun:
         recipe = self.recipe
         sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
         if self.newest is None:
-            rows = self.rows["train"]
-            return State(rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
+            return State(self.rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
         state = read_checkpoint(self.newest, self.model, optimizer)
         state.split_sizes += [s for s in sizes if s not in state.split_sizes]
         process_state().print(f"Resuming after {state}.")
@@ -425,12 +406,9 @@ class OpenRun:
         if best.exists() and storage.damaged_files(best):
             storage.set_aside(best, changed)
         storage.write_folder(best, self._best_writer(state))
-        scores = state.history[state.best_epoch - 1] if state.best_epoch else {}
         facts = self._facts() | {
-            "rows": self.rows,
             "steps": len(state.losses),
             "epoch": state.best_epoch,
-            "validation_accuracy": scores.get("validation_accuracy"),
             "finished": run is not None,
         }
         if run:
@@ -538,7 +516,7 @@ def recipe_of_run(folder: str | Path) -> Recipe:
 
 def identity_of(
     model: PreTrainedModel, tokens: Mapping[str, Dataset], recipe: Recipe
-) -> dict[str, Any]:
+) -> dict:
     """Return what decides the course of a run; only an equal one can be resumed.
 
     Parameters
@@ -555,7 +533,7 @@ def identity_of(
     -------
     dict
     """
-    values: dict[str, Any] = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
+    values: dict = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
         split = tokens[name]
         values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
@@ -569,7 +547,7 @@ def identity_of(
     return values
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def differences(theirs: Mapping, ours: Mapping) -> str:
     """Return what two identities differ in, in words.
 
     Parameters
@@ -592,9 +570,8 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def _read_table(path):
-    """Read history.csv or steps.csv; read as numbers, pandas 2 loses the last digit."""
-    table = pd.read_csv(path, index_col=0, dtype=str)
-    return table.astype(float).rename(index=int)
+    """Read history.csv or steps.csv, every digit as it was written."""
+    return pd.read_csv(path, index_col=0, float_precision="round_trip")
 
 
 def _digest(values):

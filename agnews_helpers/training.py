@@ -1,8 +1,7 @@
 """The training loop. Notebook 04 writes it in plain PyTorch and shows them equal."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -38,8 +38,6 @@ from .plumbing.processes import (
 from .plumbing.vram_cap import vram_cap
 from .recipe import Recipe
 from .runs import OpenRun, Run
-
-__all__ = ["Run", "forward_backward", "train"]
 
 
 def train(
@@ -148,7 +146,7 @@ def forward_backward(
     batch: Batch,
     rows: float | None = None,
     class_weights: torch.Tensor | None = None,
-    backward: Callable[[torch.Tensor], object] = torch.Tensor.backward,
+    backward: Callable = torch.Tensor.backward,
 ) -> torch.Tensor:
     """Compute the loss of a batch and add its gradients to `model`.
 
@@ -233,7 +231,7 @@ def check_run(
 
 
 @contextmanager
-def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator[Accelerator]:
+def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine and model for training, and undo it.
 
     The device's memory cap, gradient checkpointing, the CPU's faster functions, the
@@ -251,12 +249,11 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator[Accelerat
     accelerate.Accelerator
     """
     accelerator = make_accelerator(recipe.precision)
-    with ExitStack() as stack:
-        stack.enter_context(vram_cap(accelerator.device))
-        stack.enter_context(cpu_kernels(model, accelerator.device))
-        stack.enter_context(
-            gradient_checkpointing(model, recipe.gradient_checkpointing)
-        )
+    with (
+        vram_cap(accelerator.device),
+        cpu_kernels(model, accelerator.device),
+        gradient_checkpointing(model, recipe.gradient_checkpointing),
+    ):
         torch.manual_seed(recipe.seed + accelerator.process_index)  # for dropout
         model.zero_grad()
         yield accelerator
@@ -310,14 +307,12 @@ def check_finite(
     NonFiniteError
         If they are not.
     """
-    total = loss.float()
     if accelerator.scaler is None:
-        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        # As good as a norm, and faster on a CPU.
-        total = total + sum(torch.dot(gradient, gradient) for gradient in gradients)
-    elif accelerator.scaler.get_scale() < 1:
-        total = total * math.nan
-    if not torch.isfinite(total):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        is_finite = torch.isfinite(loss + get_total_norm(gradients))
+    else:
+        is_finite = torch.isfinite(loss) and accelerator.scaler.get_scale() >= 1
+    if not is_finite:
         model.zero_grad()
         raise NonFiniteError("gradient" if torch.isfinite(loss) else "loss")
 
@@ -325,7 +320,7 @@ def check_finite(
 @contextmanager
 def error_context(
     state: State, indices: list[int], batch: Batch, recipe: Recipe
-) -> Iterator[None]:
+) -> Iterator:
     """Context manager: re-raise errors with the step, the rows and a suggested fix.
 
     Parameters
@@ -356,11 +351,12 @@ def error_context(
             f"{recipe.learning_rate:g}."
         ) from None
     except RuntimeError as error:
-        if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
-            raise
-        problem: object = error
-        if not isinstance(error, DoesNotFit):
+        if isinstance(error, DoesNotFit):
+            problem = str(error)
+        elif is_out_of_memory(error):
             problem = "Adam's two running means do not fit either"
+        else:
+            raise
         raise DoesNotFit(
             f"Out of memory after {state}: {problem}. What was saved is whole, and the "
             "run can be resumed. What helps: (1) Close what else uses the memory: "
@@ -374,7 +370,7 @@ def error_context(
 
 def progress_bar(
     state: State, batches: list[list[int]], loader: DataLoader
-) -> Iterator[tuple[list[int], Batch]]:
+) -> Iterator:
     """Yield each batch: the indices of its rows, and this process's tensors.
 
     Draws a bar that shows the rows done and the last loss.
@@ -394,9 +390,12 @@ def progress_bar(
         The indices, and a dict of tensors on the device.
     """
     done = state.rows - sum(map(len, batches))
-    title = f"epoch {state.epoch}/{state.epochs}"
     with tqdm(
-        total=state.rows, initial=done, unit="row", desc=title, disable=not is_main()
+        total=state.rows,
+        initial=done,
+        unit="row",
+        desc=f"epoch {state.epoch}/{state.epochs}",
+        disable=not is_main(),
     ) as bar:
         for indices, batch in zip(batches, loader):
             yield indices, my_share(batch)

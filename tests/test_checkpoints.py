@@ -147,9 +147,9 @@ def test_the_state_says_where_the_run_is_and_how_long_it_takes():
     for _ in range(6):
         state.add_step(0.5)
     state.step_seconds = [100.0, 3.0, 5.0]  # the first warms up
-    assert "all 2 epochs of 41 training rows take about 0.8 minutes" in state.estimate()
+    assert "all 2 epochs of 41 training rows take about 0:00:48" in state.estimate()
     state.step_seconds = [3600.0]
-    assert "take about 12.0 hours" in state.estimate()
+    assert "take about 12:00:00 (h:mm:ss)" in state.estimate()
     state.add_epoch(0.5, 0.25)
     state.add_epoch(0.5, 0.25) if state.add_step(0.5) else None
     assert state.history[0]["train_loss"] == 0.5 and state.history[0]["epoch"] == 1
@@ -202,7 +202,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    message = "step-00000002 could not be saved in .*No space left.*MiB are free there"
+    message = "step-00000002 could not be saved in .*No space left.*Make room"
     with pytest.raises(SaveError, match=message):
         train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]

@@ -150,14 +150,13 @@ def test_a_run_is_stopped_and_resumed(small, tmp_path, capsys):
         "Stopped after step 3 of 10 (epoch 1 of 2)" in output
         and "At this pace all 2 epochs of 40 training rows take about" in output
     )
-    assert main(train) == 2  # not discarded silently
-    assert (
-        "holds an unfinished run. Resume it with --resume, or discard it with "
-        "--no-resume." in capsys.readouterr().err
-    )
-    assert main([*train, "--resume", "--epochs", "3"]) == 2
-    assert "epochs is 2 there and 3 here" in capsys.readouterr().err
-    assert main([*train, "--resume"]) == 0
+    for flags in (["--epochs", "3"], ["--resume", "--epochs", "3"]):
+        assert main([*train, *flags]) == 2  # not discarded silently
+        assert "epochs is 2 there and 3 here" in capsys.readouterr().err
+    assert main([*train, "--steps", "2"]) == 0  # the same again: resumed
+    assert "Resuming after step 3 of 10" in capsys.readouterr().out
+    assert main(["train", "--resume", "--output-dir", str(tmp_path / "run")]) == 0
+    assert "Resuming after step 5 of 10" in capsys.readouterr().out
     report = (tmp_path / "run" / "test_report.json").read_text(encoding="utf-8")
     assert main([*train, "--no-resume"]) == 0
     again = (tmp_path / "run" / "test_report.json").read_text(encoding="utf-8")
@@ -254,14 +253,8 @@ def test_doctor_fails_where_something_is_missing(monkeypatch, capsys):
 def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
-    report = (
-        "import json, pathlib\n"
-        "folder = pathlib.Path('runs/agnews')\n"
-        "folder.mkdir(parents=True)\n"
-        "(folder / 'test_report.json').write_text(json.dumps({'accuracy': 0.915}))"
-    )
     for name, code in (
-        ("01_good", report),
+        ("01_good", "1 + 1"),
         ("02_bad", "print('so far')\n1 / 0"),
         ("03_after", "6 * 7"),
     ):
@@ -287,7 +280,6 @@ def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
         and "ZeroDivisionError" in printed
         and "FAILED     02_bad" in printed
     )
-    assert "accuracy   91.5% on the test rows" in printed
     assert "<pre>42</pre>" in (target / "03_after.html").read_text(encoding="utf-8")
     assert "so far" in (target / "02_bad.ipynb").read_text(encoding="utf-8")
     assert (
@@ -587,7 +579,7 @@ def test_texts_that_are_cut_are_counted(length, said, small, tmp_path, capsys):
     flags = ["--profile", "offline", "--max-length", length, "--steps", "1"]
     assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
     found = re.search(
-        r"note: (\d+) texts have 16 tokens or more: what is beyond is cut off.",
+        r"note: (\d+) texts reach 16 tokens, where they are cut.",
         capsys.readouterr().out,
     )
     assert bool(found) is said and (not said or 0 < int(found[1]) <= 64)
@@ -746,9 +738,3 @@ def test_a_reader_that_is_gone_is_no_traceback():
     )
     process.stdout.close()
     assert process.wait(timeout=120) == 2 and process.stderr.read() == b""
-
-
-def test_what_a_launcher_left_behind_is_named(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
-    assert "LOCAL_RANK is set" in capsys.readouterr().err

@@ -188,7 +188,7 @@ def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys
 
 def test_the_hub_that_a_profile_needs_is_one_finding_among_others(monkeypatch, capsys):
     silent = HubStatus(False, "the Hugging Face Hub does not answer")
-    monkeypatch.setattr("agnews_helpers.profiles.hub_status", lambda: silent)
+    monkeypatch.setattr("agnews_helpers.profiles.hub_status", lambda *_: silent)
     monkeypatch.setenv("AGNEWS_PROFILE", "laptop")
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out

@@ -173,7 +173,7 @@ def test_a_classifier_that_cannot_be_read_is_named(tiny, tmp_path):
 def test_facts_that_are_damaged_are_named(tmp_path, name, text):
     assert run_facts(tmp_path) == {} == run_facts(tmp_path / "nowhere")
     (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    expected = rf"{name} does not .*rename it; the classifier can be used without it"
+    expected = rf"{name} (is no JSON|does not ).*a classifier can be loaded without it"
     with pytest.raises(Damaged, match=expected):
         run_facts(tmp_path)
 
@@ -206,7 +206,7 @@ def version_2_folder(run, folder):
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(values | {"model_max_length": 512}), encoding="utf-8")
     facts = run_facts(run.folder)
-    names = ("recipe", "rows", "steps", "epoch", "validation_accuracy", "finished")
+    names = ("recipe", "steps", "epoch", "finished")
     record = {name: facts[name] for name in names}
     record["files"] = {file.name: sha256(file) for file in folder.iterdir()}
     path = folder / "agnews_run.json"

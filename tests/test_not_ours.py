@@ -204,25 +204,6 @@ def test_the_checkpoints_may_be_on_another_disk(
     assert not any(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("total", [2**40, None], ids=["full disk", "small disk"])
-def test_too_little_room_for_a_checkpoint_is_found_out_at_once(
-    total, two, tokens, tmp_path, monkeypatch
-):
-    """test_checkpoints.py compares what is asked for with what a checkpoint takes."""
-    size = 4 * sum(weight.nbytes for weight in load_model(two).parameters())
-    room = SimpleNamespace(total=total or size - 1, free=size - 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
-    expected = f"takes {size / 2**20:,.0f} MiB, and .* are free. Make room"
-    with pytest.raises(SaveError, match=expected):
-        train(load_model(two), tokens, two, tmp_path)
-    assert not any(tmp_path.iterdir())
-    room.free = size
-    assert len(train(load_model(two), tokens, two, tmp_path, steps=1).steps) == 1
-    room.total = 0  # a file system that does not report its size
-    room.free = 0
-    assert len(train(load_model(two), tokens, two, tmp_path, steps=1).steps) == 2
-
-
 def call_after_step(monkeypatch, step, function):
     """Have `function` called after a step of the next run."""
     add_step = State.add_step

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib import pyplot as plt
 
 from agnews_helpers import LABELS, plots, score
@@ -150,17 +149,11 @@ DRAWINGS = {
     "bars": lambda: plots.bars(
         pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04}),
         "tokens for each real one",
-        "What padding costs",
         reference=1,
     ),
-    "diagram": lambda: plots.diagram(
-        BOXES, [("text", "tokens", ""), ("tokens", "tensor", "")]
-    ),
+    "diagram": lambda: plots.diagram(BOXES, [("text", "tokens"), ("tokens", "tensor")]),
     "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
-    "diagram, in a circle": lambda: plots.diagram(
-        CIRCLE, [(a, b, "next") for a, b in ROUND]
-    ),
-    "coverage": lambda: plots.coverage(REPORT.answers, torch.tensor([0.3, 0.5, 0.9])),
+    "diagram, in a circle": lambda: plots.diagram(CIRCLE, ROUND),
     "gallery": lambda: plots.gallery(
         {f"recipe {number}": losses(40 + number) for number in range(8)}
     ),
@@ -174,7 +167,6 @@ DRAWINGS = {
             {"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]},
             index=["embeddings", "encoder"],
         ),
-        "Parts",
         "millions",
     ),
     "probabilities": lambda: plots.probabilities(ANSWERS),
@@ -231,14 +223,12 @@ def test_a_price_is_no_formula(text):
     """As formulas, the first cannot be drawn and the others lose their dollar signs."""
     plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
-    plots.diagram(
-        {text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens", text)]
-    )
+    plots.diagram({text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens")])
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
         drawn = [
-            words for words in figure.findobj(plt.Text) if words.get_text() == text
+            words for words in figure.findobj(plt.Text) if text in words.get_text()
         ]
         assert drawn and not any(words.get_parse_math() for words in drawn)
 
@@ -271,34 +261,18 @@ def test_masks_are_drawn_on_one_scale():
 
 
 def test_an_arrow_is_drawn_from_box_to_box():
-    axes = plots.diagram(CIRCLE, [("one", "two", "what it says")])
+    axes = plots.diagram(CIRCLE, [("one", "two")])
     [arrow] = [
         text for text in axes.texts if getattr(text, "arrow_patch", None) is not None
     ]
     assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
-    said = next(text for text in axes.texts if text.get_text() == "what it says")
-    assert said.get_position() == (0.5, 1)
 
 
 def test_a_diagram_fills_its_figure():
     """The arrows are ignored when the axes get their place."""
-    axes = plots.diagram(CIRCLE, [(a, b, "") for a, b in ROUND])
+    axes = plots.diagram(CIRCLE, ROUND)
     axes.figure.canvas.draw()
     assert axes.get_position().width > 0.95
-
-
-def test_coverage_counts_right_answers_and_strangers_at_each_confidence():
-    answers = pd.DataFrame(
-        {
-            "true": list("aaab"),
-            "predicted": list("aaba"),
-            "confidence": [0.9, 0.5, 0.7, 0.6],
-        }
-    )
-    right, taken = plots.coverage(answers, [0.95, 0.65, 0.1, 0.1]).lines
-    assert list(right.get_xdata()) == [25, 50, 75, 100]
-    assert list(right.get_ydata()) == pytest.approx([100, 50, 100 / 3, 50])
-    assert list(taken.get_ydata()) == [25, 25, 50, 50]
 
 
 def test_the_gallery_has_the_first_recipe_in_every_panel():
@@ -369,7 +343,7 @@ def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
     table = pd.DataFrame(
         {"train": [90.0, 80.0], "test": [10.0, 20.0]}, index=["ham", "spam"]
     )
-    axes = plots.bars(table, "rows", "Rows", "{:.0f}")
+    axes = plots.bars(table, "rows", "{:.0f}")
     for container, name in zip(axes.containers, table.columns):
         assert (
             container.get_label() == name

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
-from agnews_helpers import InvalidValue
 from agnews_helpers.plumbing import processes
 from agnews_helpers.plumbing.processes import (
     any_process,
@@ -17,7 +16,6 @@ from agnews_helpers.plumbing.processes import (
     make_accelerator,
     my_share,
     over_processes,
-    process_state,
     world_size,
 )
 
@@ -81,10 +79,3 @@ def test_a_notebook_trains_again_in_another_precision():
     for precision, mixed in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
         assert make_accelerator(precision).mixed_precision == mixed
         assert AcceleratorState().mixed_precision == mixed
-
-
-def test_a_variable_that_a_launcher_left_behind_is_named(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(InvalidValue, match="LOCAL_RANK is set.*Unset it"):
-        process_state()

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from agnews_helpers import HubUnreachable, Recipe, recipe_for_this_machine
 from agnews_helpers import profiles as module
-from agnews_helpers.plumbing.hub import HubStatus, why_unreachable
-from agnews_helpers.profiles import hub_status
+from agnews_helpers.plumbing.hub import HubStatus, hub_status, why_unreachable
 from agnews_helpers.recipe import ALLOWED, HUB_DATA, HUB_MODEL
 
 
@@ -33,7 +32,7 @@ def hub(monkeypatch, reachable, cached=False):
     monkeypatch.setattr(
         module,
         "hub_status",
-        lambda: HubStatus(reachable or cached, "the Hub is a test"),
+        lambda model, data: HubStatus(reachable or cached, "the Hub is a test"),
     )
 
 
@@ -260,12 +259,14 @@ def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
 
 def test_a_hub_that_answers_is_reachable(loopback):
     loopback(200)
-    assert hub_status() == HubStatus(True, "the Hugging Face Hub answers")
+    assert hub_status(HUB_MODEL, HUB_DATA) == HubStatus(
+        True, "the Hugging Face Hub answers"
+    )
 
 
 def test_a_hub_with_an_error_is_not(loopback):
     loopback(503)
-    assert hub_status() == HubStatus(
+    assert hub_status(HUB_MODEL, HUB_DATA) == HubStatus(
         False, "the Hugging Face Hub answers with error 503"
     )
 
@@ -275,7 +276,10 @@ def test_hf_hub_offline_is_respected(monkeypatch):
     monkeypatch.setattr(
         urllib.request, "urlopen", lambda *a, **o: pytest.fail("asked the network")
     )
-    assert hub_status().reason == "HF_HUB_OFFLINE is set" and not hub_status().usable
+    assert (
+        hub_status(HUB_MODEL, HUB_DATA).reason == "HF_HUB_OFFLINE is set"
+        and not hub_status(HUB_MODEL, HUB_DATA).usable
+    )
 
 
 def test_the_hub_names_have_a_namespace():

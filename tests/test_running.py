@@ -83,7 +83,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(
     monkeypatch.setattr(os, "fsync", full)
     assert running.run_notebooks(source, tmp_path / "target") == ["01_first"]
     printed = capsys.readouterr().out
-    assert "01_first.ipynb could not be saved in" in printed and "make room" in printed
+    assert "01_first.ipynb could not be saved in" in printed and "Make room" in printed
     assert not [*(tmp_path / "target").iterdir()]
 
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import re
 import shutil
 import signal
 import threading
@@ -503,7 +502,7 @@ def test_a_finished_classifier_is_replaced_only_by_a_finished_one(
 ):
     with pytest.raises(
         ResumeError,
-        match="holds a finished run of another kind: epochs is 1 there and 3 here",
+        match="holds a finished run, but not this one: epochs is 1 there and 3 here",
     ):
         train(load_model(three), tokens, three, finished)
     before = contents(finished)
@@ -550,8 +549,8 @@ def test_what_a_run_left_that_died_at_its_very_end_is_removed(
     ],
 )
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_a_finished_run_that_is_damaged_is_trained_again(
-    damage, name, finished, one, recipe, tokens, capsys
+def test_a_finished_run_that_is_damaged_is_not_trained_again_unasked(
+    damage, name, finished, one, recipe, tokens
 ):
     """What was changed is kept, under another name."""
     names = contents(finished).keys()
@@ -561,9 +560,11 @@ def test_a_finished_run_that_is_damaged_is_trained_again(
     else:
         flip(path, -5)
     changed = contents(finished)
-    run = train(load_model(recipe), tokens, recipe, finished)
-    said = capsys.readouterr().out
-    assert re.search(rf"is damaged \(.*{path.name}\); training it again", said)
+    expected = rf"holds a finished run, but .*{path.name} is damaged.*resume=False"
+    with pytest.raises(ResumeError, match=expected):
+        train(load_model(recipe), tokens, recipe, finished)
+    assert contents(finished) == changed
+    run = train(load_model(recipe), tokens, recipe, finished, resume=False)
     assert_same_run(run, one)
     kept = {key for key in contents(finished) if SET_ASIDE_SUFFIX in key}
     assert contents(finished).keys() - kept == names

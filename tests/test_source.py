@@ -197,6 +197,14 @@ def fields(node):
     ]
 
 
+def returns_nothing(node):
+    """None, or a context manager whose `with` has no `as`."""
+    if ast.unparse(node.returns) == "Iterator":
+        yields = [part for part in ast.walk(node) if isinstance(part, ast.Yield)]
+        return not any(part.value for part in yields)
+    return ast.unparse(node.returns) in RETURNS_NOTHING
+
+
 def function_problems(node, name, method):
     """What is missing in the docstring or the annotations of a public function."""
     its, written = arguments(node, method), sections(node)
@@ -207,7 +215,7 @@ def function_problems(node, name, method):
             yield f"{name}: {argument} has no type"
     if node.returns is None:
         yield f"{name} does not say what it returns"
-    elif ast.unparse(node.returns) not in RETURNS_NOTHING:
+    elif not returns_nothing(node):
         is_value = PROPERTIES & {*decorators(node)}
         if not (is_value or {"Returns", "Yields"} & {*written}):
             yield f"{name} has no section Returns"

@@ -14,7 +14,7 @@ ATTENTION_NAME = "agnews_cpu"
 
 
 @contextmanager
-def cpu_kernels(model: Module, device: torch.device) -> Iterator[None]:
+def cpu_kernels(model: Module, device: torch.device) -> Iterator:
     """Context manager that patches `model` to use the faster CPU functions below.
 
     PyTorch draws the random numbers of dropout on a CPU one by one, 9 ns each, which is

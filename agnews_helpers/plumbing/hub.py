@@ -31,8 +31,8 @@ REMEDIES = {
     ),
 }
 
+# Whether the Hub or its cache can be used (bool), and why (str).
 HubStatus = namedtuple("HubStatus", "usable reason")
-HubStatus.__doc__ = "Whether the Hub or its cache can be used (bool), and why (str)."
 
 
 def hub_status(model: str, data: str) -> HubStatus:
@@ -108,14 +108,13 @@ def in_cache(name: str, kind: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     repo_type = "dataset" if kind == "data" else "model"
-    for file in FILES[kind]:
-        path = try_to_load_from_cache(name, file, repo_type=repo_type)
-        if not isinstance(path, str):
-            return False
-    return True
+    paths = [
+        try_to_load_from_cache(name, file, repo_type=repo_type) for file in FILES[kind]
+    ]
+    return all(isinstance(path, str) for path in paths)
 
 
-def from_hub(name: str, load: Callable[..., Any]) -> Any:
+def from_hub(name: str, load: Callable) -> Any:
     """Load something from the Hub, or from its cache if the Hub does not answer.
 
     Parameters
@@ -199,8 +198,9 @@ def _explain(error):
 
     text = "".join(traceback.format_exception(error, limit=0))  # without lines of code
     remedies = [value for key, value in REMEDIES.items() if re.search(key, text)]
-    damaged = f"If a file is damaged, delete its folder in {HF_HUB_CACHE}; run again."
-    remedies.append(damaged)
+    remedies.append(
+        f"If a file is damaged, delete its folder in {HF_HUB_CACHE}; run again."
+    )
     while error.__cause__:
         error = error.__cause__
     return _first_line(error), remedies[0]

@@ -5,7 +5,6 @@ Notebook 08.
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,9 +36,8 @@ class StopSignal:
         self._terminals = []
 
     def __enter__(self):
-        streams = (sys.__stdout__, sys.__stderr__)
-        open_streams = [stream for stream in streams if stream and not stream.closed]
-        self._terminals = [s.fileno() for s in open_streams if s.isatty()]
+        # 1 is the standard output, 2 the standard error.
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -93,9 +91,6 @@ class StopSignal:
                 for terminal in self._terminals:
                     os.dup2(nowhere.fileno(), terminal)
         now = time.monotonic()
-        first = self._received_at is None
-        if first:
-            self._received_at = now
-        too_late = not first and now - self._received_at >= self.GRACE_SECONDS
-        if self._raise_at_once or too_late:
+        self._received_at = self._received_at or now
+        if self._raise_at_once or now - self._received_at >= self.GRACE_SECONDS:
             raise KeyboardInterrupt

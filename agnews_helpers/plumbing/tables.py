@@ -214,8 +214,11 @@ def decode_file(path: Path) -> str:
         return content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        problem = "not UTF-8 text. Save the file as UTF-8; Excel calls that CSV UTF-8."
-        raise row_error(path, line, problem) from None
+        raise row_error(
+            path,
+            line,
+            "not UTF-8 text. Save the file as UTF-8; Excel calls that CSV UTF-8.",
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a damaged gzip ({error}). Get it again.") from None
 
@@ -236,8 +239,11 @@ def _parse_csv(path, kind):
                 rows[line] = cells
             line = reader.line_num + 1
     except csv.Error as error:
-        problem = f"a quotation mark opens in this row, and then: {error}. {CLOSE_IT}"
-        raise row_error(path, line, problem) from None
+        raise row_error(
+            path,
+            line,
+            f"a quotation mark opens in this row, and then: {error}. {CLOSE_IT}",
+        ) from None
     finally:
         csv.field_size_limit(limit)
     width = len(next(iter(rows.values()), ()))
@@ -259,8 +265,9 @@ def _parse_json_lines(path):
             if content.strip():
                 rows[line] = {**json.loads(content)}
         except (TypeError, ValueError, RecursionError):
-            problem = 'no JSON object, such as {"label": "...", "text": "..."}.'
-            raise row_error(path, line, problem) from None
+            raise row_error(
+                path, line, 'no JSON object, such as {"label": "...", "text": "..."}.'
+            ) from None
     return _as_frame(rows)
 
 
@@ -278,8 +285,9 @@ def _parse_parquet(path):
         dataset = Dataset(ParquetFile(path).read())
         table = pd.DataFrame(dataset.to_dict(), dtype=object)
     except Exception as error:  # pyarrow has many ways to say it
-        problem = f"cannot be read as Parquet ({type(error).__name__}). Get it again."
-        raise DataError(f"{path} {problem}") from error
+        raise DataError(
+            f"{path} cannot be read as Parquet ({type(error).__name__}). Get it again."
+        ) from error
     for name, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
             table[name] = table[name].replace(dict(enumerate(feature.names)))
@@ -363,8 +371,11 @@ def _check_quotation_marks(path, table, separator, labels):
         if len(rows) > 1 and all(
             len(row) >= len(cells) and {*map(plain_label, row)} & labels for row in rows
         ):
-            problem = f"a quotation mark opens here and swallows rows. {CLOSE_IT}"
-            raise row_error(path, line, problem)
+            raise row_error(
+                path,
+                line,
+                f"a quotation mark opens here and swallows rows. {CLOSE_IT}",
+            )
 
 
 def _join(cells):

@@ -12,15 +12,13 @@ import torch
 GROWTH_MIB = 86  # left to the CUDA context, which grows as kernels are loaded
 
 
-def free_mib(index: int | None = None, gib: float | None = None) -> float:
-    """Return how much PyTorch may reserve on a CUDA card.
+def free_mib(gib: float | None = None) -> float:
+    """Return how much PyTorch may reserve on the current CUDA card.
 
     What is free, less `GROWTH_MIB`.
 
     Parameters
     ----------
-    index : int, optional
-        Of the card. Default: the current one.
     gib : float, optional
         Count as if the card had this much memory, in GiB.
 
@@ -29,16 +27,16 @@ def free_mib(index: int | None = None, gib: float | None = None) -> float:
     float
         MiB, at least 0.
     """
-    free, total = (size / 2**20 for size in torch.cuda.mem_get_info(index))
+    free, total = (size / 2**20 for size in torch.cuda.mem_get_info())
     # By the context, and by other programs.
-    taken = total - free - torch.cuda.memory_reserved(index) / 2**20
+    taken = total - free - torch.cuda.memory_reserved() / 2**20
     if gib:
         total = min(total, gib * 1024)
     return max(0.0, total - taken - GROWTH_MIB)
 
 
 @contextmanager
-def vram_cap(device: torch.device, gib: float | None = None) -> Iterator[None]:
+def vram_cap(device: torch.device, gib: float | None = None) -> Iterator:
     """Context manager: PyTorch reserves no more of a card than is free now.
 
     So running out of memory is an error on Windows too, not a slow run. On a device
@@ -48,7 +46,7 @@ def vram_cap(device: torch.device, gib: float | None = None) -> Iterator[None]:
     Parameters
     ----------
     device : torch.device
-        Where training runs.
+        Where training runs; if it is a CUDA card, the current one.
     gib : float, optional
         Let a larger card behave like one with this much memory, in GiB.
     """
@@ -57,11 +55,10 @@ def vram_cap(device: torch.device, gib: float | None = None) -> Iterator[None]:
         return
     before = 1.0
     if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # new in PyTorch 2.8
-        before = torch.cuda.get_per_process_memory_fraction(device.index)
-    total = torch.cuda.mem_get_info(device.index)[1] / 2**20
-    fraction = min(1.0, free_mib(device.index, gib) / total)
-    torch.cuda.set_per_process_memory_fraction(fraction, device.index)
+        before = torch.cuda.get_per_process_memory_fraction()
+    total = torch.cuda.mem_get_info()[1] / 2**20
+    torch.cuda.set_per_process_memory_fraction(min(1.0, free_mib(gib) / total))
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, device.index)
+        torch.cuda.set_per_process_memory_fraction(before)
