@@ -235,6 +235,7 @@ def test_each_checkpoint_is_whole_by_itself(
     ],
 )
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_with_a_message(
     name, damage, two_checkpoints, three, tokens, whole, capsys
 ):
@@ -313,6 +314,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
     ],
     ids=["copy", "file", "folder", "classifier"],
 )
+@pytest.mark.slow
 def test_what_only_looks_like_a_checkpoint_stays(
     make, two_checkpoints, three, tokens, whole
 ):

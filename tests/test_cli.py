@@ -250,6 +250,7 @@ def test_doctor_fails_where_something_is_missing(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_notebooks_are_run_and_a_failing_one_is_named(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

@@ -12,6 +12,7 @@ def close():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_readme_is_readable():
     check(gpu_picture.gpu_picture(GTX_1650_TI, "windows"))
 

@@ -549,6 +549,7 @@ def test_what_a_run_left_that_died_at_its_very_end_is_removed(
     ],
 )
 @pytest.mark.parametrize("damage", ["changed", "missing"])
+@pytest.mark.slow
 def test_a_finished_run_that_is_damaged_is_not_trained_again_unasked(
     damage, name, finished, one, recipe, tokens
 ):

@@ -423,6 +423,7 @@ def test_a_run_that_runs_out_of_memory_ends_like_one_that_does_not(
     assert (weights(run.model) - weights(calm.model)).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
     model, seen = load_model(recipe), []  # dropout on
     forward = model.forward

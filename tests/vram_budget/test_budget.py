@@ -82,6 +82,7 @@ def test_the_claim_of_the_tutorial():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("length", [33, 64])
+@pytest.mark.slow
 def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
     options = StepOptions(attention=attention)
     for rows in (3, 8, 13):

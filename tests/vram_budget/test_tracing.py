@@ -92,6 +92,7 @@ def test_the_traced_peak_is_the_real_one(case, name):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "pure fp16"])
+@pytest.mark.slow
 def test_half_precision_takes_less(precision):
     peaks = [
         peak_without_workspaces(
@@ -272,6 +273,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.slow
 def test_every_family_is_traced(family, attention):
     found = trace(
         plain_step, FAMILIES[family], [(2, 64)] * 3, StepOptions(attention=attention)
@@ -341,6 +343,7 @@ def test_peaks_of_an_independent_count(attention, expected):
     ],
     ids=["bert-base", "6 layers", "384 wide"],
 )
+@pytest.mark.slow
 def test_twelve_published_measurements_to_the_mebibyte(config, published):
     """Inference on a Titan RTX (transformers' docs, benchmarks.rst).
 
