@@ -234,13 +234,12 @@ def print_report(figures: dict) -> None:
     advice = "agnews train with these flags"
     if verdict != "fits":
         advice = "a change below that fits, or a smaller --batch-size or --max-length"
-    hours = figures["hours"]
-    time = "unknown: this card's speed is not in the list"
-    if hours:
-        time = (
-            f"about {hours:.1f} hours (an estimate): {figures['epochs']} epochs of "
-            "114,000 rows like AG News'"
-        )
+    time = (
+        f"about {figures['hours']:.1f} hours (an estimate): {figures['epochs']} epochs "
+        "of 114,000 rows like AG News'"
+        if figures["hours"]
+        else "unknown: this card's speed is not in the list"
+    )
     least, most = figures["usable"]
     print(f"verdict    {outcome}")
     print(f"next       {advice}")

@@ -22,7 +22,7 @@ from .plumbing.processes import from_each_process, process_state
 WEIGHTS = "model.safetensors"
 STATE_FILE = "state.pt"
 PROGRESS = "progress.json"
-NAME = re.compile(r"step-\d{8,}(-\d+)?")  # the steps taken, and a number if it exists
+NAME = re.compile(r"step-\d{8,}(-\d+)?")  # the steps taken; -2 if the name was taken
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -55,7 +55,7 @@ class State:
     best_epoch : int
         0 before the first validation.
     seconds : float
-        Training time of the validated epochs, over all sessions.
+        Training and validation time of the validated epochs, over all sessions.
     epoch_seconds : float
         Training time of the current epoch.
     split_sizes : list

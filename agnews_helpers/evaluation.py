@@ -285,13 +285,15 @@ def score(
     Raises
     ------
     InvalidValue
-        If a label is out of range.
+        If a logit is NaN or a label is out of range.
     """
     from scipy.special import log_softmax
     from sklearn import metrics
 
     names = np.array(names)
     _check_labels(labels, len(names))
+    if np.isnan(logits).any():
+        raise InvalidValue("Some logits are NaN: the model's weights are damaged.")
     log_p = log_softmax(logits, axis=1)
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)

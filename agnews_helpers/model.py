@@ -343,8 +343,8 @@ def load_classifier(
             )
     if facts and not facts.get("finished"):
         print(
-            f"note: the run that wrote {folder} is not finished; this is its "
-            f"classifier after {facts.get('steps', 0):,} steps."
+            f"note: the run that wrote {folder} is not finished; this is its best "
+            "classifier so far."
         )
     # Version 2 noted the checksums in its record; since then best/ has a manifest.
     sums = None if "format" in facts else facts.get("files", {})

@@ -84,7 +84,7 @@ class Run:
     best_epoch : int
         The epoch that was kept; 0 before the first validation.
     seconds : float
-        Training time over all sessions.
+        Training and validation time over all sessions.
     finished : bool
         False for a run that was stopped and can be resumed.
     """
@@ -211,7 +211,9 @@ class OpenRun:
             damaged = storage.damaged_files(self.path / storage.BEST)
             damaged += storage.damaged_files(self.path, self._record["files"])
             problem = differences(self._record["identity"], self.identity)
-            problem = problem or ", ".join(f"{name} is damaged" for name in damaged)
+            problem = problem or ", ".join(
+                f"{name} is damaged or missing" for name in damaged
+            )
             if not problem:
                 self.is_finished = True
                 self._remove_checkpoints(self.identity)
@@ -219,7 +221,7 @@ class OpenRun:
         self.newest = self._newest_checkpoint()
         if self.newest is None and problem:
             raise ResumeError(
-                f"{self.path} holds a finished run, but not this one: {problem}. "
+                f"{self.path} holds a finished run that cannot be used: {problem}. "
                 f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
                 "one is finished."
             )
@@ -244,8 +246,8 @@ class OpenRun:
                         storage.set_aside(self.path / name, str(error))
                     return {}
         raise SaveError(
-            f"{self.path} holds {', '.join(present)}, which no run of this version "
-            f"wrote. {ANOTHER_FOLDER} Or move them away."
+            f"{self.path} holds {', '.join(present)}, but no run.json of this version. "
+            f"{ANOTHER_FOLDER} Or move them away."
         )
 
     def _newest_checkpoint(self):
@@ -261,8 +263,8 @@ class OpenRun:
                 continue
             if progress.get("format") != FORMAT:
                 raise ResumeError(
-                    f"{self.path} holds an unfinished run of version 2, which this "
-                    f"version cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
+                    f"{self.path} holds an unfinished run of another version, which "
+                    f"this one cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
                 )
             if other := differences(progress["identity"], self.identity):
                 raise ResumeError(

@@ -73,7 +73,7 @@ def train(
         data, otherwise start a new one. True: resume only. False: discard an unfinished
         run and start over. A finished classifier stays until the new one is finished.
     steps : int, optional
-        Stop after this many steps, as Ctrl-C would.
+        Stop after this many steps of this call, as Ctrl-C would.
     save_minutes : float
         Between two checkpoints.
 
@@ -232,10 +232,10 @@ def check_run(
 
 @contextmanager
 def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
-    """Context manager: prepare machine and model for training, and undo it.
+    """Context manager: prepare machine and model for training.
 
-    The device's memory cap, gradient checkpointing, the CPU's faster functions, the
-    seed of dropout, and no gradients left from before.
+    Sets the device's memory cap, gradient checkpointing and the CPU's faster functions,
+    which are undone on exit; seeds dropout, and clears the gradients.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def check_finite(
     Raises
     ------
     NonFiniteError
-        If they are not.
+        If they are not; its message is the word "loss" or "gradient".
     """
     if accelerator.scaler is None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

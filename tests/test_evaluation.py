@@ -231,6 +231,14 @@ def test_a_label_that_is_no_class_is_refused(label, tokens, recipe):
         evaluate(load_model(recipe), split, recipe)
 
 
+def test_a_logit_that_is_no_number_is_refused():
+    """The largest entry of a row with NaN is the NaN itself: an answer by chance."""
+    logits = LOGITS.copy()
+    logits[2, 0] = np.nan
+    with pytest.raises(InvalidValue, match="Some logits are NaN"):
+        score(logits, LABELS, TEXTS)
+
+
 # Logits and answers
 
 

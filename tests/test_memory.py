@@ -138,7 +138,7 @@ def test_the_smaller_size_is_kept_for_longer_batches_only(network, capsys):
     take(100)  # 4 fail, 2 do not
     assert sizes[7:] == [4, 2, 2, 2, 2] and split_sizes == [[60, 4], [100, 2]]
     output = capsys.readouterr().out
-    assert output.count("The gradient is the same.") == 2
+    assert output.count("of dropout the gradient is the same.") == 2
 
 
 def test_a_row_that_does_not_fit_is_an_error_without_gradients(network):

@@ -502,7 +502,7 @@ def test_a_finished_classifier_is_replaced_only_by_a_finished_one(
 ):
     with pytest.raises(
         ResumeError,
-        match="holds a finished run, but not this one: epochs is 1 there and 3 here",
+        match="holds a finished run that cannot be used: epochs is 1 there and 3 here",
     ):
         train(load_model(three), tokens, three, finished)
     before = contents(finished)
@@ -561,7 +561,7 @@ def test_a_finished_run_that_is_damaged_is_not_trained_again_unasked(
     else:
         flip(path, -5)
     changed = contents(finished)
-    expected = rf"holds a finished run, but .*{path.name} is damaged.*resume=False"
+    expected = rf"cannot be used: .*{path.name} is damaged.*resume=False"
     with pytest.raises(ResumeError, match=expected):
         train(load_model(recipe), tokens, recipe, finished)
     assert contents(finished) == changed
@@ -654,7 +654,7 @@ def test_foreign_files_under_our_names_are_refused_and_stay(
         (tmp_path / name).write_text(content, encoding="utf-8")
     before = contents(tmp_path)
     for resume in ("auto", True, False):
-        expected = rf"holds {name}, which no run of this version wrote.*another output"
+        expected = rf"holds {name}, but no run.json of this version.*another output"
         with pytest.raises(SaveError, match=expected):
             train(load_model(three), tokens, three, tmp_path, resume=resume)
         assert contents(tmp_path) == before
@@ -666,7 +666,7 @@ def test_a_foreign_link_that_leads_nowhere_stays(
     name, three, tokens, tmp_path, no_training
 ):
     (tmp_path / name).symlink_to(tmp_path / "not-mounted")
-    with pytest.raises(SaveError, match=f"holds {name}, which no run"):
+    with pytest.raises(SaveError, match=f"holds {name}, but no run.json"):
         train(load_model(three), tokens, three, tmp_path)
     assert (tmp_path / name).is_symlink()
 
@@ -829,7 +829,9 @@ def test_an_unfinished_run_of_version_2_is_refused_in_one_line(
 ):
     before = contents(version_2)
     for resume in ("auto", True):
-        with pytest.raises(ResumeError, match="unfinished run of version 2") as error:
+        with pytest.raises(
+            ResumeError, match="unfinished run of another version"
+        ) as error:
             train(load_model(three), tokens, three, version_2, resume=resume)
         assert "\n" not in str(error.value)
         assert "Give another output folder." in str(error.value)

@@ -32,7 +32,7 @@ Step = Callable[[torch.nn.Module, dict[str, torch.Tensor], torch.optim.Optimizer
 Events = list[tuple[Allocation, bool]]
 # The optimizer's state appears in step 1, and its effect on the allocator in step 2.
 TRACED_STEPS = 3
-# A prime batch size: any size divisible by it must scale with the rows.
+# A prime batch size: what is divisible by it scales with the rows, unless a weight is.
 PRIME_ROWS = 4099
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -307,8 +307,8 @@ def scaled_trace(
 
     For one length the order of the events does not depend on the rows, and a storage
     is either fixed or proportional to them. So `PRIME_ROWS` rows are traced once, and
-    every multiple of that is scaled. If ``options.scalable`` is false, a batch of
-    `rows` rows itself is traced.
+    every multiple of that is scaled. If ``options.scalable`` is false, or a weight's
+    size is such a multiple, a batch of `rows` rows itself is traced.
 
     Parameters
     ----------
@@ -335,6 +335,10 @@ def scaled_trace(
     if rows < 1 or not options.scalable:
         return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
     whole = trace(step, config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)
+    weights = [a for a, made in whole.events if made and not a.step]
+    if any(weight.size % PRIME_ROWS == 0 for weight in weights):
+        # Then its gradient and its means are, too, and do not scale.
+        return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
     scaled = {
         a: replace(a, size=a.size // PRIME_ROWS * rows)
         for a, made in whole.events

@@ -33,7 +33,6 @@ class StopSignal:
         self._received_at: float | None = None
         self._raise_at_once = False
         self._handlers_before = {}
-        self._terminals = []
 
     def __enter__(self):
         # 1 is the standard output, 2 the standard error.

@@ -22,8 +22,8 @@ def in_parts(
 ) -> torch.Tensor:
     """Run `step` on a batch; if memory runs out, on halves, quarters, ... of it.
 
-    The gradients of the parts add up to the gradient of the whole batch, and the memory
-    is that of one part.
+    The gradients of the parts add up to the gradient of the whole batch (dropout draws
+    other numbers in parts), and the memory is that of one part.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def in_parts(
         split_sizes.append([length, size // 2])
         tqdm.write(
             f"Out of memory with {size} rows of {length} tokens: the same step again "
-            f"in parts of {size // 2}, and so for all batches this long. The gradient "
-            "is the same."
+            f"in parts of {size // 2}, and so for all batches this long. But for the "
+            "draws of dropout the gradient is the same."
         )
 
 

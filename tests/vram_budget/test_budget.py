@@ -94,6 +94,16 @@ def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
         ]
 
 
+def test_a_weight_that_the_prime_divides_does_not_scale():
+    config = DistilBertConfig(
+        num_labels=4, dim=32, hidden_dim=64, n_layers=1, n_heads=2, vocab_size=28_693
+    )
+    assert config.vocab_size % tracing.PRIME_ROWS == 0
+    scaled = scaled_trace(plain_step, config, 8, 16, StepOptions())
+    real = trace(plain_step, config, [(8, 16)] * TRACED_STEPS, StepOptions())
+    assert [a.size for a, _ in scaled.events] == [a.size for a, _ in real.events]
+
+
 def test_a_step_in_parts_is_traced_for_each_number_of_rows(monkeypatch):
     monkeypatch.setattr(tracing, "PRIME_ROWS", 7)  # or a failure takes minutes
     options = StepOptions(scalable=False)
