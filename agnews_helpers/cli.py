@@ -48,8 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             write_json(options.json, figures)
             print(f"figures in {options.json}")
-    except BrokenPipeError:  # the reader closed the pipe
-        return 2
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -254,9 +252,10 @@ def _train(options):
     atexit.register(state.destroy_process_group)
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
     tokens = batching.tokenize(news, tokenizer, recipe)
-    limit = recipe.max_length
-    if cut := sum(split["length"][:].count(limit) for split in tokens.values()):
-        state.print(f"note: {cut:,} texts reach {limit} tokens, where they are cut.")
+    if cut := sum(s["length"][:].count(recipe.max_length) for s in tokens.values()):
+        state.print(
+            f"note: {cut:,} texts reach {recipe.max_length} tokens, where they are cut."
+        )
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,

@@ -75,9 +75,14 @@ def _execute(path, target):
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(path, as_version=4)
-    options = ["--log-level=ERROR"]  # otherwise kernels warn into our progress lines
     try:
-        execute(notebook, str(target), kernel_name="python3", extra_arguments=options)
+        execute(
+            notebook,
+            str(target),
+            kernel_name="python3",
+            # Otherwise kernels warn into our progress lines.
+            extra_arguments=["--log-level=ERROR"],
+        )
     finally:
         page, _ = HTMLExporter().from_notebook_node(notebook)
         save_text(target / path.name, nbformat.writes(notebook))

@@ -572,8 +572,8 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
 
 
 def _read_table(path):
-    """Read history.csv or steps.csv, every digit as it was written."""
-    return pd.read_csv(path, index_col=0, float_precision="round_trip")
+    """Read history.csv or steps.csv; read as numbers, pandas 2 loses the last digit."""
+    return pd.read_csv(path, index_col=0, dtype=str).astype(float).rename(index=int)
 
 
 def _digest(values):

@@ -729,13 +729,3 @@ def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("agnews_helpers.doctor.examine", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "agnews doctor: interrupted\n"
-
-
-def test_a_reader_that_is_gone_is_no_traceback():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agnews_helpers", "doctor"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.close()
-    assert process.wait(timeout=120) == 2 and process.stderr.read() == b""
