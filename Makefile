@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install
 
-.PHONY: help run lab quick lint test test-browser test-oldest test-newest clean
+.PHONY: help run lab quick lint test rehearse test-browser test-oldest test-newest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format`
 
 test: lint  ## lint, all unit tests with their coverage, and every notebook against its stored outputs
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=92
+
+rehearse: .venv/test  ## all notebooks with as many rows as AG News, and with all kinds of data (25 minutes)
+	$(BIN)/python -m pytest -n 2 -m rehearsal tests/rehearsal
+	$(BIN)/python -m tests.rehearsal.rehearse
 
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser

@@ -1,0 +1,1 @@
+"""The notebooks, run in the size and with the data that their readers have."""
