@@ -141,6 +141,7 @@ def test_the_smaller_size_is_kept_for_longer_batches_only(network, capsys):
     assert output.count("of dropout the gradient is the same.") == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_does_not_fit_is_an_error_without_gradients(network):
     sizes = []
 

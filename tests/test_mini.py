@@ -126,6 +126,7 @@ def test_it_is_made_once_and_checked_once_in_a_process(cache, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "tokenizer.json", "manifest.json"]
 )
+@pytest.mark.slow
 def test_a_damaged_folder_is_made_again(cache, name):
     whole = (mini_folder() / name).read_bytes()
     (mini_folder() / name).write_bytes(whole[: len(whole) // 2])

@@ -241,6 +241,7 @@ def test_an_unknown_argument_is_named(monkeypatch):
         recipe_for_this_machine(batchsize=8)
 
 
+@pytest.mark.slow
 def test_a_silent_network_costs_at_most_three_seconds(monkeypatch):
     asked = []
 

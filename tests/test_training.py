@@ -49,6 +49,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 def test_it_learns_eight_rows_by_heart(recipe, tokens, tmp_path):
     few = DatasetDict(
         train=tokens["train"].select(range(8)), validation=tokens["validation"]
@@ -446,6 +447,7 @@ def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
     model = load_model(recipe)
     sizes = faulty(

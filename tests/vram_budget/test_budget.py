@@ -177,6 +177,7 @@ def test_each_change_has_a_verdict_of_its_own():
     assert table["verdict"]["bf16 autocast"] in ("fits", "spills")
 
 
+@pytest.mark.slow
 def test_a_change_of_your_own():
     others = {"half the tokens": {"length": 128}, "too long": {"length": 1000}}
     table = memory_savings(SMALL, 8, 256, others=others)

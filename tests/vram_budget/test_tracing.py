@@ -146,6 +146,7 @@ def test_gradients_live_through_the_forward_pass_if_they_are_cleared_late():
     assert late > early
 
 
+@pytest.mark.slow
 def test_equal_steps_after_the_second_are_its_copies():
     options = StepOptions(implementation="foreach")
     step = vram_accuracy.accumulated_step
@@ -419,6 +420,7 @@ def test_each_switch_does_what_it_should():
     assert peak(capability=(9, 0)) == pytest.approx(plain + 2 * (32 - 8.125))
 
 
+@pytest.mark.slow
 def test_what_needed_more_before():
     """The benchmark repeats old figures: gradients stay, softmax keeps its input."""
     zeroed = peak(step=vram_accuracy.zeroed_gradients_step)
