@@ -51,7 +51,7 @@ def watch_memory():
 
     def watch():
         while True:
-            sizes[:] = [max(*sizes, process.memory_info().rss)]
+            sizes.append(process.memory_info().rss)
             time.sleep(0.1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -27,12 +27,12 @@ def small(tmp_path_factory):
         yield address
 
 
-def check(done, notebooks=NOTEBOOKS):
+def check(done):
     """Each notebook ran to its end."""
     print(done.stdout)  # shown if it fails
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d_", line)]
     assert [line for line in lines if not line.endswith(" ok")] == []
-    assert len(lines) == notebooks and done.returncode == 0
+    assert len(lines) == NOTEBOOKS and done.returncode == 0
 
 
 @pytest.mark.parametrize("profile", ["laptop", "full"])
