@@ -72,6 +72,28 @@ def tokenize(
     return concatenate_datasets([news, Dataset.from_dict(columns)], axis=1)
 
 
+def check_tokens(split: Dataset, name: str) -> None:
+    """Check that a split has tokenized rows.
+
+    Parameters
+    ----------
+    split : Dataset
+        What may be a split of the result of `tokenize`.
+    name : str
+        What it is called in the error.
+
+    Raises
+    ------
+    InvalidValue
+        If it is no data set, or has no rows or no tokens.
+    """
+    if not isinstance(split, Dataset) or not split[:1].get("length"):
+        raise InvalidValue(
+            f"{name} has no tokenized rows. Pass a split of what "
+            "tokenize(load_data(recipe), tokenizer, recipe) returns."
+        )
+
+
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches:
     """Deal all rows out into the batches of one epoch.
 

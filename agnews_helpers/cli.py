@@ -227,7 +227,7 @@ def _budget(options):
     from .budgeting import card_report, print_report
     from .hardware import check_precision, this_card
 
-    recipe = Recipe(**_flags(options))
+    recipe = Recipe(**environment_overrides() | _flags(options))
     named = options.card is not None
     card = find_card(options.card) if named else this_card() or GTX_1650_TI
     check_precision(recipe.precision, "cuda", card)
@@ -285,7 +285,8 @@ def _evaluate(options):
     classifier, tokenizer = model.load_classifier(folder)
     values = model.run_facts(folder).get("recipe")
     own = Recipe.from_dict(values) if values else recipe_for_this_machine()
-    recipe = own.replace(**environment_overrides() | _flags(options))
+    given = environment_overrides() | _flags(options)
+    recipe = own.replace(**given | {"model": classifier.name_or_path})
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .batching import (
     PROGRESS_BAR_FROM_ROWS,
+    check_tokens,
     make_loader,
     sorted_batches,
     tokenize,
@@ -237,10 +238,12 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     Raises
     ------
     InvalidValue
-        If the data has a class that the model does not know, or a label out of range.
+        If the split has no tokenized rows, a class that the model does not know, or a
+        label out of range.
     NonFiniteError
         If a logit is NaN or infinite.
     """
+    check_tokens(split, "What evaluate() was given")
     mapping = np.array(label_mapping(model, split))
     labels = np.array(split["label"][:])
     _check_labels(labels, len(mapping))
@@ -285,13 +288,19 @@ def score(
     Raises
     ------
     InvalidValue
-        If a logit is NaN or a label is out of range.
+        If a logit is NaN, a label is out of range, or the arguments do not have equally
+        many rows and classes.
     """
     from scipy.special import log_softmax
     from sklearn import metrics
 
     names = np.array(names)
     _check_labels(labels, len(names))
+    if np.shape(logits) != (len(labels), len(names)) or len(texts) != len(labels):
+        raise InvalidValue(
+            f"The logits have the shape {np.shape(logits)}, for {len(labels)} labels, "
+            f"{len(texts)} texts and {len(names)} names of classes."
+        )
     if np.isnan(logits).any():
         raise InvalidValue("Some logits are NaN: the model's weights are damaged.")
     log_p = log_softmax(logits, axis=1)

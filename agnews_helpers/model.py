@@ -99,7 +99,13 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
         If the model has to come from the Hub and cannot.
     MiniUnavailable
         If the offline model's package is not installed.
+    InvalidValue
+        If there are fewer than two names, or one twice.
     """
+    if len(set(names)) < max(2, len(names)):
+        raise InvalidValue(
+            f"The classes are {', '.join(names)}; there must be two or more, each once."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         model, new_weights = _load(
@@ -347,7 +353,8 @@ def load_classifier(
             "classifier so far."
         )
     # Version 2 noted the checksums in its record; since then best/ has a manifest.
-    sums = None if "format" in facts else facts.get("files", {})
+    has_manifest = (folder / storage.MANIFEST).is_file()
+    sums = None if has_manifest else facts.get("files", {})
     if changed := storage.damaged_files(folder, sums):
         print(
             f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from .batching import tokenize
 from .checkpoints import (
     HISTORY_COLUMNS,
     State,
@@ -161,11 +163,13 @@ class OpenRun:
         # Now, because an hour later the Hub may be out of reach.
         self.tokenizer = load_tokenizer(recipe)
         check_model_and_tokenizer(model, self.tokenizer, recipe.max_length)
+        _check_recipe_of_tokens(tokens["train"], self.tokenizer, recipe)
         # Whoever loads the classifier cuts texts where this run did.
         self.tokenizer.model_max_length = recipe.max_length
         self.newest: Path | None = None  # checkpoint: to resume from, or last written
         self.is_finished = False
         self._record = {}  # what run.json says
+        self._run_id = uuid.uuid4().hex  # in run.json and in its checkpoints
 
     def __enter__(self):
         with ExitStack() as held:
@@ -215,8 +219,13 @@ class OpenRun:
                 f"{name} is damaged or missing" for name in damaged
             )
             if not problem:
-                self.is_finished = True
-                self._remove_checkpoints(self.identity)
+                self._remove_checkpoints(self._record["run"])
+                # What is left is of another run, perhaps begun with resume=False.
+                left = map(_progress, find_checkpoints(self.path))
+                self.is_finished = self.identity not in [
+                    p.get("identity") for p in left
+                ]
+            if self.is_finished:
                 return
         self.newest = self._newest_checkpoint()
         if self.newest is None and problem:
@@ -271,15 +280,15 @@ class OpenRun:
                     f"{self.path} holds an unfinished run of another kind: {other}. "
                     f"Resume it unchanged, or give another folder. {START_OVER}"
                 )
+            self._run_id = progress["run"]
             return path
         return None
 
-    def _remove_checkpoints(self, identity=None):
-        """Delete all checkpoints, or only those of the run with this identity."""
+    def _remove_checkpoints(self, run_id=None):
+        """Delete all checkpoints, or only those of one run."""
         for path in find_checkpoints(self.path):
-            with suppress(Damaged):
-                if identity in (None, read_progress(path).get("identity")):
-                    storage.remove_folder(path)
+            if run_id in (None, _progress(path).get("run")):
+                storage.remove_folder(path)
 
     def load(self) -> Run:
         """Return the finished run in the folder, with its weights in the model.
@@ -379,7 +388,12 @@ class OpenRun:
     def _facts(self):
         """Return what each record of this run says."""
         recipe = self.recipe.to_dict(absolute_paths=True)
-        return {"format": FORMAT, "identity": self.identity, "recipe": recipe}
+        return {
+            "format": FORMAT,
+            "run": self._run_id,
+            "identity": self.identity,
+            "recipe": recipe,
+        }
 
     def _best_writer(self, state):
         """Return ``write(path)``, which writes the best classifier so far.
@@ -470,7 +484,7 @@ class OpenRun:
         # Each process has read the best weights in a checkpoint.
         process_state().wait_for_everyone()
         if is_main():
-            self._remove_checkpoints(self.identity)
+            self._remove_checkpoints(self._run_id)
         return run
 
     def _result(self, state, finished):
@@ -569,6 +583,28 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
+
+
+def _check_recipe_of_tokens(split, tokenizer, recipe):
+    """Tokenize the first rows and the longest one again, and compare."""
+    if "text" not in split.column_names:
+        return
+    lengths = split["length"][:]
+    rows = split[[*range(min(8, len(split))), lengths.index(max(lengths))]]
+    texts = Dataset.from_dict({"text": rows["text"]})
+    if tokenize(texts, tokenizer, recipe)["input_ids"][:] != rows["input_ids"]:
+        raise InvalidValue(
+            f"The tokens were not made by the tokenizer of {recipe.model} with "
+            f"max_length={recipe.max_length}. Pass what tokenize(news, tokenizer, "
+            "recipe) returns, with this recipe."
+        )
+
+
+def _progress(path):
+    """Return what a checkpoint says about its run; nothing if it is damaged."""
+    with suppress(Damaged):
+        return read_progress(path)
+    return {}
 
 
 def _read_table(path):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batching import epoch_batches, make_loader
+from .batching import check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
 from .hardware import check_precision
@@ -202,25 +202,30 @@ def check_run(
     Raises
     ------
     InvalidValue
-        If an argument is out of range, the model is wrapped in another one, a split
-        has no tokenized rows, the model's classes are not the data's, or the precision
-        is known to be slow, or to fail, on this machine.
+        If an argument is out of range, the model is wrapped in another one, all frozen
+        or in half precision, a split has no tokenized rows, the model's classes are not
+        the data's, or the precision is known to be slow, or to fail, on this machine.
     """
-    if steps is not None and steps < 1:
+    if not isinstance(recipe, Recipe):
+        raise InvalidValue(f"The recipe is a {type(recipe).__name__}. Pass a Recipe.")
+    if steps is not None and not (isinstance(steps, int) and steps >= 1):
         raise InvalidValue(
-            f"steps must be at least 1, got {steps}. Leave it out to train to the end."
+            f"steps is {steps!r}; it must be a whole number from 1. Leave it out to "
+            "train to the end."
         )
     if not isinstance(model, PreTrainedModel):
         raise InvalidValue(
             f"The model is a {type(model).__name__}, which could not be saved. Pass a "
             "model from load_model(recipe), not a wrapped one."
         )
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights or {w.dtype for w in weights} & {torch.float16, torch.bfloat16}:
+        raise InvalidValue(
+            "The model has no weight to train, or weights in half precision. Load it "
+            "with load_model(recipe), and choose Recipe(precision=...) instead."
+        )
     for name in ("train", "validation"):
-        if name not in tokens or not tokens[name][:1].get("length"):
-            raise InvalidValue(
-                f"The split {name!r} has no tokenized rows. Pass what "
-                "tokenize(load_data(recipe), tokenizer, recipe) returns."
-            )
+        check_tokens(tokens.get(name), f"The split {name!r}")
     in_order = list(range(model.config.num_labels))
     if label_mapping(model, tokens["train"]) != in_order:
         raise InvalidValue(

@@ -97,7 +97,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         (["train", "--data", "no/such/folder"], "is no folder with a training file"),
         (["train", "--train-rows", "9999"], "only 400 train rows"),
         (["train", "--profile", "tiny"], "argument is 'tiny'; it must be one of"),
-        (["train", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["train", "--steps", "0"], "steps is 0; it must be a whole number from 1"),
         (
             ["predict", "text", "--output-dir", "no/such/run"],
             "holds no trained classifier",

@@ -239,6 +239,40 @@ def test_a_logit_that_is_no_number_is_refused():
         score(logits, LABELS, TEXTS)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda tokens: tokens,
+        lambda tokens: tokens["test"].remove_columns(["input_ids", "length"]),
+        lambda tokens: tokens["test"].select([]),
+        lambda tokens: tokens["test"].to_pandas(),
+        lambda tokens: None,
+    ],
+    ids=["all splits", "no tokens", "no rows", "pandas", "nothing"],
+)
+def test_what_is_no_tokenized_split_is_refused(given, recipe, tokens):
+    with pytest.raises(
+        InvalidValue, match="What evaluate.. was given has no tokenized"
+    ):
+        evaluate(load_model(recipe), given(tokens), recipe)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": LABELS[:-1]},
+        {"texts": TEXTS[:-1]},
+        {"names": ["a", "b", "c", "d", "e"]},
+        {"logits": LOGITS[:, :3]},
+        {"logits": LOGITS[0]},
+    ],
+)
+def test_arguments_of_different_lengths_are_refused(change):
+    given = {"logits": LOGITS, "labels": LABELS, "texts": TEXTS}
+    with pytest.raises(InvalidValue, match="The logits have the shape"):
+        score(**given | change)
+
+
 # Logits and answers
 
 

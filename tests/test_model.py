@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -20,6 +20,7 @@ from agnews_helpers import (
     load_classifier,
     load_model,
     load_tokenizer,
+    tokenize,
     train,
 )
 from agnews_helpers.model import (
@@ -185,12 +186,10 @@ def test_facts_that_are_damaged_are_named(tmp_path, name, text):
 def run(recipe, tokens, tmp_path_factory):
     """A finished run, trained with rows of at most 16 tokens."""
     short = recipe.replace(max_length=16)
-    split = {
-        name: rows.map(lambda row: {"input_ids": row["input_ids"][:16], "length": 16})
-        for name, rows in tokens.items()
-    }
+    texts = tokens.remove_columns(["input_ids", "length"])
+    split = tokenize(texts, load_tokenizer(short), short)
     folder = tmp_path_factory.mktemp("classifier") / "run"
-    return train(load_model(short), DatasetDict(split), short, folder)
+    return train(load_model(short), split, short, folder)
 
 
 def version_2_folder(run, folder):
@@ -406,3 +405,9 @@ def test_a_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, load):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no folder 'model.json'"):
         load(Recipe(model="model.json"))
+
+
+@pytest.mark.parametrize("names", [[], ["one"], ["a", "b", "a"]])
+def test_classes_that_no_model_can_have_are_refused(names, recipe):
+    with pytest.raises(InvalidValue, match="there must be two or more, each once"):
+        load_model(recipe, names)

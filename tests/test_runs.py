@@ -25,7 +25,9 @@ from agnews_helpers import (
     classify,
     load_classifier,
     load_model,
+    load_tokenizer,
     runs,
+    tokenize,
     train,
     training,
 )
@@ -430,7 +432,7 @@ def test_resume_true_needs_a_run(three, tokens, tmp_path, no_training):
         ({"resume": "yes"}, "resume is 'yes'; it must be 'auto', True or False"),
         ({"save_minutes": 0}, "save_minutes is 0; it must be above 0"),
         ({"save_minutes": float("nan")}, "save_minutes is nan; it must be above 0"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1"),
     ],
 )
 def test_an_argument_out_of_range_is_named(argument, message, recipe, tokens, tmp_path):
@@ -774,11 +776,9 @@ def test_a_copy_of_the_classifier_cuts_texts_where_the_run_did(
     recipe, tokens, tmp_path
 ):
     short = recipe.replace(max_length=16)
-    cut = {
-        name: split.map(lambda row: {"input_ids": row["input_ids"][:16], "length": 16})
-        for name, split in tokens.items()
-    }
-    run = train(load_model(short), DatasetDict(cut), short, tmp_path / "run", steps=1)
+    texts = tokens.remove_columns(["input_ids", "length"])
+    cut = tokenize(texts, load_tokenizer(short), short)
+    run = train(load_model(short), cut, short, tmp_path / "run", steps=1)
     best = shutil.copytree(run.folder / "best", tmp_path / "copy")
     start = "word " * 14
     for folder in (run.folder, run.folder / "best", best):
@@ -877,3 +877,14 @@ def test_an_output_folder_may_be_called_best(recipe, tokens, tmp_path, capsys):
     for _ in range(2):
         assert train(load_model(recipe), tokens, recipe, folder).best_epoch == 1
     assert recipe_of_run(folder) == recipe
+
+
+def test_a_run_begun_anew_is_resumed_and_not_the_finished_one(
+    finished, recipe, tokens, capsys
+):
+    """Also with the same recipe: what was done since would be lost."""
+    train(load_model(recipe), tokens, recipe, finished, resume=False, steps=2)
+    capsys.readouterr()
+    run = train(load_model(recipe), tokens, recipe, finished)
+    assert "Resuming after step 2" in capsys.readouterr().out and run.finished
+    assert not (finished / "checkpoints").exists()

@@ -212,7 +212,7 @@ def untokenized(tokens):
         (lambda tokens: tokens.pop("validation"), "'validation' has no tokenized rows"),
         (
             lambda tokens: tokens.update(validation=untokenized(tokens)),
-            "'validation' has no tokenized rows. Pass what tokenize",
+            "'validation' has no tokenized rows. Pass a split of what tokenize",
         ),
         (
             lambda tokens: tokens.update(validation=tokens["train"].select([])),
@@ -563,3 +563,42 @@ def test_with_a_gradient_scaler_its_scale_decides(recipe, scale, loss, problem):
     with pytest.raises(NonFiniteError, match=problem):
         check_finite(torch.tensor(loss), model, accelerator)
     assert model.classifier.bias.grad is None
+
+
+# What cannot be trained is refused before any work
+
+
+def frozen(model):
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    "change", [frozen, torch.nn.Module.half, torch.nn.Module.bfloat16]
+)
+def test_a_model_that_cannot_be_trained_is_refused(change, recipe, tokens, tmp_path):
+    with pytest.raises(InvalidValue, match="no weight to train, or .* half precision"):
+        train(change(load_model(recipe)), tokens, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 8}, None, "offline"])
+def test_what_is_no_recipe_is_refused(other, recipe, tokens, tmp_path):
+    with pytest.raises(InvalidValue, match="The recipe is a .*Pass a Recipe"):
+        train(load_model(recipe), tokens, other, tmp_path / "run")
+
+
+@pytest.mark.parametrize("steps", [1.5, "3", -1])
+def test_steps_are_a_whole_number(steps, recipe, tokens, tmp_path):
+    with pytest.raises(InvalidValue, match=f"steps is {steps!r}"):
+        train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=steps)
+
+
+def test_tokens_of_another_length_or_tokenizer_are_refused(recipe, tokens, tmp_path):
+    """Otherwise the saved classifier would read other ids than it was trained with."""
+    expected = "not made by the tokenizer of .* with max_length="
+    with pytest.raises(InvalidValue, match=expected + "32"):
+        train(load_model(recipe), tokens, recipe.replace(max_length=32), tmp_path / "a")
+    shifted = tokens.map(lambda row: {"input_ids": [i + 1 for i in row["input_ids"]]})
+    with pytest.raises(InvalidValue, match=expected + "512"):
+        train(load_model(recipe), shifted, recipe, tmp_path / "b")
+    assert not any(tmp_path.iterdir())
