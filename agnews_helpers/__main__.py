@@ -1,5 +1,37 @@
-"""``python -m agnews_helpers`` is the ``agnews`` command."""
+"""The ``agnews`` command, also as ``python -m agnews_helpers``."""
 
-from .cli import main
+import os
+import signal
+import sys
+from contextlib import suppress
 
-raise SystemExit(main())
+
+def run() -> int:
+    """Run the command; Ctrl-C or SIGTERM ends it at once, with status 130 or 143.
+
+    Only while `train` runs, its own `StopSignal` saves first.
+
+    Returns
+    -------
+    int
+        The exit status, as `cli.main` has it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+    from .cli import main  # now: what it imports can be interrupted, too
+
+    return main()
+
+
+def _end(number, frame):
+    """End this process with one line. A kernel notices, and ends as well."""
+    with suppress(Exception):
+        sys.stdout.flush()
+        start = "\n" if sys.stderr.isatty() else ""  # the terminal's line has a ^C
+        os.write(sys.stderr.fileno(), f"{start}agnews: interrupted\n".encode())
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

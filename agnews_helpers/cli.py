@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     -------
     int
         The exit status. 0: success. 1: a finding or failure. 2: wrong input or a run
-        that cannot go on, told in one line. 130: interrupted.
+        that cannot go on, told in one line. 130 or 143: interrupted.
     """
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -239,6 +239,7 @@ def _budget(options):
 def _train(options):
     """Train a classifier, or resume its training; then test it."""
     from . import batching, data, evaluation, model, runs, training
+    from .plumbing.interrupts import StopSignal
     from .plumbing.processes import process_state
 
     folder = options.output_dir
@@ -266,7 +267,7 @@ def _train(options):
         options.checkpoint_minutes,
     )
     if not run.finished:
-        return INTERRUPTED if options.steps is None else 0, {}
+        return 128 + StopSignal.number if options.steps is None else 0, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
     if state.is_main_process:
         print(run.history.round(4).to_string())

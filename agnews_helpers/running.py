@@ -1,6 +1,7 @@
 """Run the notebooks top to bottom, and keep them as .ipynb and .html: ``make run``."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,14 +76,20 @@ def _execute(path, target):
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(path, as_version=4)
-    try:
-        execute(
+    # In the main thread nbclient would handle Ctrl-C: it ends the kernel only.
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            execute,
             notebook,
             str(target),
             kernel_name="python3",
             # Otherwise kernels warn into our progress lines.
             extra_arguments=["--log-level=ERROR"],
         )
+        while not running.done():
+            time.sleep(0.1)  # unlike a lock, Ctrl-C interrupts it on Windows, too
+    try:
+        running.result()
     finally:
         page, _ = HTMLExporter().from_notebook_node(notebook)
         save_text(target / path.name, nbformat.writes(notebook))

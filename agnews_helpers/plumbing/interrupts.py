@@ -23,6 +23,7 @@ class StopSignal:
     """
 
     GRACE_SECONDS = 3.0
+    number = signal.SIGINT  # the last one that was received
     SIGNALS = [
         getattr(signal, name)
         for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -89,6 +90,7 @@ class StopSignal:
             with open(os.devnull, "wb") as nowhere:
                 for terminal in self._terminals:
                     os.dup2(nowhere.fileno(), terminal)
+        StopSignal.number = number
         now = time.monotonic()
         self._received_at = self._received_at or now
         if self._raise_at_once or now - self._received_at >= self.GRACE_SECONDS:
