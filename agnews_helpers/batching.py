@@ -99,8 +99,10 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches
 
     With `recipe.group_by_length` the shuffled rows are sorted by length within windows
     of 50 batches, and the resulting batches are shuffled again: a batch needs little
-    padding, and the model still sees short and long texts in random order. The batch
-    with the longest row comes first, so that too little memory shows early.
+    padding, and the model still sees short and long texts in random order.
+
+    The batch with the longest row comes second, so that too little memory shows early:
+    the first step takes less, because Adam's running means do not exist before it.
 
     Parameters
     ----------
@@ -118,18 +120,19 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches
     """
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     shuffled = torch.randperm(len(lengths), generator=generator)
-    if not recipe.group_by_length:
-        return [batch.tolist() for batch in shuffled.split(recipe.batch_size)]
-    tokens = torch.tensor(lengths)
-    grouped = []
-    for window in shuffled.split(MEGABATCH * recipe.batch_size):
-        by_length = tokens[window].argsort(descending=True, stable=True)
-        grouped += window[by_length].split(recipe.batch_size)
-    order = torch.randperm(len(grouped), generator=generator)
-    batches = [grouped[number].tolist() for number in order]
-    longest = max(batches, key=lambda batch: lengths[batch[0]])
-    batches.remove(longest)
-    return [longest, *batches]
+    dealt = shuffled.split(recipe.batch_size)
+    if recipe.group_by_length:
+        tokens = torch.tensor(lengths)
+        grouped = []
+        for window in shuffled.split(MEGABATCH * recipe.batch_size):
+            by_length = tokens[window].argsort(descending=True, stable=True)
+            grouped += window[by_length].split(recipe.batch_size)
+        order = torch.randperm(len(grouped), generator=generator)
+        dealt = [grouped[number] for number in order]
+    batches = [batch.tolist() for batch in dealt]
+    longest = [max(lengths[index] for index in batch) for batch in batches]
+    batches.insert(1, batches.pop(longest.index(max(longest))))
+    return batches
 
 
 def sorted_batches(

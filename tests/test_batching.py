@@ -88,7 +88,8 @@ def test_what_holds_for_any_lengths(lengths, size, grouped, seed, epoch):
         windows = -(-len(lengths) // (MEGABATCH * size))
         padding = padded_tokens(lengths, batches) - sum(lengths)
         assert padding <= windows * size * (max(lengths) - min(lengths))
-        assert max(lengths) == max(lengths[row] for row in batches[0])
+    second = batches[min(1, len(batches) - 1)]
+    assert max(lengths) == max(lengths[row] for row in second)
 
 
 def batches_of(tokens, recipe):
@@ -117,12 +118,6 @@ def test_a_loader_leaves_the_global_generator_alone(tokens, recipe):
     assert torch.equal(
         torch.get_rng_state(), before
     )  # otherwise dropout would differ after a resume
-
-
-def test_the_longest_row_comes_first():
-    assert max(LENGTHS) in [
-        LENGTHS[row] for row in epoch_batches(LENGTHS, Recipe(), 3)[0]
-    ]
 
 
 def test_padding_is_counted():

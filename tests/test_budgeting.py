@@ -4,7 +4,7 @@ import re
 import pytest
 from transformers import DistilBertConfig
 
-from agnews_helpers import Recipe, budgeting, training
+from agnews_helpers import Recipe, budgeting, epoch_batches, training
 from agnews_helpers.budgeting import (
     TOKENS,
     config_for,
@@ -59,6 +59,21 @@ def test_the_options_are_the_recipes():
     assert (options.attention, options.precision) == ("eager", "bf16")
     assert options.capability == (8, 0) and options.checkpointing
     assert not options.scalable and options_of(Recipe(), GTX_1650_TI).scalable
+
+
+def test_the_second_batch_has_the_peak_of_the_whole_epoch():
+    lengths = [*TOKENS] * 8 + [358]
+    batches = epoch_batches(lengths, Recipe(), 1)
+    shapes = [(len(batch), max(lengths[i] for i in batch)) for batch in batches]
+    assert shapes[1] == (8, 358)
+
+    def peak(*shapes):
+        return trace(training_step(), DISTILBERT, shapes).peak()[0]
+
+    highest = peak(*shapes[:2])
+    assert peak(*shapes) == highest > peak(shapes[0])
+    # Had it been the first batch, less memory would have sufficed until the second.
+    assert highest > 1.4 * peak(shapes[1])
 
 
 def test_a_folder_is_enough(tiny):
