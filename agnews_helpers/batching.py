@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import DataLoader
 from tqdm.auto import trange
 from transformers import PreTrainedTokenizerBase
 
-from .plumbing.errors import InvalidValue
+from .plumbing.errors import InvalidValue, check_types
+from .plumbing.tables import problem_of
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches per window that is sorted by length
@@ -17,9 +19,11 @@ MEGABATCH = 50  # batches per window that is sorted by length
 PROGRESS_BAR_FROM_ROWS = 1_000
 # More at once is slower on a CPU with two cores and needs more memory on a GPU.
 EVALUATION_TOKENS = 2048
+COLUMNS = ("text", "label", "input_ids", "length")  # of a tokenized split
 Batches = list[list[int]]  # the row indices of each batch
 
 
+@check_types
 def tokenize(
     news: Dataset | DatasetDict, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
 ) -> Dataset | DatasetDict:
@@ -32,7 +36,8 @@ def tokenize(
     Parameters
     ----------
     news : Dataset or DatasetDict
-        Rows with a column ``text``; of a DatasetDict every split is tokenized.
+        From `load_data`: rows with a column ``text``. Of a DatasetDict every split is
+        tokenized.
     tokenizer : PreTrainedTokenizerBase
         The tokenizer of the model that will read the tokens.
     recipe : Recipe
@@ -46,12 +51,16 @@ def tokenize(
     Raises
     ------
     InvalidValue
-        If the tokenizer does not know more than half of the tokens.
+        If there are no rows, one has no readable text, or the tokenizer does not know
+        more than half of the tokens.
     """
     if isinstance(news, dict):
         splits = {name: tokenize(news[name], tokenizer, recipe) for name in news}
         return DatasetDict(splits)
-    texts = news["text"][:]
+    rest = [name for name in news.column_names if name not in ("input_ids", "length")]
+    news = news.select_columns(rest).with_format(None)
+    texts = news["text"][:] if "text" in rest else []
+    check_texts(texts)
     ids = []
     quiet = len(texts) <= PROGRESS_BAR_FROM_ROWS
     for start in trange(0, len(texts), 1000, desc="tokenize", disable=quiet):
@@ -72,6 +81,51 @@ def tokenize(
     return concatenate_datasets([news, Dataset.from_dict(columns)], axis=1)
 
 
+def check_texts(texts: list) -> None:
+    """Check that each of some texts can be read.
+
+    Parameters
+    ----------
+    texts : list
+        What should be texts.
+
+    Raises
+    ------
+    InvalidValue
+        If there is none, or one is no string, empty, or not UTF-8.
+    """
+    if not texts:
+        raise InvalidValue("There is no text: no row, or no column 'text'.")
+    for number, text in enumerate(texts, 1):
+        if problem := problem_of(text):
+            raise InvalidValue(f"Text {number} of {len(texts)} is one {problem}.")
+
+
+def check_labels(labels: Sequence[int], classes: int) -> None:
+    """Check that each label is the index of a class.
+
+    Parameters
+    ----------
+    labels : Sequence[int]
+        What should be indices; -1 would silently be the last class.
+    classes : int
+        How many there are.
+
+    Raises
+    ------
+    InvalidValue
+        If there is no label, or one that is no index.
+    """
+    labels = np.asarray(labels)
+    wrong = np.setdiff1d(labels, range(classes))
+    if len(wrong) or labels.dtype.kind not in "iu":
+        raise InvalidValue(
+            f"Labels must be whole numbers from 0 to {classes - 1}, the indices of the "
+            f"classes. There are {len(labels)} of {labels.dtype}, such as "
+            f"{wrong[:3].tolist()}. Remove rows without a label."
+        )
+
+
 def check_tokens(split: Dataset, name: str) -> None:
     """Check that a split has tokenized rows.
 
@@ -85,15 +139,47 @@ def check_tokens(split: Dataset, name: str) -> None:
     Raises
     ------
     InvalidValue
-        If it is no data set, or has no rows or no tokens.
+        If it has no rows or lacks a column, or its rows are given out as tensors.
     """
-    if not isinstance(split, Dataset) or not split[:1].get("length"):
+    is_split = isinstance(split, Dataset) and len(split) and not split.format["type"]
+    if not is_split or not {*COLUMNS} <= {*split.column_names}:
         raise InvalidValue(
-            f"{name} has no tokenized rows. Pass a split of what "
-            "tokenize(load_data(recipe), tokenizer, recipe) returns."
+            f"{name} has no tokenized rows with {', '.join(COLUMNS)}, as plain Python "
+            "values. Pass a split of what tokenize(load_data(recipe), tokenizer, "
+            "recipe) returns."
         )
 
 
+def check_tokenizer(
+    split: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> None:
+    """Check who made some tokens: the first rows and the longest are made again.
+
+    Parameters
+    ----------
+    split : Dataset
+        A split of the result of `tokenize`.
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    recipe : Recipe
+        Its `max_length` is used.
+
+    Raises
+    ------
+    InvalidValue
+        If the tokens differ.
+    """
+    lengths = split["length"][:]
+    rows = split.select([*range(min(8, len(split))), lengths.index(max(lengths))])
+    if tokenize(rows, tokenizer, recipe)["input_ids"][:] != rows["input_ids"][:]:
+        raise InvalidValue(
+            "The tokens were made by another tokenizer than the model's, or cut at "
+            f"another length than max_length={recipe.max_length}. Pass what "
+            "tokenize(news, tokenizer, recipe) returns, with this recipe."
+        )
+
+
+@check_types
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches:
     """Deal all rows out into the batches of one epoch.
 

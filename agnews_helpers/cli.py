@@ -316,36 +316,46 @@ def _predict(options):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     answers = classify(texts, options.output_dir)
+    names = [name.removeprefix("probability_") for name in answers.columns[2:]]
+    predictions = []
     for text, label, *probabilities in answers.itertuples(index=False, name=None):
         # Nothing that is printed may steer a terminal.
         shown = "".join(char if char.isprintable() else " " for char in text)
         print(f"{label:9} {max(probabilities):.3f} {shown}")
-    return 0, {"predictions": answers.to_dict("records")}
+        one = {"text": text, "label": label}
+        predictions.append(one | {"probabilities": dict(zip(names, probabilities))})
+    return 0, {"predictions": predictions}
 
 
 def _label_file(options):
     """Write all columns of a file, and the label and confidence of each row."""
     from .evaluation import classify
+    from .model import run_facts
     from .plumbing.tables import read_texts
 
     target = options.output
     if target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
-    read = read_texts(options.file, text_columns=options.text_columns, labelled=False)
+    trained = run_facts(options.output_dir).get("recipe", {})
+    columns = options.text_columns or trained.get("text_columns")
+    read = read_texts(options.file, text_columns=columns, labelled=False)
     print(f"{options.file.name} · {read.layout}")
-    answers = classify([*read.rows["text"]], options.output_dir)
+    has_text = read.rows["text"] != ""
+    answers = classify([*read.rows["text"][has_text]], options.output_dir)
     table = read.table
     added = {
-        "label": answers.iloc[:, 1],
+        "label": answers["label"],
         "confidence": answers.iloc[:, 2:].max(axis=1).round(4),
     }
     for name, values in added.items():
         while name in table.columns:
             name = f"predicted_{name}"
-        table[name] = [*values]
+        table.loc[has_text, name] = [*values]
     save_text(target, table.to_csv(index=False, lineterminator="\n"))
-    print(f"{len(table):,} rows labelled in {target}")
-    return {"rows": len(table)}
+    empty = len(table) - len(answers)
+    left_out = f"; {empty:,} without text have no label" if empty else ""
+    print(f"{len(answers):,} rows labelled in {target}{left_out}")
+    return {"rows": len(answers), "rows_without_text": empty}
 
 
 def _notebooks(options):

@@ -9,7 +9,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub import hf_hub_download
 
-from .plumbing.errors import DataError
+from .plumbing.errors import DataError, check_types
 from .plumbing.hub import FILES, from_hub
 from .plumbing.tables import decode_file, find_table, plain_label, read_texts, row_error
 from .profiles import PROFILES
@@ -23,6 +23,7 @@ SUPPORT = Path(__file__).parent / "support"
 MIN_ROWS_PER_CLASS = 4
 
 
+@check_types
 def load_data(recipe: Recipe) -> DatasetDict:
     """Load the texts of a recipe as ``train``, ``validation`` and ``test``.
 

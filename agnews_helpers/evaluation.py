@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 
 from .batching import (
     PROGRESS_BAR_FROM_ROWS,
+    check_labels,
+    check_texts,
+    check_tokenizer,
     check_tokens,
     make_loader,
     sorted_batches,
@@ -22,15 +25,16 @@ from .model import (
     class_names,
     label_mapping,
     load_classifier,
+    load_tokenizer,
     run_facts,
 )
-from .plumbing.errors import InvalidValue, NonFiniteError
+from .plumbing.errors import InvalidValue, NonFiniteError, check_types
 from .plumbing.processes import over_processes, process_state
 from .plumbing.storage import write_json
-from .plumbing.tables import problem_of
 from .recipe import LABELS, Recipe
 
 
+@check_types
 @torch.inference_mode()
 def predict_logits(
     model: PreTrainedModel, split: Dataset, recipe: Recipe
@@ -57,9 +61,12 @@ def predict_logits(
 
     Raises
     ------
+    InvalidValue
+        If the split has no tokenized rows.
     NonFiniteError
         If a logit is NaN or infinite, because the weights are damaged.
     """
+    check_tokens(split, "The split")
     state = process_state()
     lengths = [recipe.pad_to or length for length in split["length"][:]]
     batches = sorted_batches(lengths)[state.process_index :: state.num_processes]
@@ -86,41 +93,34 @@ def predict_logits(
     return logits
 
 
+@check_types
 def classify(texts: list[str], folder: str | Path) -> DataFrame:
     """Label texts with the classifier saved in `folder`.
 
     Parameters
     ----------
     texts : list[str]
-        The texts; each is truncated to the length that the classifier was trained with.
+        The texts, such as [text] or list(table["text"]); each is truncated to the
+        length that the classifier was trained with.
     folder : str or Path
         A folder that `train` or ``save_pretrained`` wrote.
 
     Returns
     -------
     DataFrame
-        One row per text: ``text``, ``label``, and then the probability of each class,
-        in a column with its name.
+        One row per text: ``text``, ``label``, and ``probability_NAME`` for each class.
 
     Raises
     ------
     InvalidValue
-        If `texts` is no list, is empty, or holds something that is no readable text, or
-        if model and tokenizer do not belong together.
+        If there is no text, or one cannot be read, or if model and tokenizer do not
+        belong together.
     FileNotFoundError
         If the folder holds no classifier.
     NonFiniteError
         If the weights of the classifier are damaged.
     """
-    if not isinstance(texts, list) or not texts:
-        raise InvalidValue(
-            "classify() takes a list of at least one text. Write [text] for one text, "
-            "or list(table['text']) for a column."
-        )
-    for number, text in enumerate(texts, 1):
-        problem = problem_of(text)
-        if problem:
-            raise InvalidValue(f"Text {number} is one {problem}: {str(text)[:40]!r}.")
+    check_texts(texts)
     model, tokenizer = load_classifier(folder)
     longest = {"max_length": min(512, tokenizer.model_max_length)}
     recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
@@ -129,10 +129,9 @@ def classify(texts: list[str], folder: str | Path) -> DataFrame:
     unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
     split = tokenize(unlabelled, tokenizer, recipe)
     probabilities = predict_logits(model, split, recipe).softmax(dim=1).numpy()
-    answers = DataFrame(probabilities, columns=class_names(model))
-    # A class may be called like a column.
-    answers.insert(0, "label", answers.idxmax(axis="columns"), allow_duplicates=True)
-    answers.insert(0, "text", texts, allow_duplicates=True)
+    names = np.array(class_names(model))
+    answers = DataFrame({"text": texts, "label": names[probabilities.argmax(axis=1)]})
+    answers[[f"probability_{name}" for name in names]] = probabilities
     return answers
 
 
@@ -215,6 +214,7 @@ class Report:
         write_json(Path(path), self.to_dict())
 
 
+@check_types
 def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     """Score a classifier on a tokenized split.
 
@@ -238,32 +238,26 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     Raises
     ------
     InvalidValue
-        If the split has no tokenized rows, a class that the model does not know, or a
-        label out of range.
+        If the split has no tokenized rows, those of another tokenizer, a class that the
+        model does not know, or a label out of range.
     NonFiniteError
         If a logit is NaN or infinite.
     """
-    check_tokens(split, "What evaluate() was given")
+    check_tokens(split, "The split")
     mapping = np.array(label_mapping(model, split))
-    labels = np.array(split["label"][:])
-    _check_labels(labels, len(mapping))
+    labels = split["label"][:]
+    check_labels(labels, len(mapping))
+    if Path(model.name_or_path).is_dir():
+        own_tokenizer = load_tokenizer(Recipe(model=model.name_or_path))
+        check_tokenizer(split, own_tokenizer, recipe)
     logits = predict_logits(model, split, recipe).numpy()
     return score(logits, mapping[labels], split["text"][:], class_names(model))
 
 
-def _check_labels(labels, classes):
-    """Raise InvalidValue for a label that is no class index: -1 would be the last."""
-    wrong = np.setdiff1d(labels, range(classes))
-    if len(wrong):
-        raise InvalidValue(
-            f"Label {wrong[0]} is no class: {classes} classes have the labels 0 to "
-            f"{classes - 1}. Remove rows without a label."
-        )
-
-
+@check_types
 def score(
     logits: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | list,
     texts: list[str],
     names: tuple | list = LABELS,
 ) -> Report:
@@ -273,7 +267,7 @@ def score(
     ----------
     logits : np.ndarray
         [rows, classes]; log-probabilities give the same result.
-    labels : np.ndarray
+    labels : np.ndarray or list of int
         [rows], the index of the true class.
     texts : list[str]
         The text of each row, for the list of answers.
@@ -288,22 +282,22 @@ def score(
     Raises
     ------
     InvalidValue
-        If a logit is NaN, a label is out of range, or the arguments do not have equally
-        many rows and classes.
+        If a logit is NaN or +inf, a label is out of range, there is no row, or the
+        arguments do not have equally many rows and classes.
     """
     from scipy.special import log_softmax
     from sklearn import metrics
 
     names = np.array(names)
-    _check_labels(labels, len(names))
+    check_labels(labels, len(names))
     if np.shape(logits) != (len(labels), len(names)) or len(texts) != len(labels):
         raise InvalidValue(
             f"The logits have the shape {np.shape(logits)}, for {len(labels)} labels, "
             f"{len(texts)} texts and {len(names)} names of classes."
         )
-    if np.isnan(logits).any():
-        raise InvalidValue("Some logits are NaN: the model's weights are damaged.")
     log_p = log_softmax(logits, axis=1)
+    if np.isnan(log_p).any():
+        raise InvalidValue("Some logits are NaN or infinite: the weights are damaged.")
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)
     classes = np.arange(len(names))
@@ -345,6 +339,7 @@ def _wilson(right):
     return binomtest(right.sum(), len(right)).proportion_ci(method="wilson")
 
 
+@check_types
 def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
     """Compare confidence with accuracy in groups of equal size.
 

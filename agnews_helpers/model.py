@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .plumbing import storage
-from .plumbing.errors import InvalidValue
+from .plumbing.errors import InvalidValue, check_types
 from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
 from .recipe import LABELS, Recipe
@@ -52,6 +52,7 @@ def pretrained_name(recipe: Recipe) -> str:
     return str(folder) if folder.is_dir() else recipe.model
 
 
+@check_types
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     """Load the model's own tokenizer: ``AutoTokenizer.from_pretrained(name)``.
 
@@ -72,6 +73,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return pretrained(AutoTokenizer, pretrained_name(recipe))
 
 
+@check_types
 def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel:
     """Load a classifier to train, in fp32, on the CPU.
 
@@ -84,7 +86,7 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
     recipe : Recipe
         Names the model.
     names : sequence of str
-        The names of the classes. Default: AG News'; for other data those of
+        The names of the classes. Default: AG News'; for other data
         ``load_data(recipe)["train"].features["label"].names``.
 
     Returns
@@ -102,9 +104,10 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
     InvalidValue
         If there are fewer than two names, or one twice.
     """
-    if len(set(names)) < max(2, len(names)):
+    are_names = not isinstance(names, str) and all(isinstance(n, str) for n in names)
+    if not are_names or len(set(names)) < max(2, len(names)):
         raise InvalidValue(
-            f"The classes are {', '.join(names)}; there must be two or more, each once."
+            f"The classes are {names!r}; there must be two names or more, each once."
         )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
@@ -180,6 +183,42 @@ def check_model_and_tokenizer(
         raise InvalidValue(
             f"The model takes {positions} tokens; max_length is {max_length}. Make it "
             "smaller."
+        )
+
+
+def check_trainable(model: PreTrainedModel) -> None:
+    """Check that a model can be trained here, and that its folder will be the model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model.
+
+    Raises
+    ------
+    InvalidValue
+        If it is no sequence classifier; if its weights are all frozen, in half
+        precision, or one weight under two names; or if they are not those of its class
+        and configuration, as with LoRA: what was loaded again would be another model.
+    """
+    with torch.device("meta"):
+        fresh = type(model)(model.config)
+    weights = dict(model.named_parameters())  # without second names
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    dtypes = {weight.dtype for weight in weights.values()}
+    problems = {
+        "is no sequence classifier": "SequenceClass" not in type(model).__name__,
+        "has only frozen weights": not any(w.requires_grad for w in weights.values()),
+        "is in half precision (choose Recipe(precision=...) instead)": dtypes
+        & {torch.float16, torch.bfloat16},
+        "has other weights than its configuration says, or one under two names": shapes
+        != {name: weight.shape for name, weight in fresh.named_parameters()},
+    }
+    found = [problem for problem, is_there in problems.items() if is_there]
+    if found:
+        raise InvalidValue(
+            f"The {type(model).__name__} {', and '.join(found)}. Pass a model from "
+            "load_model(recipe, names)."
         )
 
 
@@ -312,6 +351,7 @@ def write_classifier(
         tokenizer.save_pretrained(folder)
 
 
+@check_types
 def load_classifier(
     folder: str | Path,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

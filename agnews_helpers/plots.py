@@ -279,7 +279,7 @@ def probabilities(table: DataFrame) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        The result of `classify`: text, label, and a column for each class.
+        The result of `classify`: text, label, and ``probability_NAME`` for each class.
 
     Returns
     -------
@@ -287,6 +287,7 @@ def probabilities(table: DataFrame) -> Axes:
         The axes.
     """
     classes = table.iloc[:, 2:].set_axis(table["text"].str[:48])
+    classes.columns = classes.columns.str.removeprefix("probability_")
     longest = max(len(classes), classes.columns.size / 2)  # of the bars and the legend
     axes = classes.plot.barh(
         figsize=(8.0, 0.9 + 0.42 * longest),

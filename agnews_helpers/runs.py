@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from .batching import tokenize
+from .batching import check_tokenizer
 from .checkpoints import (
     HISTORY_COLUMNS,
     State,
@@ -163,7 +163,7 @@ class OpenRun:
         # Now, because an hour later the Hub may be out of reach.
         self.tokenizer = load_tokenizer(recipe)
         check_model_and_tokenizer(model, self.tokenizer, recipe.max_length)
-        _check_recipe_of_tokens(tokens["train"], self.tokenizer, recipe)
+        check_tokenizer(tokens["train"], self.tokenizer, recipe)
         # Whoever loads the classifier cuts texts where this run did.
         self.tokenizer.model_max_length = recipe.max_length
         self.newest: Path | None = None  # checkpoint: to resume from, or last written
@@ -583,21 +583,6 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
-
-
-def _check_recipe_of_tokens(split, tokenizer, recipe):
-    """Tokenize the first rows and the longest one again, and compare."""
-    if "text" not in split.column_names:
-        return
-    lengths = split["length"][:]
-    rows = split[[*range(min(8, len(split))), lengths.index(max(lengths))]]
-    texts = Dataset.from_dict({"text": rows["text"]})
-    if tokenize(texts, tokenizer, recipe)["input_ids"][:] != rows["input_ids"]:
-        raise InvalidValue(
-            f"The tokens were not made by the tokenizer of {recipe.model} with "
-            f"max_length={recipe.max_length}. Pass what tokenize(news, tokenizer, "
-            "recipe) returns, with this recipe."
-        )
 
 
 def _progress(path):

@@ -14,16 +14,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .batching import check_tokens, epoch_batches, make_loader
+from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
 from .hardware import check_precision
-from .model import gradient_checkpointing, label_mapping
+from .model import check_trainable, gradient_checkpointing, label_mapping
 from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import (
     DoesNotFit,
     InvalidValue,
     NonFiniteError,
+    check_types,
     is_out_of_memory,
 )
 from .plumbing.interrupts import StopSignal
@@ -40,6 +41,7 @@ from .recipe import Recipe
 from .runs import OpenRun, Run
 
 
+@check_types
 def train(
     model: PreTrainedModel,
     tokens: Mapping[str, Dataset],
@@ -47,7 +49,7 @@ def train(
     output_dir: str | Path = "runs/agnews",
     resume: str | bool = "auto",
     steps: int | None = None,
-    save_minutes: float = 10.0,
+    save_minutes: float | int = 10.0,
 ) -> Run:
     """Fine-tune a model, validate it after each epoch, and keep the best epoch.
 
@@ -202,30 +204,21 @@ def check_run(
     Raises
     ------
     InvalidValue
-        If an argument is out of range, the model is wrapped in another one, all frozen
-        or in half precision, a split has no tokenized rows, the model's classes are not
-        the data's, or the precision is known to be slow, or to fail, on this machine.
+        If an argument is out of range, the model cannot be trained or saved, a split
+        has no tokenized rows or a label out of range, the model's classes are not the
+        data's, gradients are switched off, or the precision is known to be slow, or to
+        fail, on this machine.
     """
-    if not isinstance(recipe, Recipe):
-        raise InvalidValue(f"The recipe is a {type(recipe).__name__}. Pass a Recipe.")
-    if steps is not None and not (isinstance(steps, int) and steps >= 1):
+    if steps is not None and steps < 1:
         raise InvalidValue(
-            f"steps is {steps!r}; it must be a whole number from 1. Leave it out to "
-            "train to the end."
+            f"steps is {steps}; it must be from 1. Leave it out to train to the end."
         )
-    if not isinstance(model, PreTrainedModel):
-        raise InvalidValue(
-            f"The model is a {type(model).__name__}, which could not be saved. Pass a "
-            "model from load_model(recipe), not a wrapped one."
-        )
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if not weights or {w.dtype for w in weights} & {torch.float16, torch.bfloat16}:
-        raise InvalidValue(
-            "The model has no weight to train, or weights in half precision. Load it "
-            "with load_model(recipe), and choose Recipe(precision=...) instead."
-        )
+    if not torch.is_grad_enabled():
+        raise InvalidValue("Gradients are off: call train() outside torch.no_grad().")
+    check_trainable(model)
     for name in ("train", "validation"):
         check_tokens(tokens.get(name), f"The split {name!r}")
+        check_labels(tokens[name]["label"][:], model.config.num_labels)
     in_order = list(range(model.config.num_labels))
     if label_mapping(model, tokens["train"]) != in_order:
         raise InvalidValue(

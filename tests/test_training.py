@@ -202,45 +202,6 @@ def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
     assert forward_backward(model, batch, class_weights=weights).isfinite()
 
 
-def untokenized(tokens):
-    return tokens["validation"].remove_columns(["input_ids", "length"])
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda tokens: tokens.pop("validation"), "'validation' has no tokenized rows"),
-        (
-            lambda tokens: tokens.update(validation=untokenized(tokens)),
-            "'validation' has no tokenized rows. Pass a split of what tokenize",
-        ),
-        (
-            lambda tokens: tokens.update(validation=tokens["train"].select([])),
-            "'validation' has no tokenized rows",
-        ),
-        (lambda tokens: tokens.pop("train"), "'train' has no tokenized rows"),
-    ],
-)
-def test_a_split_without_rows_is_refused_before_any_work(
-    change, message, recipe, tokens, tmp_path
-):
-    splits = {**tokens}
-    change(splits)
-    with pytest.raises(InvalidValue, match=message):
-        train(load_model(recipe), splits, recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_wrapped_model_is_refused_before_any_work(recipe, tokens, tmp_path):
-    """As after torch.compile, or with an adapter: its weights have other names."""
-    wrapped = torch.nn.Sequential(load_model(recipe))
-    with pytest.raises(
-        InvalidValue, match="The model is a Sequential, which could not"
-    ):
-        train(wrapped, tokens, recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_history_and_steps(run):
     assert list(run.history.index) == [1, 2, 3, 4] and run.seconds > 0
     assert list(run.history.columns) == [
@@ -568,34 +529,9 @@ def test_with_a_gradient_scaler_its_scale_decides(recipe, scale, loss, problem):
 # What cannot be trained is refused before any work
 
 
-def frozen(model):
-    return model.requires_grad_(False)
-
-
-@pytest.mark.parametrize(
-    "change", [frozen, torch.nn.Module.half, torch.nn.Module.bfloat16]
-)
-def test_a_model_that_cannot_be_trained_is_refused(change, recipe, tokens, tmp_path):
-    with pytest.raises(InvalidValue, match="no weight to train, or .* half precision"):
-        train(change(load_model(recipe)), tokens, recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("other", [{"batch_size": 8}, None, "offline"])
-def test_what_is_no_recipe_is_refused(other, recipe, tokens, tmp_path):
-    with pytest.raises(InvalidValue, match="The recipe is a .*Pass a Recipe"):
-        train(load_model(recipe), tokens, other, tmp_path / "run")
-
-
-@pytest.mark.parametrize("steps", [1.5, "3", -1])
-def test_steps_are_a_whole_number(steps, recipe, tokens, tmp_path):
-    with pytest.raises(InvalidValue, match=f"steps is {steps!r}"):
-        train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=steps)
-
-
 def test_tokens_of_another_length_or_tokenizer_are_refused(recipe, tokens, tmp_path):
     """Otherwise the saved classifier would read other ids than it was trained with."""
-    expected = "not made by the tokenizer of .* with max_length="
+    expected = "made by another tokenizer .* or cut at another length than max_length="
     with pytest.raises(InvalidValue, match=expected + "32"):
         train(load_model(recipe), tokens, recipe.replace(max_length=32), tmp_path / "a")
     shifted = tokens.map(lambda row: {"input_ids": [i + 1 for i in row["input_ids"]]})

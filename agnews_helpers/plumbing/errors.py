@@ -1,6 +1,9 @@
 """The package's exceptions. The command line catches `AgnewsError` and `OSError`."""
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
 
 
 class AgnewsError(Exception):
@@ -77,3 +80,34 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     message = str(error)
     return isinstance(error, RuntimeError) and bool(re.search(OUT_OF_MEMORY, message))
+
+
+def check_types(function: Callable) -> Callable:
+    """Decorate a function: an argument of a wrong type raises InvalidValue.
+
+    Parameters
+    ----------
+    function : Callable
+        Its annotations are classes, unions of classes, or such as ``list[str]``, of
+        which only the list is checked.
+
+    Returns
+    -------
+    Callable
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*arguments, **options):
+        for name, value in signature.bind(*arguments, **options).arguments.items():
+            kind = signature.parameters[name].annotation
+            kind = getattr(kind, "__origin__", kind)
+            if not isinstance(value, kind):
+                wanted = getattr(kind, "__name__", kind)
+                raise InvalidValue(
+                    f"{function.__name__}() takes {wanted} for {name!r}, and got "
+                    f"{type(value).__name__}. help({function.__name__}) says more."
+                )
+        return function(*arguments, **options)
+
+    return checked

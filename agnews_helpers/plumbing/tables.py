@@ -129,7 +129,7 @@ def read_texts(
     text_columns : str or None
         Names of the text columns with commas between; None: the header tells.
     labelled : bool
-        Whether each row needs a label.
+        Whether each row needs a label and a text.
 
     Returns
     -------
@@ -354,7 +354,7 @@ def _describe(columns, label, texts):
 def _check_rows(path, rows, labelled):
     """Raise DataError if a row cannot be used."""
     for line, text, label in rows.itertuples():
-        problem = problem_of(text)
+        problem = problem_of(text) if labelled or text != "" else None
         if labelled and NO_CLASS.fullmatch(label):
             problem = f"with the label {label[:40]!r}, where one class is needed"
         if problem:
