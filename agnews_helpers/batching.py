@@ -170,8 +170,9 @@ def check_tokenizer(
         If the tokens differ.
     """
     lengths = split["length"][:]
-    rows = split.select([*range(min(8, len(split))), lengths.index(max(lengths))])
-    if tokenize(rows, tokenizer, recipe)["input_ids"][:] != rows["input_ids"][:]:
+    rows = split[[*range(min(8, len(split))), lengths.index(max(lengths))]]
+    texts = Dataset.from_dict({"text": rows["text"]})
+    if tokenize(texts, tokenizer, recipe)["input_ids"][:] != rows["input_ids"]:
         raise InvalidValue(
             "The tokens were made by another tokenizer than the model's, or cut at "
             f"another length than max_length={recipe.max_length}. Pass what "

@@ -248,6 +248,7 @@ def _train(options):
     else:
         recipe = recipe_for_this_machine(**_flags(options))
     state = process_state()
+    state.print(f"processes  {state.num_processes}, on {state.device.type}")
     state.print(recipe.describe())
     # Otherwise its threads may still run when Python ends.
     atexit.register(state.destroy_process_group)
@@ -272,9 +273,24 @@ def _train(options):
     if state.is_main_process:
         print(run.history.round(4).to_string())
         report.save(folder / "test_report.json")
-        print(f"test: {report}")
-        print(f"epoch {run.best_epoch} kept in {folder}")
+        _print_report(report)
+        print(
+            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in {folder}; "
+            f"{len(tokens['validation']):,} rows chose it"
+        )
     return 0, {}
+
+
+def _print_report(report):
+    """Print the figures of a test, for each class too."""
+    print(f"test: {report}")
+    print(report.per_class.round(3).to_string())
+    answered = report.confusion.sum()
+    if never := answered.index[answered == 0].tolist():
+        print(
+            f"note: {', '.join(never)}: never answered. More rows of it, more "
+            "--epochs, a higher --learning-rate or --class-weights balanced may help."
+        )
 
 
 def _evaluate(options):
@@ -293,8 +309,7 @@ def _evaluate(options):
     split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
     classifier.to(process_state().device)
     report = evaluation.evaluate(classifier, split, recipe)
-    print(f"test: {report}")
-    print(report.per_class.round(3).to_string())
+    _print_report(report)
     print(report.confusion.to_string())
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 

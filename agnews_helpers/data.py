@@ -11,7 +11,14 @@ from huggingface_hub import hf_hub_download
 
 from .plumbing.errors import DataError, check_types
 from .plumbing.hub import FILES, from_hub
-from .plumbing.tables import decode_file, find_table, plain_label, read_texts, row_error
+from .plumbing.tables import (
+    decode_file,
+    find_table,
+    plain_label,
+    read_texts,
+    row_error,
+    written_label,
+)
 from .profiles import PROFILES
 from .recipe import HUB_DATA, LABELS, Recipe
 
@@ -19,6 +26,11 @@ from .recipe import HUB_DATA, LABELS, Recipe
 SAMPLE = Path(__file__).parent / "sample"
 # 300 messages to a web shop: five classes of unequal size
 SUPPORT = Path(__file__).parent / "support"
+# The layouts in which AG News is published with numbers for its classes.
+AG_NEWS_COLUMNS = (
+    ["class index", "title", "description"],
+    ["column 1", "column 2", "column 3"],  # without a header
+)
 # A label on fewer training rows looks like a typing error.
 MIN_ROWS_PER_CLASS = 4
 
@@ -114,9 +126,9 @@ def _listed_classes(folder):
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    names = [plain_label(line) for line in decode_file(path).splitlines()]
+    names = [written_label(line) for line in decode_file(path).splitlines()]
     names = [name for name in names if name]
-    if len({name.casefold() for name in names}) < max(2, len(names)):
+    if len({*map(plain_label, names)}) < max(2, len(names)):
         raise DataError(f"{path} must name two classes or more, one a line, each once.")
     return names
 
@@ -124,9 +136,11 @@ def _listed_classes(folder):
 def _classes(train):
     """Name the classes: AG News' four, or the labels as they are written first."""
     labels = train.rows["label"]
-    folded = labels.map(str.casefold)
+    folded = labels.map(plain_label)
     counts = Counter(folded)
-    if any(counts.keys() == coding.keys() for coding in _codings(LABELS)):
+    is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
+    codings = _codings(LABELS) if is_ag_news else _codings(LABELS)[:1]
+    if any(counts.keys() == coding.keys() for coding in codings):
         return LABELS
     if len(counts) < 2:
         raise DataError(
@@ -161,15 +175,12 @@ def _label_error(path, labels, label, known, rule):
 def _codings(names):
     """List the ways to write a class: its name, from 0 on, from 1 on."""
     ways = names, range(len(names)), range(1, len(names) + 1)
-    return [
-        {plain_label(label).casefold(): i for i, label in enumerate(way)}
-        for way in ways
-    ]
+    return [{plain_label(label): i for i, label in enumerate(way)} for way in ways]
 
 
 def _coding(read, names):
     """Choose the coding that explains most labels."""
-    used = {label.casefold() for label in read.rows["label"]}
+    used = {*map(plain_label, read.rows["label"])}
     by_name, from_0, from_1 = codings = _codings(names)
     if not used <= by_name.keys() and used <= from_0.keys() & from_1.keys():
         raise DataError(
@@ -181,7 +192,7 @@ def _coding(read, names):
 
 def _decode(read, coding):
     """Return the columns text and label, the labels as 0 to n-1."""
-    labels = read.rows["label"].map(str.casefold)
+    labels = read.rows["label"].map(plain_label)
     for label in labels:
         if label not in coding:
             raise _label_error(

@@ -22,6 +22,7 @@ from .plumbing import storage
 from .plumbing.errors import InvalidValue, check_types
 from .plumbing.hub import pretrained
 from .plumbing.mini import mini_folder
+from .plumbing.tables import plain_label
 from .recipe import LABELS, Recipe
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -303,11 +304,11 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     InvalidValue
         If the data has a class that the model does not know.
     """
-    known = [name.casefold() for name in class_names(model)]
+    known = [plain_label(name) for name in class_names(model)]
     names = getattr(split.features["label"], "names", None) or class_names(model)
     if known[0] == "label_0" and len(names) == len(known):
         return list(range(len(known)))
-    folded = [name.casefold() for name in names]
+    folded = [plain_label(name) for name in names]
     if not {*folded} <= {*known}:
         raise InvalidValue(
             f"The model's classes are {', '.join(class_names(model))}, the data's "

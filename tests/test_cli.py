@@ -47,8 +47,10 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     recipe = recipe_of_run(run)
     assert recipe.learning_rate == 1e-3 and not recipe.group_by_length
     output = capsys.readouterr().out
-    assert "profile    offline (asked for by AGNEWS_PROFILE)" in output
+    assert output.startswith("processes  1, on cpu\nprofile    offline (asked for by ")
     assert "test: accuracy " in output and f"kept in {run}" in output
+    assert "World   " in output and "of 10 steps kept" in output
+    assert "; 4 rows chose it" in output
 
     figures = ["--json", str(tmp_path / "figures" / "test.json")]
     assert main(["evaluate", "--output-dir", str(run), *figures]) == 0
@@ -626,7 +628,7 @@ def test_a_line_that_is_no_text_has_its_number(shop, monkeypatch, capsys):
     lines = io.TextIOWrapper(io.BytesIO(b"a\n" * 1_100 + b"\xff\n"), "ascii")
     monkeypatch.setattr(sys, "stdin", lines)
     assert main(["predict", "--output-dir", str(shop), "-"]) == 2
-    assert "Text 1101 is one with" in capsys.readouterr().err
+    assert "Text 1101 of 1101 is one with" in capsys.readouterr().err
 
 
 def test_what_would_steer_a_terminal_is_not_printed(shop, capsys):
@@ -729,3 +731,56 @@ def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("agnews_helpers.doctor.examine", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "agnews doctor: interrupted\n"
+
+
+def test_a_class_that_is_never_answered_is_said(small, tmp_path, capsys):
+    """One step is too few to learn four classes: all answers are the same."""
+    flags = ["--epochs", "1", "--batch-size", "40", "--learning-rate", "1e-9"]
+    assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
+    [note] = re.findall(
+        "note: (.*): never answered.* --class-w", capsys.readouterr().out
+    )
+    assert {*note.split(", ")} < {*LABELS}
+
+
+def test_rows_without_text_get_no_label_and_are_counted(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    source.write_text("id,text\n1,Where is it?\n2,\n3,Money back\n", encoding="utf-8")
+    command = ["predict", "--output-dir", str(shop), "--file", str(source)]
+    assert main([*command, "--output", str(target)]) == 0
+    assert "2 rows labelled in " in capsys.readouterr().out
+    table = pd.read_csv(target)
+    assert table["label"].isna().tolist() == [False, True, False]
+    assert table["confidence"].isna().tolist() == [False, True, False]
+
+
+def test_the_text_columns_of_a_run_are_those_of_its_predictions(
+    small, tmp_path, capsys
+):
+    rows = [f"{'ab'[i % 2]},{'ab'[i % 2]} {i},words {i % 3}" for i in range(40)]
+    text = "\n".join(["label,Title,Description", *rows])
+    for name in ("data/train.csv", "data/test.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("words", name), encoding="utf-8")
+    run, target = ["--output-dir", str(tmp_path / "run")], tmp_path / "labelled.csv"
+    data = ["--data", str(tmp_path / "data"), "--text-columns", "Title"]
+    limits = ["--train-rows", "40", "--test-rows", "40"]
+    assert main(["train", "--epochs", "1", *run, *data, *limits]) == 0
+    file = ["--file", str(tmp_path / "data" / "test.csv"), "--output", str(target)]
+    assert main(["predict", *run, *file]) == 0
+    assert "text 'Title' · not used 'Description'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, value", [("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")])
+@pytest.mark.slow
+def test_other_processes_that_are_not_there_are_one_line(name, value, tmp_path):
+    command = [sys.executable, "-m", "agnews_helpers", "train", "--output-dir", "run"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "remove WORLD_SIZE, RANK, LOCAL_RANK" in last

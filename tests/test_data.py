@@ -272,7 +272,11 @@ def test_ag_news_as_the_hub_stores_it(tmp_path):
                 label=[i % 4 for i in range(40)],
             )
         )
-        table.to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
+        features = Features(
+            {"text": Value("string"), "label": ClassLabel(names=[*LABELS])}
+        )
+        rows = Dataset.from_dict(table.to_dict("list"), features)
+        rows.to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
     news = load(tmp_path)
     assert news["test"]["label"][:5] == [0, 1, 2, 3, 0] and names_of(news) == [*LABELS]
 
@@ -903,17 +907,24 @@ def test_any_bytes_in_a_folder_are_a_dataset_or_our_error(tmp_path, content, nam
 # what a file says of itself, and what is said of it
 
 
-def test_own_classes_that_look_like_ag_news_are_said_to_be_taken_for_it(
-    tmp_path, capsys
+@pytest.mark.parametrize("labels", ["0123", "1234"])
+def test_four_own_classes_with_numbers_are_not_taken_for_ag_news(
+    labels, tmp_path, capsys
 ):
-    rows = [
-        (text, label) for label, text in mail(24, ("1", "2", "3", "4"))
-    ]  # as the Hub has AG News
+    """Only in the layouts in which AG News is published are numbers its classes."""
+    rows = [(text, label) for label, text in mail(24, labels)]
     load(own(tmp_path, rows, header=("text", "label")))
-    assert (
-        "train.csv · label column 'label' · text 'text' · 4 classes: World 6, Sports 6"
-        in capsys.readouterr().out
-    )
+    first = labels[0]
+    assert f"text 'text' · 4 classes: {first} 6, " in capsys.readouterr().out
+    named = [(label, f"title {i}", text) for i, (text, label) in enumerate(rows)]
+    load(own(tmp_path, named, header=("Class Index", "Title", "Description")))
+    assert "4 classes: World 6, Sports 6, " in capsys.readouterr().out
+
+
+def test_classes_in_thai_and_persian_are_the_files_own(tmp_path):
+    names = ["\u0e19\u0e49\u0e33", "\u0645\u06cc\u200c\u0631\u0648", "01"]
+    news = load(own(tmp_path, mail(24, names)))
+    assert {*names_of(news)} == {*names}
 
 
 def test_names_of_classes_that_datasets_wrote_into_parquet(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -426,5 +427,5 @@ def test_a_terminal_that_is_closed_asks_the_run_to_stop(small, tmp_path):
             except BlockingIOError:
                 pass
         os.close(terminal)
-        assert child.wait(timeout=60) == 130
+        assert child.wait(timeout=60) == 128 + signal.SIGHUP
     assert find_checkpoints(folder) and not list(folder.rglob(f"{storage.PARTIAL}*"))

@@ -20,6 +20,7 @@ from agnews_helpers.plumbing.tables import (
     plain_label,
     problem_of,
     read_texts,
+    written_label,
 )
 
 LONG = bool(os.environ.get("AGNEWS_LONG"))  # five minutes of every kind of bytes
@@ -100,7 +101,7 @@ def test_the_separator_stands_first_and_may_stand_in_every_text(tmp_path):
         (["id", "label", "text"], ["17", "Sports", "The words"]),
         (["id", "topic", "headline"], ["17", "Sports", "The words"]),
         (["text_id", "text", "labels"], ["17", "The words", "Sports"]),
-        (["text", "label", "label_text"], ["The words", "Sports", "of sport"]),
+        (["text", "label", "label_text"], ["The words", "3", "Sports"]),
         (
             ["author", "class name", "description", "title"],
             ["Ann", "Sports", "words", "The"],
@@ -319,7 +320,36 @@ def test_text_is_kept_as_it_is(tmp_path):
     ],
 )
 def test_labels_are_read_as_they_are_meant(label, plain):
-    assert plain_label(label) == plain and plain_label(plain) == plain
+    assert plain_label(label) == plain.casefold() == plain_label(plain)
+
+
+@pytest.mark.parametrize(
+    "label, written",
+    [
+        ("\u0e19\u0e49\u0e33", "\u0e19\u0e49\u0e33"),  # Thai: NFKC takes it apart
+        ("\u0645\u06cc\u200c\u0631\u0648", "\u0645\u06cc\u200c\u0631\u0648"),
+        ("01", "01"),
+        ("\uff21", "\uff21"),
+        (" Sci /  Tech ", "Sci / Tech"),
+        ("\x1b[31mred", "[31mred"),
+        (3.0, "3"),
+        (None, ""),
+    ],
+)
+def test_labels_are_written_as_in_the_file(label, written, tmp_path):
+    assert written_label(label) == written == written_label(written)
+    assert plain_label(label) == plain_label(written)
+
+
+def test_names_beside_the_labels_are_taken_if_each_has_one_of_its_own(tmp_path):
+    rows = [("0", f"calm {i}", "joy") for i in range(3)]
+    rows += [("1", f"loud {i}", "anger") for i in range(3)]
+    header = ("label", "text", "label_text")
+    labels = [label for label, _ in read(tmp_path, as_csv(rows, header=header))]
+    assert labels == ["joy"] * 3 + ["anger"] * 3
+    rows[0] = ("0", "calm 0", "anger")  # two names for 0
+    labels = [label for label, _ in read(tmp_path, as_csv(rows, header=header))]
+    assert labels == ["0"] * 3 + ["1"] * 3
 
 
 def test_a_label_of_a_million_characters_takes_no_time():
@@ -634,7 +664,8 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
         return
     lines = read.rows.index
     assert len(lines) > 0 and lines.equals(read.table.index)
-    assert all(problem_of(text) is None for text in read.rows["text"])
+    texts = read.rows["text"]
+    assert all(problem_of(t) is None for t in texts if labelled or t != "")
     assert all(read.rows["label"]) or not labelled
     assert lines.is_unique and lines.is_monotonic_increasing
 

@@ -24,10 +24,11 @@ from agnews_helpers import (
     train,
     training,
 )
-from agnews_helpers.checkpoints import find_checkpoints
+from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.plumbing.memory import in_parts
+from agnews_helpers.plumbing.processes import make_accelerator
 from agnews_helpers.training import check_finite, class_weights, ready_to_train
-from tests.compare import assert_same_weights
+from tests.compare import assert_same_run, assert_same_weights
 
 
 @pytest.fixture(scope="module")
@@ -524,6 +525,71 @@ def test_with_a_gradient_scaler_its_scale_decides(recipe, scale, loss, problem):
     with pytest.raises(NonFiniteError, match=problem):
         check_finite(torch.tensor(loss), model, accelerator)
     assert model.classifier.bias.grad is None
+
+
+# With a gradient scaler, as for fp16 on a card; a CPU has one, too
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Train with a scaler that begins too high, and grows again after three steps."""
+    scalers = []
+
+    def make(precision):
+        accelerator = make_accelerator(precision)
+        accelerator.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=2.0**20, growth_interval=3
+        )
+        scalers.append(accelerator.scaler)
+        return accelerator
+
+    monkeypatch.setattr(training, "make_accelerator", make)
+    return scalers
+
+
+def narrow(model):
+    """Give a model's gradients the range of fp16, which overflows above 65,504."""
+    for weight in model.parameters():
+        weight.register_hook(lambda g: torch.where(g.abs() > 65_504, math.inf, g))
+    return model
+
+
+def test_a_step_that_overflows_is_skipped_and_the_scale_halved(
+    scaled, recipe, tokens, tmp_path, monkeypatch
+):
+    model = narrow(load_model(recipe))
+    states, add_step = [(weights(model), 2.0**20)], State.add_step
+
+    def look(state, loss):
+        states.append((weights(model), scaled[0].get_scale()))
+        add_step(state, loss)
+
+    monkeypatch.setattr(State, "add_step", look)
+    run = train(model, tokens, recipe.replace(epochs=3), tmp_path)
+    skipped = 0
+    for (before, scale), (after, next_scale) in zip(states, states[1:]):
+        is_skipped = torch.equal(before, after)
+        assert (
+            next_scale == scale / 2 if is_skipped else next_scale in (scale, 2 * scale)
+        )
+        skipped += is_skipped
+    assert 0 < skipped < len(run.steps) == 15
+    assert all(math.isfinite(loss) for loss in run.steps["loss"])
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_run_with_a_scaler_is_resumed_exactly(scaled, stop, recipe, tokens, tmp_path):
+    recipe = recipe.replace(epochs=2)
+
+    def run(name, steps=None):
+        model = narrow(load_model(recipe))
+        return train(model, tokens, recipe, tmp_path / name, steps=steps)
+
+    whole = run("whole")
+    run("parts", stop)
+    assert_same_run(run("parts"), whole)
+    first, _, last = [scaler.state_dict() for scaler in scaled]
+    assert first == last
 
 
 # What cannot be trained is refused before any work

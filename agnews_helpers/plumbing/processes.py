@@ -10,6 +10,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
+from .errors import InvalidValue
+
 IGNORED_LABEL = -100  # rows with it add nothing to PyTorch's cross-entropy
 
 
@@ -19,10 +21,22 @@ def process_state() -> PartialState:
     Returns
     -------
     accelerate.PartialState
+
+    Raises
+    ------
+    InvalidValue
+        If the environment promises other processes, and they cannot be reached.
     """
-    # Without a GPU it has to be told, or it takes each of several processes for the
-    # only one.
-    return PartialState(cpu=not torch.accelerator.is_available())
+    try:
+        # Without a GPU it has to be told, or it takes each of several processes for
+        # the only one.
+        return PartialState(cpu=not torch.accelerator.is_available())
+    except (ValueError, RuntimeError) as error:
+        raise InvalidValue(
+            f"The other processes of this run cannot be reached: {error}. Start them "
+            "with `accelerate launch`. If there are none, remove WORLD_SIZE, RANK, "
+            "LOCAL_RANK and MASTER_ADDR from the environment."
+        ) from error
 
 
 def world_size() -> int:

@@ -25,6 +25,7 @@ ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
 NO_CLASS = re.compile(r"|-\d+|\[.*\]|\{.*\}|b'.*'")
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
+JOINERS = "\u200c\u200d"  # not printable, and yet part of words
 CLOSE_IT = "Close it, or write each one inside a field twice."
 
 
@@ -40,8 +41,8 @@ class Texts:
         All cells. The index is the line on which each row begins (in Parquet the
         number of the row, from 1).
     rows : pd.DataFrame
-        ``text`` and ``label`` of each row, with the same index. A label is in its
-        plain form; it is empty if the file has none.
+        ``text`` and ``label`` of each row, with the same index. A label is written as
+        in the file; it is empty if the file has none.
     layout : str
         Which columns were taken for what.
     """
@@ -115,10 +116,11 @@ def read_texts(
 ) -> Texts:
     """Read a file, and check each of its rows.
 
-    With a header the label is the column that `LABEL_NAME` matches; the text is
-    ``text``, or ``title`` and ``description``, or the only other column. Without
-    one the first column is the label and the rest is text, as in the data sets of
-    Zhang, Zhao and LeCun (2015).
+    With a header the label is the column that `LABEL_NAME` matches, or, if it gives
+    each of them one name, ``label_text``; the text is ``text``, or ``title`` and
+    ``description``, or the only other column. Without a header the first column is
+    the label and the rest is text, as in the data sets of Zhang, Zhao and LeCun
+    (2015).
 
     Parameters
     ----------
@@ -162,12 +164,13 @@ def read_texts(
             "--text-columns A,B (AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
         )
     cells = table.iloc[:, texts].fillna("").to_numpy().tolist()
-    labels = table.iloc[:, label[0]].map(plain_label) if label else ""
+    labels = _named(table, label[0]) if label else ""
     columns = {"text": [*map(_join, cells)], "label": labels}
     rows = pd.DataFrame(columns, table.index, dtype=object)
     _check_rows(path, rows, labelled)
     if separator:
-        _check_quotation_marks(path, table, separator, {*rows["label"]} - {""})
+        known = {*map(plain_label, rows["label"])} - {""}
+        _check_quotation_marks(path, table, separator, known)
     return Texts(path, table, rows, _describe(table.columns, label, texts))
 
 
@@ -331,7 +334,18 @@ def _choose_columns(header, label_column, text_columns):
 
 def _plain_names(names):
     """Write names of columns as they are compared."""
-    return [plain_label(name).lower() for name in names]
+    return [plain_label(name) for name in names]
+
+
+def _named(table, label):
+    """Return the labels, or the names beside them if each has one of its own."""
+    labels = table.iloc[:, label].map(written_label)
+    if "label_text" not in table.columns:
+        return labels
+    names = table["label_text"].map(written_label)
+    pairs = {*zip(labels, names)}
+    is_one_to_one = len(pairs) == len({*labels}) == len({*names})
+    return names if is_one_to_one else labels
 
 
 def _describe(columns, label, texts):
@@ -386,6 +400,31 @@ def _join(cells):
     return " ".join(cells).strip()
 
 
+def written_label(label: object) -> str:
+    """Write a label as it is shown: as in the file, but for what cannot be seen.
+
+    Parameters
+    ----------
+    label : object
+        A cell.
+
+    Returns
+    -------
+    str
+        The label without control characters and needless spaces, and with 3.0 as 3;
+        empty for None and NaN.
+    """
+    if label is None or label != label:
+        return ""
+    text = "".join(
+        char
+        for char in str(label)
+        if char.isprintable() or char.isspace() or char in JOINERS
+    )
+    text = " ".join(text.split())
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
+
+
 def plain_label(label: object) -> str:
     """Write a label as it is compared.
 
@@ -397,15 +436,10 @@ def plain_label(label: object) -> str:
     Returns
     -------
     str
-        The label without invisible characters and needless spaces, in normal width,
-        and with 3.0 as 3; empty for None and NaN.
+        As `written_label`, in normal width, in lower case and without joiners.
     """
-    if label is None or label != label:
-        return ""
-    text = unicodedata.normalize("NFKC", str(label))
-    visible = [char for char in text if char.isprintable() or char.isspace()]
-    text = " ".join("".join(visible).split())
-    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
+    text = unicodedata.normalize("NFKC", written_label(label)).casefold()
+    return "".join(char for char in text if char not in JOINERS)
 
 
 def problem_of(text: object) -> str | None:
