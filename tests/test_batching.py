@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,8 @@ def test_grouping_stays_within_its_windows_and_shuffles_between_them():
     spread = [max(LENGTHS[r] for r in b) - min(LENGTHS[r] for r in b) for b in batches]
     assert sorted(spread)[len(spread) // 2] <= 3  # rows of a batch agree
     longest = [max(LENGTHS[r] for r in b) for b in batches]
-    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    rises = sum(first < second for first, second in pairwise(longest))
+    assert len(longest) / 4 < rises < len(longest) * 3 / 4  # not one after another
     order = torch.randperm(
         len(LENGTHS),
         generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + 1),
@@ -190,6 +192,14 @@ def test_loaders_for_training_and_evaluation(tokens, recipe):
             recipe.replace(padding="max_length"),
         )
     )
+
+
+def test_a_loader_pads_with_the_models_token(tokens, recipe):
+    rows = tokens["train"]
+    for batch in make_loader(rows, batches_of(tokens, recipe), recipe, pad_token_id=7):
+        padding = batch["input_ids"][batch["attention_mask"] == 0]
+        assert padding.eq(7).all()
+    assert len(padding)
 
 
 def test_evaluation_goes_from_long_to_short():

@@ -50,12 +50,12 @@ def two_checkpoints(three, tokens, tmp_path):
     return folder
 
 
-def stepped(recipe):
+def stepped(recipe, gradient=0.1):
     """A model and its optimizer after one step."""
     model = load_model(recipe)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for weight in model.parameters():
-        weight.grad = torch.full_like(weight, 0.1)
+        weight.grad = torch.full_like(weight, gradient)
     optimizer.step()
     return model, optimizer
 
@@ -76,7 +76,7 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     assert path.name == "step-00000003" and storage.damaged_files(path) == []
     assert read_progress(path)["format"] == 3
 
-    other, other_optimizer = stepped(three.replace(seed=1))
+    other, other_optimizer = stepped(three.replace(seed=1), gradient=0.7)
     assert read_checkpoint(path, other, other_optimizer) == state
     assert torch.equal(torch.rand(7), drawn)
     assert_same_weights(other, model)
@@ -151,9 +151,27 @@ def test_the_state_says_where_the_run_is_and_how_long_it_takes():
     state.step_seconds = [3600.0]
     assert "take about 12:00:00 (h:mm:ss)" in state.estimate()
     state.add_epoch(0.5, 0.25)
-    state.add_epoch(0.5, 0.25) if state.add_step(0.5) else None
     assert state.history[0]["train_loss"] == 0.5 and state.history[0]["epoch"] == 1
+    state.add_step(0.5)
     assert str(state) == "step 7 of 12 (epoch 2 of 2)"
+    state.add_epoch(0.5, 0.25)
+    assert str(state) == "step 7 of 12 (epoch 2 of 2)"  # there is no third
+
+
+def test_the_time_of_an_epoch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    state = State(40, 8, 2)
+    for epoch, seconds in ((1, 2.0), (2, 1.0)):
+        for _ in range(5):
+            now[0] += seconds
+            state.add_step(0.5)
+        assert state.epoch_seconds == 5 * seconds
+        now[0] += 3  # validation
+        state.add_epoch(0.5, 0.25)
+        assert state.history[-1]["rows_per_second"] == 8 / seconds
+        assert state.seconds == now[0] and state.epoch == epoch + 1
+    assert state.epoch_seconds == 0
 
 
 # Writing

@@ -51,8 +51,10 @@ def test_a_seed_decides_every_byte(p):
     x = torch.randn(300, 333)
     torch.manual_seed(3)
     output = _dropout(torch.nn.Dropout(p), x)
+    state = torch.get_rng_state()
     torch.manual_seed(3)
     numbers = torch.empty(24_975, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+    assert torch.equal(torch.get_rng_state(), state)  # and it takes no more of them
     keep = numbers.numpy().view(np.int16)[:99_900] < round((1 - p) * 65536) - 32768
     scale = keep.reshape(x.shape) * np.float32(1 / (1 - p))
     assert output.numpy().tobytes() == (x.numpy() * scale).tobytes()
@@ -229,6 +231,19 @@ def test_padding_gets_no_attention():
         and mask.flatten().softmax(-1)[2] == 0
     )
     assert _mask(torch.ones(2, 3)) is None and _mask(None) is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_padding_is_not_attended_to_with_dropout_either(training, recipe):
+    model = load_model(recipe).train(training)
+    layer = model.distilbert.transformer.layer[0].attention
+    query, key = torch.randn(2, 1, 2, 5, 4).unbind()
+    value = torch.zeros_like(key)
+    value[..., -1, :] = 1  # of the token that is padding
+    mask = _mask(torch.tensor([[1, 1, 1, 1, 0]]))
+    with cpu_kernels(model, CPU):
+        assert _attention(layer, query, key, value, None)[0].abs().max() > 0
+        assert _attention(layer, query, key, value, mask)[0].abs().max() == 0
 
 
 def test_evaluation_gives_the_same_with_and_without(recipe, tokens):

@@ -119,6 +119,7 @@ def test_a_folder_becomes_three_splits(folder):
 def test_three_codings(tmp_path, convert):
     news = load(write(tmp_path / "rows", convert=convert))
     assert news["test"]["label"][:] == [0, 1, 2, 3] * 2
+    assert names_of(news) == list(LABELS)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,14 @@ def test_a_subset_keeps_the_classes_and_the_seed(folder):
         news["train"].to_list()
         != load(folder, train_rows=24, test_rows=4, seed=1)["train"].to_list()
     )
+
+
+def test_a_subset_is_in_the_order_of_the_file(folder):
+    _, texts, _ = read(folder / "train.csv")
+    news = load(folder, train_rows=24)
+    for split in ("train", "validation"):
+        drawn = news[split]["text"][:]
+        assert drawn == [text for text in texts if text in {*drawn}]
 
 
 def test_rows_in_both_splits_are_counted(tmp_path, capsys):
@@ -415,6 +424,11 @@ def test_own_classes_that_are_numbers_stand_in_their_order(tmp_path, capsys):
     news = load(own(tmp_path, mail(60, ("10", "9.0", "1")), mail(6, ("9", "1"))))
     assert names_of(news) == ["1", "9", "10"] and news["test"]["label"][:] == [1, 0] * 3
     assert "note: test has no row of 10." in capsys.readouterr().out
+
+
+def test_names_stand_behind_numbers(tmp_path):
+    names = ["1", "2", "10", "none"]
+    assert names_of(load(own(tmp_path, mail(48, names[::-1])))) == names
 
 
 def test_labels_that_differ_in_case_or_in_what_nobody_sees_are_one(tmp_path):
@@ -766,6 +780,8 @@ def test_labels_that_fit_two_codings_are_not_guessed(tmp_path):
         "train.csv has fewer labels than the 4 classes: do they begin at 0 or at 1?",
         "mend classes.txt",
     )
+    (folder / "classes.txt").write_text("1\n2\n3\n4", encoding="utf-8")
+    fails(folder, "at least 2 training rows", "found 4 0")  # these are names
 
 
 @pytest.mark.parametrize("listed", ["", "One\n", "One\none\n", "One\nTwo\nONE\u200b\n"])
@@ -775,7 +791,8 @@ def test_a_list_of_classes_that_names_too_few(folder, listed):
 
 
 def test_fewer_rows_than_a_batch(tmp_path):
-    fails(write(tmp_path / "rows", train=ROWS[:8]), "fewer than one batch of 8")
+    fails(write(tmp_path / "rows", train=ROWS[:11]), "fewer than one batch of 8")
+    assert len(load(write(tmp_path / "rows", train=ROWS[:12]))["train"]) == 8
 
 
 def test_one_row_of_a_class_cannot_be_split(tmp_path):

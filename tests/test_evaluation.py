@@ -1,10 +1,12 @@
 """Logits, answers and the figures that are computed from them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pandas import DataFrame
 
 from agnews_helpers import LABELS as NAMES
 from agnews_helpers import (
@@ -15,11 +17,13 @@ from agnews_helpers import (
     calibration_error,
     classify,
     evaluate,
+    evaluation,
     load_model,
     load_tokenizer,
     predict_logits,
     score,
 )
+from agnews_helpers.batching import EVALUATION_TOKENS
 from agnews_helpers.model import write_classifier
 
 # six rows; the true classes, and logits whose largest entry is the answer
@@ -101,6 +105,15 @@ def test_calibration_worked_by_hand(report):
     assert (groups["low"] < groups["accuracy"]).all() and (
         groups["accuracy"] < groups["high"]
     ).all()
+
+
+def test_groups_weigh_as_many_rows_as_they_have(report):
+    groups = DataFrame(
+        {"rows": [3, 1], "confidence": [0.9, 0.5], "accuracy": [0.8, 1.0]}
+    )
+    assert calibration_error(groups) == pytest.approx((3 * 0.1 + 0.5) / 4)
+    each_alone = calibration(report.answers, 6)
+    assert each_alone["rows"].tolist() == [1] * 6
 
 
 @pytest.mark.parametrize("bins", [0, 7])
@@ -276,6 +289,49 @@ def test_padding_does_not_change_the_answer(tokens, recipe):
     )
 
 
+@pytest.mark.parametrize("rows", [20, 1])
+def test_the_logits_of_several_processes_add_up(rows, tokens, recipe, monkeypatch):
+    """Each computes a share of the batches; one of them has none of a single row."""
+    model = load_model(recipe)
+    split = tokens["test"].select(range(rows))
+    whole = predict_logits(model, split, recipe)
+    monkeypatch.setattr(evaluation, "sorted_batches", lambda lengths: in_fives(lengths))
+    monkeypatch.setattr(evaluation, "over_processes", lambda logits, _: logits)
+    shares = []
+    for rank in range(2):
+        process = SimpleNamespace(
+            process_index=rank, num_processes=2, is_main_process=not rank
+        )
+        monkeypatch.setattr(
+            evaluation, "process_state", lambda process=process: process
+        )
+        shares.append(predict_logits(model, split, recipe))
+    assert torch.allclose(sum(shares), whole, atol=1e-6)
+    computed = [share.abs().sum(1).gt(0).sum().item() for share in shares]
+    assert computed == ([10, 10] if rows == 20 else [1, 0])
+
+
+def in_fives(lengths):
+    return [
+        [*range(len(lengths))][start : start + 5] for start in range(0, len(lengths), 5)
+    ]
+
+
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+def test_a_batch_has_so_many_tokens_at_most(padding, tokens, recipe):
+    """Padding included: on a card they are memory."""
+    model = load_model(recipe)
+    shapes = []
+    model.register_forward_pre_hook(
+        lambda module, args, inputs: shapes.append(inputs["input_ids"].shape),
+        with_kwargs=True,
+    )
+    predict_logits(model, tokens["test"], recipe.replace(padding=padding))
+    assert sum(rows for rows, _ in shapes) == len(tokens["test"])
+    assert max(rows * length for rows, length in shapes) <= EVALUATION_TOKENS
+    assert (shapes[0][1] == 512) is (padding == "max_length")
+
+
 def test_classify(tiny):
     texts = ["Stocks fall as oil climbs", "word " * 700, "Caf\u00e9 \u4e2d\u6587"]
     table = classify(texts, tiny)
@@ -305,8 +361,11 @@ def test_what_is_no_list_of_texts_is_refused(tiny, texts, message):
 
 
 def test_texts_are_checked_before_the_classifier_is_loaded(tmp_path):
-    with pytest.raises(InvalidValue, match="Text 2 of 2 is one without text"):
-        classify(["good", " "], tmp_path / "nothing")
+    """And numbered from 1, the later ones too."""
+    for before in (1, 999, 1_000, 2_500):
+        number = f"Text {before + 1} of {before + 1} is one without text"
+        with pytest.raises(InvalidValue, match=number):
+            classify(["good"] * before + [" "], tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -26,6 +26,7 @@ from agnews_helpers import (
 from agnews_helpers.model import (
     check_model_and_tokenizer,
     class_names,
+    gradient_checkpointing,
     label_mapping,
     pretrained_name,
     run_facts,
@@ -365,6 +366,16 @@ def test_parts_that_do_not_belong_together(tiny, change, message):
     change(model, tokenizer)
     with pytest.raises(InvalidValue, match=message):
         check_model_and_tokenizer(model, tokenizer, 512)
+
+
+def test_gradient_checkpointing_ends_with_its_context(tiny):
+    model = load_model(Recipe(model=str(tiny)))
+    with gradient_checkpointing(model, enabled=False):
+        assert not model.is_gradient_checkpointing
+    with pytest.raises(KeyboardInterrupt), gradient_checkpointing(model):
+        assert model.is_gradient_checkpointing
+        raise KeyboardInterrupt
+    assert not model.is_gradient_checkpointing
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_the_defaults_are_the_recipe():
         ("validation_share", 0.0),
         ("validation_share", 1),
         ("seed", -1),
+        ("seed", 2**32),
         ("profile", "huge"),
         # of another type
         ("profile", ["full"]),
@@ -152,6 +153,15 @@ def test_a_recipe_comes_back_from_its_dict():
         Recipe.from_dict({"epochs": "4"})
 
 
+def test_folders_are_absolute_if_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    recipe = Recipe(model="no-folder", data="rows")
+    assert recipe.to_dict() == asdict(recipe)
+    absolute = recipe.to_dict(absolute_paths=True)
+    assert absolute == asdict(recipe) | {"data": str(tmp_path.resolve() / "rows")}
+
+
 def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):
     monkeypatch.setenv("AGNEWS_PROFILE", "offline")
     recipe = recipe_for_this_machine()
@@ -179,6 +189,8 @@ def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profi
     recipe = recipe_for_this_machine()
     assert recipe.profile == profile
     assert recipe.model == ("mini" if profile == "offline" else HUB_MODEL)
+    rows = (800, 400) if profile == "laptop" else (None, None)
+    assert (recipe.train_rows, recipe.test_rows) == rows
     assert (
         f"profile    {profile} (" in recipe.describe()
         and "the Hub is a test" in recipe.describe()
@@ -215,6 +227,7 @@ def test_the_environment_and_arguments_override(monkeypatch):
     monkeypatch.setenv("AGNEWS_DATA", "somewhere/rows")
     recipe = recipe_for_this_machine(epochs=2)
     assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
+    assert recipe_for_this_machine(train_rows=100).train_rows == 100
     assert (
         "somewhere" not in recipe.describe()
     )  # notebooks store this text: no path of the reader's

@@ -22,6 +22,7 @@ from agnews_helpers import (
     FolderInUse,
     ResumeError,
     SaveError,
+    checkpoints,
     classify,
     load_classifier,
     load_model,
@@ -432,7 +433,7 @@ def test_resume_true_needs_a_run(three, tokens, tmp_path, no_training):
         ({"resume": "yes"}, "resume is 'yes'; it must be 'auto', True or False"),
         ({"save_minutes": 0}, "save_minutes is 0; it must be above 0"),
         ({"save_minutes": float("nan")}, "save_minutes is nan; it must be above 0"),
-        ({"steps": 0}, "steps is 0; it must be a whole number from 1"),
+        ({"steps": 0}, "steps is 0; it must be from 1"),
     ],
 )
 def test_an_argument_out_of_range_is_named(argument, message, recipe, tokens, tmp_path):
@@ -464,6 +465,70 @@ def test_other_rows_labels_or_order_are_other_data(recipe, tokens):
     ]
     assert digest(rows.select(range(40))) == digest(rows)
     assert len({digest(split) for split in other}) == len(other)
+
+
+def test_what_decides_the_course_of_a_run_is_its_identity(recipe, tokens):
+    model = load_model(recipe)
+    ours = identity_of(model, tokens, recipe)
+    for change in (
+        {"max_length": 256},
+        {"padding": "max_length"},
+        {"group_by_length": False},
+        {"batch_size": 4},
+        {"class_weights": "balanced"},
+        {"learning_rate": 2e-3},
+        {"epochs": 2},
+        {"precision": "bf16"},
+        {"seed": 7},
+    ):
+        [(name, value)] = change.items()
+        theirs = identity_of(model, tokens, recipe.replace(**change))
+        said = f"{name} is {value} there and {getattr(recipe, name)} here"
+        assert differences(theirs, ours) == said
+    leaner = recipe.replace(micro_batch_size=2, gradient_checkpointing=True)
+    assert identity_of(model, tokens, leaner) == ours
+
+
+# Time
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes(
+    recipe, tokens, tmp_path, monkeypatch
+):
+    run = OpenRun(tmp_path, load_model(recipe), tokens, recipe, save_minutes=2)
+    run.saved_at = 1_000.0
+    for seconds, is_due in ((0, False), (119, False), (120, True), (500, True)):
+        clock = SimpleNamespace(perf_counter=lambda now=1_000.0 + seconds: now)
+        monkeypatch.setattr(runs, "time", clock)
+        assert run.is_save_due is is_due
+
+
+def test_steps_of_all_sessions_count_as_time_and_saving_does_not(
+    recipe, tokens, tmp_path, monkeypatch
+):
+    now = [0.0]
+    step, write = training.forward_backward, storage.write_folder
+
+    def takes_a_second(*arguments, **options):
+        now[0] += 1
+        return step(*arguments, **options)
+
+    def takes_an_hour(*arguments):
+        now[0] += 3_600
+        return write(*arguments)
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(checkpoints, "time", clock)
+    monkeypatch.setattr(training, "forward_backward", takes_a_second)
+    monkeypatch.setattr(storage, "write_folder", takes_an_hour)
+    part = train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
+    assert part.seconds == 2
+    run = train(load_model(recipe), tokens, recipe, tmp_path, save_minutes=1e-9)
+    assert run.finished and run.seconds == 5
+    assert run.history["rows_per_second"].tolist() == [40 / 5]
+
+
+# Another run than the one in the folder, in words
 
 
 def test_differences_are_said_in_words():

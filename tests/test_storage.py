@@ -121,6 +121,26 @@ def test_a_file_system_that_cannot_flush_is_used(tmp_path, monkeypatch):
     assert damaged_files(write_folder(tmp_path / "a", write_one)) == []
 
 
+@pytest.mark.parametrize("failures", [0, 2, 3, 4])
+def test_a_file_that_a_virus_scanner_holds_is_tried_again(failures, monkeypatch):
+    waited = []
+    calls = []
+    monkeypatch.setattr(storage.time, "sleep", waited.append)
+
+    def held(name):
+        calls.append(name)
+        if len(calls) <= failures:
+            raise PermissionError(errno.EACCES, "in use")
+        return "read"
+
+    if failures > 3:
+        with pytest.raises(PermissionError):
+            storage.retry_permission_error(held, "a")
+    else:
+        assert storage.retry_permission_error(held, "a") == "read"
+    assert waited == [0.1, 0.4, 1.6][:failures] and set(calls) == {"a"}
+
+
 # What is removed, and what is set aside
 
 

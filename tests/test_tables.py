@@ -133,6 +133,8 @@ def test_columns_that_the_reader_names(tmp_path):
     refused(tmp_path, content, "--text-columns", question, label_column="Kategorie")
     asked = dict(label_column="Kategorie", text_columns="Titel,Titel")
     assert read(tmp_path, content, **asked) == [("Lob", "Gut Gut")]
+    asked = dict(label_column="Kategorie", text_columns="Titel,Kategorie")
+    refused(tmp_path, content, "'Kategorie'", question, **asked)
     twice = content.replace("Nr", "Kategorie", 1)
     asked = dict(label_column="Kategorie", text_columns="Titel")
     refused(tmp_path, twice, "'Kategorie', 'Kategorie'", question, **asked)
@@ -305,6 +307,7 @@ def test_text_is_kept_as_it_is(tmp_path):
         ("\ufeffSports\u200d", "Sports"),
         ("\uff13", "3"),
         ("Sci /\u00a0 Tech\t", "Sci / Tech"),
+        ("Two\twords\nand more", "Two words and more"),
         (3, "3"),
         (3.0, "3"),
         (True, "True"),

@@ -193,11 +193,11 @@ def test_gradients_left_in_the_model_are_cleared(recipe):
 def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
     """As in a small sample of a rare class; the other weights are scikit-learn's."""
     rows = tokens["train"].select(range(12))
-    labels = [0] * 6 + [1] * 4 + [3] * 2
+    labels = [0] * 6 + [2] * 4 + [1] * 2
     rows = rows.remove_columns("label").add_column("label", labels)
     model = load_model(recipe)
     weights = class_weights(model, rows, recipe.replace(class_weights="balanced"))
-    expected = [12 / (4 * rows) for rows in (6, 4, 1, 2)]
+    expected = [12 / (4 * rows) for rows in (6, 2, 4, 1)]
     assert weights.tolist() == pytest.approx(expected)
     batch = next(iter(make_loader(rows, [list(range(12))], recipe)))
     assert forward_backward(model, batch, class_weights=weights).isfinite()
@@ -593,6 +593,24 @@ def test_a_run_with_a_scaler_is_resumed_exactly(scaled, stop, recipe, tokens, tm
 
 
 # What cannot be trained is refused before any work
+
+
+def test_classes_in_another_order_are_refused(recipe, tokens, tmp_path):
+    model = load_model(recipe, LABELS[::-1])
+    with pytest.raises(InvalidValue, match="The model's classes do not match the data"):
+        train(model, tokens, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_that_alone_was_cut_elsewhere_is_found(recipe, tokens, tmp_path):
+    """The longest one, wherever it stands."""
+    lengths = tokens["train"]["length"][:]
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    assert lengths[by_length[-2]] < lengths[by_length[-1]]
+    rows = {**tokens, "train": tokens["train"].select(by_length)}
+    shorter = recipe.replace(max_length=max(lengths) - 1)
+    with pytest.raises(InvalidValue, match="cut at another length than max_length="):
+        train(load_model(recipe), rows, shorter, tmp_path / "run")
 
 
 def test_tokens_of_another_length_or_tokenizer_are_refused(recipe, tokens, tmp_path):

@@ -148,6 +148,14 @@ def test_peaks_stay_and_empty_cache_does_not_touch_live_blocks():
     assert (allocator.reserved, allocator.max_reserved) == (12 * MIB, 26 * MIB)
     assert (allocator.allocated, allocator.max_allocated) == (12 * MIB, 26 * MIB)
     assert live.allocated
+    first, second = allocator.malloc(5 * MIB), allocator.malloc(5 * MIB)
+    allocator.free(first)  # the beginning of a segment that is in use
+    assert allocator.empty_cache() == 0 and second.allocated
+    allocator.free(second)
+    allocator.empty_cache()
+    allocator.malloc(1)
+    assert (allocator.reserved, allocator.max_reserved) == (14 * MIB, 32 * MIB)
+    assert (allocator.allocated, allocator.max_allocated) == (12 * MIB + 512, 26 * MIB)
 
 
 def test_free_twice_and_nothing_at_all():

@@ -9,8 +9,14 @@ from benchmarks.vram_accuracy import accumulated_step, plain_step
 from vram_budget import budget, tracing
 from vram_budget.allocator import MIB, CachingAllocator, OutOfMemory, replay
 from vram_budget.budget import TRACED_PARTS, timeline, usable_mib
-from vram_budget.cards import GTX_1650_TI, Card, find_card
-from vram_budget.tracing import TRACED_STEPS, StepOptions, scaled_trace, trace
+from vram_budget.cards import CONTEXT_MIB, GTX_1650_TI, Card, find_card
+from vram_budget.tracing import (
+    TRACED_STEPS,
+    StepOptions,
+    Trace,
+    scaled_trace,
+    trace,
+)
 
 budget_table, largest_batch, memory_savings, step_budget = (
     partial(function, plain_step)
@@ -61,6 +67,18 @@ def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
         > 0
     )
     assert "backward" in found.peak
+    peak, _ = scaled_trace(plain_step, SMALL, 8, 128).peak()
+    assert sum(found.parts[name] for name in TRACED_PARTS) * MIB == pytest.approx(peak)
+    assert found.parts["CUDA context"] == max(CONTEXT_MIB) > min(CONTEXT_MIB)
+
+
+def test_a_step_fits_if_it_does_once_the_cache_is_given_back():
+    needed = step_budget(SMALL, 8, 128)
+    verdicts = [
+        step_budget(SMALL, 8, 128, card=replace(GTX_1650_TI, free_mib=mib)).verdict
+        for mib in (needed.reserved, needed.reserved - 20, needed.allocated - 1)
+    ]
+    assert verdicts == ["fits", "fits", "spills"]
 
 
 def test_the_claim_of_the_tutorial():
@@ -145,6 +163,9 @@ def test_the_table_has_a_row_for_each_case():
     ]
     assert table["total"].tolist() == pytest.approx(table[PARTS].sum(axis=1).tolist())
     assert set(table["verdict"]) == {"fits"}
+    eager = step_budget(SMALL, 8, 16, StepOptions(attention="eager"))
+    assert table.loc[("eager", 16), PARTS].to_dict() == eager.parts
+    assert table.loc[("sdpa", 16), PARTS].to_dict() != eager.parts
 
 
 def test_a_batch_without_rows_is_refused():
@@ -187,6 +208,17 @@ def test_a_change_of_your_own():
     assert not any("parts" in change for change in table.index)
 
 
+def test_half_of_an_odd_batch_is_the_larger_half():
+    asked = []
+
+    def noted(rows):
+        asked.append(rows)
+        return plain_step
+
+    table = memory_savings(SMALL, 5, 16, in_parts=noted)
+    assert asked == [3] and "two parts of 3 rows" in table.index
+
+
 def test_a_change_that_a_model_does_not_support_has_the_reason():
     config = XLNetConfig(n_layer=1, d_model=64, n_head=4, d_inner=128)
     table = memory_savings(config, 4, 64)
@@ -205,7 +237,10 @@ def test_a_card_that_is_here_has_no_range():
 
 def test_the_timeline_climbs_and_falls():
     options = StepOptions(implementation="foreach")
-    table = timeline(trace(plain_step, SMALL, [(8, 128)] * 3, options))
+    events = trace(plain_step, SMALL, [(8, 128)] * 3, options).events
+    table = timeline(Trace(events))
+    before = [a.step for a, _ in events].index(3)
+    assert len(table) == len(events) - before  # releases of older tensors, too
     total = table.drop(columns="phase").sum(axis=1)
     assert [phase for phase in dict.fromkeys(table["phase"])] == [
         "forward",

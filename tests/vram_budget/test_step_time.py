@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -6,7 +8,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from benchmarks.vram_accuracy import plain_step
 from vram_budget.cards import GTX_1650_TI, Card, find_card
 from vram_budget.step_time import ADAM_BYTES, SHARE_OF_PEAK, batch_seconds, step_work
-from vram_budget.tracing import StepOptions
+from vram_budget.tracing import StepOptions, trace
 
 CONFIG = DistilBertConfig(
     dim=64,
@@ -58,6 +60,21 @@ def test_traffic_has_adam_and_grows_with_the_tokens():
     )
 
 
+def test_traffic_is_each_tensor_written_and_read_once():
+    """And Adam's seven numbers of each parameter; not what `foreach` makes for it."""
+    model = DistilBertForSequenceClassification(CONFIG)
+    parameters = sum(p.numel() for p in model.parameters())
+    options = StepOptions(implementation="foreach")
+    events = trace(plain_step, CONFIG, [(8, 32)] * 3, options).events
+    made = [
+        a.size
+        for a, is_made in events
+        if is_made and a.step == 3 and a.phase in ("forward", "backward")
+    ]
+    _, moved = step_work(plain_step, CONFIG, 8, 32, options)
+    assert moved == pytest.approx(2 * sum(made) + 7 * 4 * parameters, rel=0.001)
+
+
 def test_batches_of_any_length_follow_from_three():
     card = find_card("T4")
 
@@ -74,3 +91,6 @@ def test_a_card_of_unknown_speed_has_no_estimate():
     card = Card("unknown", 4.0, (7, 5), 0)
     assert GTX_1650_TI.fp32_tflops
     assert batch_seconds(plain_step, CONFIG, 8, [32], 512, card) is None
+    for fact in ("fp32_tflops", "bandwidth"):
+        half_known = replace(GTX_1650_TI, **{fact: None})
+        assert batch_seconds(plain_step, CONFIG, 8, [32], 512, half_known) is None

@@ -208,6 +208,8 @@ def test_what_a_step_returns_lives_until_the_next_one_returns():
     events = trace(step, SMALL, [(4, 16), (4, 16)]).events
     kept = [(a.step, made) for a, made in events if a.size == 4 * 12_345]
     assert kept == [(1, True), (2, True), (1, False)]
+    categories = {a.category for a, _ in events if a.size == 4 * 12_345}
+    assert categories == {"temporaries"}  # no activation of the step that follows
 
 
 def test_another_task_of_the_same_model():

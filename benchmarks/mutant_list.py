@@ -1,0 +1,950 @@
+"""The changes that `mutants.py` tries.
+
+By the changed file and the file of its tests; then by the test that must fail: the old
+text, which is there once, the new one and, if no test can fail, why.
+"""
+
+MUTANTS = {
+    ("agnews_helpers/recipe.py", "tests/test_recipe.py"): {
+        "test_the_defaults_are_the_recipe": [
+            ("batch_size: int = 8", "batch_size: int = 16"),
+            ("learning_rate: float = 2e-5", "learning_rate: float = 5e-5"),
+        ],
+        "test_a_value_out_of_range_is_named": [
+            ("3 <= n <= 8192", "2 <= n <= 8192"),
+            ("0 <= n < 2**32", "0 <= n <= 2**32"),
+            ("right_type &= isinstance(value, bool) == (kind is bool)", "pass"),
+        ],
+        "test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe": [
+            (".with_reason(self.reason)", ""),
+        ],
+        "test_a_recipe_comes_back_from_its_dict": [
+            ("cls.__annotations__.keys() & values.keys()", "values.keys()"),
+        ],
+        "test_folders_are_absolute_if_asked_for": [
+            ("if absolute_paths and folder.is_dir()", "if folder.is_dir()"),
+        ],
+    },
+    ("agnews_helpers/profiles.py", "tests/test_recipe.py"): {
+        "test_the_environment_and_arguments_override": [
+            (
+                "environment_overrides() | overrides",
+                "overrides | environment_overrides()",
+            ),
+        ],
+        "test_a_bad_variable_is_named": [
+            ("name in NUMBER_VARIABLES and not", "name in TEXT_VARIABLES and not"),
+        ],
+        "test_the_profile_follows_from_the_machine": [
+            ("if torch.cuda.is_available()", "if not torch.cuda.is_available()"),
+            ('"train_rows": 800', '"train_rows": 8000'),
+        ],
+        "test_full_with_local_folders_needs_no_hub": [
+            (
+                "if asked and {HUB_MODEL, HUB_DATA} &",
+                "if asked or {HUB_MODEL, HUB_DATA} &",
+            ),
+        ],
+    },
+    ("agnews_helpers/data.py", "tests/test_data.py"): {
+        "test_with_many_classes_each_has_a_row_to_validate_with": [
+            ("max(4, len(names), round(", "max(4, round("),
+            ("n_smaller >= len(counts)", "n_smaller > len(counts)"),
+        ],
+        "test_a_folder_becomes_three_splits": [
+            ("max(4, len(names), round(", "max(5, len(names), round("),
+        ],
+        "test_of_each_class_two_rows_remain_for_training": [
+            ("len(of_class) - 2", "len(of_class) - 1"),
+            ("max(1, tenth)", "max(0, tenth)"),
+            ('of_class < "1a"', 'of_class < "2a"'),
+            ("return frame.drop(held_out), frame", "return frame, frame"),
+        ],
+        "test_a_class_of_one_row_is_drawn_from_without_an_error": [
+            ("min(counts.values()) >= 2", "min(counts.values()) >= 1"),
+        ],
+        "test_every_line_of_a_small_class_is_named": [
+            ("MIN_ROWS_PER_CLASS = 4", "MIN_ROWS_PER_CLASS = 3"),
+        ],
+        "test_one_row_of_a_class_cannot_be_split": [
+            ("if counts[i] < 2]", "if counts[i] < 1]"),
+        ],
+        "test_fewer_rows_than_a_batch": [
+            ("n_train < recipe.batch_size", "n_train <= recipe.batch_size"),
+        ],
+        "test_a_profiles_number_of_rows_is_a_maximum": [
+            ("wanted > len(frame) and not is_maximum", "wanted > len(frame)"),
+        ],
+        "test_a_subset_keeps_the_classes_and_the_seed": [
+            ("random_state=seed", "random_state=0"),
+            ('stratify=frame["label"] if can_stratify else None', "stratify=None"),
+        ],
+        "test_the_sample_says_nothing": [
+            (
+                '_note("validation", validation, drawn,',
+                '_note("validation", validation, train,',
+            ),
+        ],
+        "test_rows_in_both_splits_are_counted": [
+            (
+                '{*frame["text"]} & {*train["text"]}',
+                '{*frame["text"]} - {*train["text"]}',
+            ),
+        ],
+        "test_three_codings": [
+            ("range(1, len(names) + 1)", "range(1, len(names))"),
+            ("return max(codings", "return min(codings"),
+        ],
+        "test_at_most_twenty_lines_are_named": [
+            ("lines[:20]", "lines[:21]"),
+        ],
+        "test_a_list_of_classes_that_names_too_few": [
+            (
+                "}) < max(2, len(names))",
+                "}) < len(names)",
+            ),
+        ],
+        "test_names_stand_behind_numbers": [
+            ("if name.isdecimal() else 99", "if name.isdecimal() else 0"),
+        ],
+        "test_a_subset_is_in_the_order_of_the_file": [
+            ("drawn.sort_index(), others.sort_index()", "drawn, others.sort_index()"),
+        ],
+        "test_labels_that_fit_two_codings_are_not_guessed": [
+            ("if not used <= by_name.keys() and used", "if used"),
+        ],
+    },
+    ("agnews_helpers/model.py", "tests/test_model.py"): {
+        "test_the_same_seed_gives_the_same_head_and_leaves_the_generator_alone": [
+            ("manual_seed(recipe.seed)", "manual_seed(0)"),
+            ("fork_rng(devices=[])", "fork_rng(devices=[], enabled=False)"),
+        ],
+        "test_a_folder_is_loaded_in_fp32_whatever_was_stored": [
+            ("dtype=torch.float32", 'dtype="auto"'),
+        ],
+        "test_parts_that_do_not_belong_together": [
+            (
+                "len(tokenizer) > config.vocab_size",
+                "len(tokenizer) >= config.vocab_size",
+            ),
+            ("positions < max_length", "positions <= max_length"),
+            ("min(positions, tokenizer.model_max_length)", "positions"),
+            (
+                "tokenizer.pad_token_id is None or config.pad_token_id is None",
+                "tokenizer.pad_token_id is None",
+            ),
+        ],
+        "test_classes_are_found_by_name": [
+            ("[known.index(name) for name in folded]", "list(range(len(folded)))"),
+            ('known[0] == "label_0" and len', 'known[0] != "label_0" and len'),
+        ],
+        "test_a_classifier_is_loaded_from": [
+            ("if new_weights:", "if not new_weights:"),
+        ],
+        "test_classes_that_no_model_can_have_are_refused": [
+            ("len(set(names)) < max(2, len(names))", "len(set(names)) < len(names)"),
+        ],
+        "test_a_subfolder_called_best_is_not_the_classifier_of_a_saved_model": [
+            ("best.is_dir() and (is_run or not", "best.is_dir() or (is_run or not"),
+        ],
+        "test_gradient_checkpointing_ends_with_its_context": [
+            ('getattr(model, f"{kind}_checkpointing_disable")()', "pass"),
+        ],
+    },
+    ("agnews_helpers/model.py", "tests/test_runs.py"): {
+        "test_an_output_folder_may_be_called_best": [
+            (
+                "folder.name == storage.BEST and not record.is_file()",
+                "folder.name == storage.BEST",
+            ),
+        ],
+        "test_another_model_in_a_folder_of_the_same_name_is_named": [
+            ('path.suffix in (".safetensors", ".bin") or', ""),
+        ],
+        "test_other_frozen_parameters_are_named": [
+            ("not any(w.requires_grad", "not all(w.requires_grad"),
+        ],
+    },
+    ("agnews_helpers/model.py", "tests/test_misuse.py"): {
+        "test_is_refused_before_any_work[one word as names]": [
+            ("if not are_names or", "if"),
+        ],
+        "test_is_refused_before_any_work[bf16]": [
+            ("& {torch.float16, torch.bfloat16}", "& {torch.float16}"),
+        ],
+    },
+    ("agnews_helpers/batching.py", "tests/test_batching.py"): {
+        "test_the_order_is_a_function_of_seed_and_epoch": [
+            ("recipe.seed * 1_000_003 + epoch", "recipe.seed * 1_000_003"),
+            ("recipe.seed * 1_000_003 + epoch", "epoch"),
+        ],
+        "test_grouping_computes_hardly_more_than_the_real_tokens": [
+            ("window[by_length].split", "window.split"),
+        ],
+        "test_grouping_stays_within_its_windows_and_shuffles_between_them": [
+            (
+                "split(MEGABATCH * recipe.batch_size)",
+                "split(2 * MEGABATCH * recipe.batch_size)",
+            ),
+            (
+                "torch.randperm(len(grouped), generator=generator)",
+                "torch.arange(len(grouped))",
+            ),
+        ],
+        "test_evaluation_goes_from_long_to_short": [
+            ("key=lambda index: -lengths[index]", "key=lambda index: lengths[index]"),
+            ("max(1, max_tokens //", "max(2, max_tokens //"),
+        ],
+        "test_many_rows_are_tokenized_like_few": [
+            ("texts[start : start + 1000]", "texts[start : start + 999]"),
+        ],
+        "test_a_special_token_that_somebody_typed_is_plain_text": [
+            ("split_special_tokens=True", "split_special_tokens=False"),
+        ],
+        "test_a_tokenizer_that_does_not_know_the_texts_is_refused": [
+            ("2 * unknown > sum", "unknown > sum"),
+        ],
+        "test_tokenize_cuts_and_counts": [
+            ("max_length=recipe.max_length", "max_length=512"),
+        ],
+        "test_a_batch_worked_by_hand": [
+            ("[1] * len(row) + [0]", "[1] * len(row) + [1]"),
+            ("self.pad_to or max(", "max("),
+            ("[self.pad_token_id] * (length", "[0] * (length"),
+        ],
+        "test_a_loader_pads_with_the_models_token": [
+            ("Collator(pad_token_id, recipe.pad_to)", "Collator(0, recipe.pad_to)"),
+        ],
+        "test_loaders_for_training_and_evaluation": [
+            ("Collator(pad_token_id, recipe.pad_to)", "Collator(pad_token_id)"),
+        ],
+        "test_a_loader_leaves_the_global_generator_alone": [
+            ("generator=torch.Generator(),", "generator=None,"),
+        ],
+        "test_padding_is_counted": [
+            ("len(batch) * (pad_to or", "len(batch) + (pad_to or"),
+        ],
+        "test_what_holds_for_any_lengths": [
+            ("batches.insert(1,", "batches.insert(0,"),
+            ("longest.index(max(longest))", "longest.index(min(longest))"),
+        ],
+    },
+    ("agnews_helpers/batching.py", "tests/test_training.py"): {
+        "test_a_row_that_alone_was_cut_elsewhere_is_found": [
+            (", lengths.index(max(lengths))]", "]"),
+        ],
+    },
+    ("agnews_helpers/batching.py", "tests/test_evaluation.py"): {
+        "test_texts_are_checked_before_the_classifier_is_loaded": [
+            ("in enumerate(texts, 1)", "in enumerate(texts)"),
+            ("in enumerate(texts, 1)", "in enumerate(texts[:1000], 1)"),
+        ],
+        "test_a_label_that_is_no_class_is_refused": [
+            (
+                "np.setdiff1d(labels, range(classes))",
+                "np.setdiff1d(labels, range(classes + 1))",
+            ),
+        ],
+    },
+    ("agnews_helpers/batching.py", "tests/test_misuse.py"): {
+        "test_is_refused_before_any_work[fractions]": [
+            ('not in "iu"', 'not in "iuf"'),
+        ],
+    },
+    ("agnews_helpers/training.py", "tests/test_training.py"): {
+        "test_it_equals_the_plain_loop_bit_for_bit": [
+            ("optimizer.zero_grad()", "pass"),
+            ("ddp_model.train()", "pass"),
+        ],
+        "test_any_gradient_that_is_not_finite_stops_before_the_step": [
+            (
+                "                        check_finite(loss, model, accelerator)",
+                "                        pass",
+            ),
+            (
+                "torch.isfinite(loss + get_total_norm(gradients))",
+                "torch.isfinite(loss)",
+            ),
+        ],
+        "test_the_loss_is_the_mean_cross_entropy": [
+            ("losses / (rows or len(logits))", "losses / len(logits)"),
+            ('reduction="sum"', 'reduction="mean"'),
+            ("return loss.detach()", "return loss"),
+        ],
+        "test_each_process_draws_its_own_dropout": [
+            ("recipe.seed + accelerator.process_index", "recipe.seed"),
+        ],
+        "test_gradients_left_in_the_model_are_cleared": [
+            ("# for dropout\n        model.zero_grad()", "# for dropout"),
+        ],
+        "test_with_a_gradient_scaler_its_scale_decides": [
+            ("model.zero_grad()\n        raise NonFiniteError", "raise NonFiniteError"),
+            ("get_scale() >= 1", "get_scale() > 1"),
+            ("get_scale() >= 1", "get_scale() >= 0.5"),
+            ("torch.isfinite(loss) and accelerator", "accelerator"),
+        ],
+        "test_a_class_without_rows_has_a_finite_weight": [
+            (".clamp(min=1)", ""),
+            ("minlength=model.config.num_labels", "minlength=0"),
+            ("len(split) / (len(counts) * counts)", "len(split) / counts"),
+        ],
+        "test_the_best_epoch_is_kept_not_the_last": [
+            (
+                "add_epoch(report.loss, report.accuracy)",
+                "add_epoch(report.accuracy, report.loss)",
+            ),
+        ],
+        "test_gradient_checkpointing_computes_each_layer_twice": [
+            (
+                "gradient_checkpointing(model, recipe.gradient_checkpointing)",
+                "gradient_checkpointing(model, False)",
+            ),
+        ],
+        "test_classes_in_another_order_are_refused": [
+            (
+                'label_mapping(model, tokens["train"]) != in_order',
+                'label_mapping(model, tokens["train"]) == []',
+            ),
+        ],
+    },
+    ("agnews_helpers/training.py", "tests/test_runs.py"): {
+        "test_a_signal_saves_and_returns_the_run_so_far": [
+            ("if stop.received or len(", "if len("),
+        ],
+        "test_the_recipe_of_a_run_is_known_before_and_after_its_end": [
+            ("len(state.step_seconds) == steps", "len(state.losses) == steps"),
+        ],
+        "test_a_stopped_run_ends_bit_for_bit_like_the_whole_one": [
+            ("batches = batches[state.batch :]", "pass"),
+        ],
+        "test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept": [
+            ("if run.is_save_due:", "if not run.is_save_due:"),
+        ],
+    },
+    ("agnews_helpers/training.py", "tests/test_hardware.py"): {
+        "test_fp16_without_a_card_is_refused_before_training": [
+            ("check_precision(recipe.precision, process_state().device.type)", "pass"),
+        ],
+    },
+    ("agnews_helpers/training.py", "tests/test_misuse.py"): {
+        "test_is_refused_before_any_work[0 steps]": [
+            ("steps < 1", "steps < 0"),
+        ],
+        "test_is_refused_before_any_work[no validation]": [
+            ('for name in ("train", "validation"):', 'for name in ("train",):'),
+        ],
+        "test_is_refused_before_any_work[labels of -1]": [
+            ('check_labels(tokens[name]["label"][:], model.config.num_labels)', "pass"),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_runs.py"): {
+        "test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept": [
+            ("CHECKPOINTS_KEPT = 2", "CHECKPOINTS_KEPT = 3"),
+        ],
+        "test_differences_are_said_in_words": [
+            ("theirs.get(name) != value", "theirs.get(name) == value"),
+        ],
+        "test_another_recipe_is_named": [
+            ('"learning_rate",\n', "\n"),
+        ],
+        "test_what_decides_the_course_of_a_run_is_its_identity": [
+            ('"group_by_length",\n', "\n"),
+            ('"seed",\n', "\n"),
+        ],
+        "test_a_checkpoint_is_due_after_so_many_minutes": [
+            ("60 * self.save_minutes", "self.save_minutes"),
+        ],
+        "test_a_finished_run_leaves_another_unfinished_run_alone": [
+            ('if run_id in (None, _progress(path).get("run")):', "if True:"),
+        ],
+        "test_a_finished_classifier_is_replaced_only_by_a_finished_one": [
+            ("if is_protected or not is_main()", "if not is_main()"),
+        ],
+        "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
+            (
+                "if best.exists() and storage.damaged_files(best)",
+                "if best.exists() and not storage.damaged_files(best)",
+            ),
+        ],
+        "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
+            ("state.lap()  #", "pass  #"),
+            ("state.seconds + state.epoch_seconds", "state.seconds"),
+        ],
+        "test_a_copy_of_the_classifier_cuts_texts_where_the_run_did": [
+            ("self.tokenizer.model_max_length = recipe.max_length", "pass"),
+        ],
+        "test_an_argument_out_of_range_is_named": [
+            ("if not save_minutes > 0", "if not save_minutes >= 0"),
+        ],
+        "test_resume_true_needs_a_run": [
+            (
+                "self.newest is None and self.resume is True",
+                "self.newest is None and self.resume is False",
+            ),
+        ],
+        "test_other_frozen_parameters_are_named": [
+            ('_digest(frozen) if frozen else "none"', '"none"'),
+        ],
+        "test_a_finished_run_is_returned": [
+            (".rename(index=int)", ""),
+        ],
+        "test_a_run_stopped_before_the_first_validation_has_a_classifier": [
+            ("if not state.best_epoch:  #", "if state.best_epoch:  #"),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_checkpoints.py"): {
+        "test_each_checkpoint_is_whole_by_itself": [
+            ("CHECKPOINTS_KEPT = 2", "CHECKPOINTS_KEPT = 1"),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_training.py"): {
+        "test_the_best_epoch_is_kept_not_the_last": [
+            (
+                "if state.best_epoch and not state.is_best_epoch:",
+                "if state.best_epoch and state.is_best_epoch:",
+            ),
+        ],
+        "test_the_size_of_parts_may_change_when_a_run_is_resumed": [
+            ("state.split_sizes += [", "_ = ["),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_not_ours.py"): {
+        "test_a_folder_that_is_renamed_while_it_trains": [
+            ("if os.path.samestat(", "if not os.path.samestat("),
+        ],
+    },
+    ("agnews_helpers/checkpoints.py", "tests/test_checkpoints.py"): {
+        "test_the_state_says_where_the_run_is_and_how_long_it_takes": [
+            (
+                "-(-self.rows // self.batch_size) * self.epochs",
+                "self.rows // self.batch_size * self.epochs",
+            ),
+            ("self.step_seconds[1:] or self.step_seconds", "self.step_seconds"),
+            ("min(self.epoch, self.epochs)", "self.epoch"),
+        ],
+        "test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss": [
+            ('-row["validation_loss"]', 'row["validation_loss"]'),
+            ("1 + scores.index(", "scores.index("),
+            ("self.epoch - 1 and not self.batch", "self.epoch - 1"),
+        ],
+        "test_the_time_of_an_epoch": [
+            ("self.rows / self.epoch_seconds", "self.rows / self.step_seconds[-1]"),
+            ("self.epoch_seconds = 0.0", "pass"),
+            (
+                "self.seconds += self.epoch_seconds + self.lap()",
+                "self.seconds += self.lap()",
+            ),
+        ],
+        "test_a_moment_is_read_back_to_the_last_bit": [
+            ("generator.set_rng_state(random_state)", "pass"),
+            ('optimizer.load_state_dict(training["optimizer"])', "pass"),
+        ],
+        "test_the_gradient_scaler_of_fp16_is_read_back": [
+            ('if training["scaler"]:', 'if not training["scaler"]:'),
+        ],
+        "test_each_process_gets_its_own_random_generator_back": [
+            ("[process_state().process_index]", "[0]"),
+        ],
+        "test_each_checkpoint_is_whole_by_itself": [
+            ("reverse=True", "reverse=False"),
+        ],
+        "test_code_in_a_checkpoint_does_not_run": [
+            ("weights_only=True", "weights_only=False"),
+        ],
+        "test_a_checkpoint_takes_the_room_that_is_asked_for": [
+            ("if write_best:", "if not write_best:"),
+        ],
+    },
+    ("agnews_helpers/checkpoints.py", "tests/test_training.py"): {
+        "test_history_and_steps": [
+            ("self.losses[-self.batch :]", "self.losses"),
+        ],
+    },
+    ("agnews_helpers/evaluation.py", "tests/test_evaluation.py"): {
+        "test_evaluate_leaves_dropout_as_it_was": [
+            ("model.eval()", "pass"),
+            ("model.train(was_training)", "pass"),
+        ],
+        "test_the_logits_of_several_processes_add_up": [
+            ("[state.process_index :: state.num_processes]", "[state.process_index :]"),
+        ],
+        "test_a_batch_has_so_many_tokens_at_most": [
+            ("[recipe.pad_to or length for", "[length for"),
+        ],
+        "test_figures_worked_by_hand": [
+            ("-log_p[np.arange", "log_p[np.arange"),
+            ("log_softmax(logits, axis=1)", "log_softmax(logits, axis=0)"),
+            ('average="macro"', 'average="micro"'),
+        ],
+        "test_the_true_classes_are_the_rows_of_the_confusion_matrix": [
+            (
+                "confusion_matrix(labels, predicted,",
+                "confusion_matrix(predicted, labels,",
+            ),
+        ],
+        "test_classes_in_another_order_than_the_datas_are_found_by_name": [
+            ("mapping[labels]", "labels"),
+        ],
+        "test_another_models_texts_are_truncated_to_its_positions": [
+            ("min(512, tokenizer", "max(512, tokenizer"),
+        ],
+        "test_groups_weigh_as_many_rows_as_they_have": [
+            ('weights=groups["rows"]', "weights=None"),
+            ("1 <= bins <= len(answers)", "1 <= bins < len(answers)"),
+        ],
+        "test_calibration_worked_by_hand": [
+            (
+                '(groups["accuracy"] - groups["confidence"]).abs()',
+                '(groups["accuracy"] - groups["confidence"])',
+            ),
+        ],
+        "test_damaged_weights_are_told_of": [
+            ("logits.isfinite().all()", "logits.isfinite().any()"),
+        ],
+        "test_answers_has_one_row_per_text": [
+            ("np.exp(log_p.max(axis=1))", "np.exp(log_p.min(axis=1))"),
+        ],
+        "test_wilsons_interval": [
+            ('method="wilson"', 'method="exact"'),
+        ],
+        "test_the_surest_mistake_comes_first": [
+            ("ascending=False", "ascending=True"),
+        ],
+        "test_classify": [
+            ("probabilities.argmax(axis=1)", "probabilities.argmin(axis=1)"),
+        ],
+        "test_a_logit_that_is_no_number_is_refused": [
+            ("np.isnan(log_p).any()", "np.isnan(log_p).all()"),
+        ],
+    },
+    ("agnews_helpers/evaluation.py", "tests/test_model.py"): {
+        "test_a_classifier_is_loaded_from": [
+            ('run_facts(folder).get("recipe", longest)', "longest"),
+        ],
+    },
+    ("agnews_helpers/evaluation.py", "tests/test_misuse.py"): {
+        "test_is_refused_before_any_work[evaluate at another length]": [
+            ("check_tokenizer(split, own_tokenizer, recipe)", "pass"),
+        ],
+    },
+    ("agnews_helpers/budgeting.py", "tests/test_budgeting.py"): {
+        "test_an_epoch_is_the_sum_of_its_batches": [
+            (
+                "recipe.epochs * seconds * rows / len(lengths)",
+                "recipe.epochs * seconds * rows",
+            ),
+            ("recipe.pad_to or max(", "max("),
+        ],
+        "test_hours_on_a_card": [
+            ("seconds and recipe.epochs * seconds", "seconds and seconds"),
+        ],
+        "test_lengths_are_those_of_ag_news": [
+            ("min(length, recipe.max_length)", "length"),
+        ],
+        "test_the_options_are_the_recipes": [
+            ("recipe.micro_batch_size is None", "recipe.micro_batch_size is not None"),
+            ("checkpointing=recipe.gradient_checkpointing", "checkpointing=False"),
+        ],
+        "test_a_micro_batch_size_takes_the_batch_in_parts": [
+            ("[[1, micro_batch_size]]", "[[65, micro_batch_size]]"),
+        ],
+        "test_the_traced_step_is_the_loops": [
+            ("optimizer.zero_grad()", "pass"),
+        ],
+    },
+    ("agnews_helpers/plumbing/memory.py", "tests/test_memory.py"): {
+        "test_memory_that_runs_out_between_two_parts_leaves_no_gradients": [
+            ("model.zero_grad()", "pass"),
+        ],
+        "test_one_of_several_processes_does_not_try_again": [
+            ("(rows or n) / world_size()", "(rows or n)"),
+            ("(rows or n) / world_size()", "n / world_size()"),
+            ("if world_size() > 1", "if world_size() > 2"),
+        ],
+        "test_the_smaller_size_is_kept_for_longer_batches_only": [
+            ("tokens <= length", "tokens >= length"),
+            (
+                "split_sizes.append([length, size // 2])",
+                "split_sizes.append([1, size // 2])",
+            ),
+            (
+                "split_sizes.append([length, size // 2])",
+                "split_sizes.append([length, size - 1])",
+            ),
+        ],
+        "test_a_row_that_does_not_fit_is_an_error_without_gradients": [
+            ("if size == 1:", "if size <= 2:"),
+        ],
+        "test_the_parts_add_up_to_the_whole_batch": [
+            ("range(0, n, size)", "range(0, n - 1, size)"),
+            ("total + loss", "loss"),
+        ],
+        "test_gradients_are_exchanged_with_the_last_part_only": [
+            ("start + size >= n", "start + size > n"),
+        ],
+        "test_another_error_is_not_caught": [
+            ("if not is_out_of_memory(error)", "if is_out_of_memory(error)"),
+        ],
+    },
+    ("agnews_helpers/plumbing/processes.py", "tests/test_processes.py"): {
+        "test_the_shares_of_a_batch_add_up_to_it": [
+            (
+                "slice(state.process_index, None, state.num_processes)",
+                "slice(state.process_index, None)",
+            ),
+            ("state.process_index < len(", "state.process_index <= len("),
+            ("IGNORED_LABEL = -100", "IGNORED_LABEL = -1"),
+        ],
+        "test_any_of_several_processes_is_enough": [
+            ("count.item() > 0", "count.item() > 1"),
+        ],
+        "test_a_notebook_trains_again_in_another_precision": [
+            ('"no" if precision == "fp32" else precision', '"no"'),
+            ("AcceleratorState._reset_state()", "pass"),
+        ],
+    },
+    ("agnews_helpers/plumbing/interrupts.py", "tests/test_interrupts.py"): {
+        "test_a_second_signal_soon_after_is_the_same_request_and_a_later_one_ends_it": [
+            ("now - self._received_at >=", "now - self._received_at <="),
+            ("self._received_at or now", "now"),
+        ],
+        "test_an_ignored_signal_stays_ignored": [
+            ("is not signal.SIG_IGN", "is not None"),
+        ],
+        "test_a_signal_is_only_noted_and_the_handler_is_put_back": [
+            ("signal.SIG_DFL if handler is None else handler", "signal.SIG_DFL"),
+        ],
+        "test_a_function_that_may_be_interrupted_ends_at_once": [
+            ("if alone and self.received", "if alone and not self.received"),
+            (
+                "finally:\n            self._raise_at_once = False",
+                "finally:\n            pass",
+            ),
+        ],
+        "test_one_of_several_processes_finishes_the_function": [
+            ("alone = world_size() == 1", "alone = world_size() == 2"),
+        ],
+        "test_another_thread_changes_no_handlers": [
+            ("threading.current_thread() is threading.main_thread()", "True"),
+        ],
+    },
+    ("agnews_helpers/plumbing/interrupts.py", "tests/test_runs.py"): {
+        "test_pressing_stop_twice_is_one_request": [
+            ("GRACE_SECONDS = 3.0", "GRACE_SECONDS = 0.0"),
+            (
+                "before = signal.signal(number, self._handle)",
+                "before = signal.getsignal(number)",
+            ),
+            (
+                "self._received_at = self._received_at or now",
+                "self._received_at = None",
+            ),
+        ],
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_storage.py"): {
+        "test_a_folder_with_something_foreign_in_it_is_set_aside": [
+            ("if not present <= ours", "if not present"),
+            ("if p.is_symlink() or not p.is_dir()]", "if not p.is_dir()]"),
+        ],
+        "test_a_folder_is_written_whole_or_not_at_all": [
+            ("sha256(folder / name) != wanted", "not wanted"),
+            ("cleanup.callback(shutil.rmtree, partial, ignore_errors=True)", "pass"),
+        ],
+        "test_no_bit_of_a_record_can_be_flipped_unseen": [
+            (
+                'facts.pop("checksum", None) != _checksum(facts)',
+                'facts.pop("checksum", None) is None',
+            ),
+        ],
+        "test_a_record_is_read_as_it_was_written": [
+            (
+                "sort_keys=True",
+                "sort_keys=False",
+                "JSON keeps the order of an object's names, also when it is read",
+            ),
+        ],
+        "test_a_file_system_that_cannot_flush_is_used": [
+            ("if error.errno in NO_ROOM", "if error.errno not in NO_ROOM"),
+        ],
+        "test_a_file_that_a_virus_scanner_holds_is_tried_again": [
+            ("for seconds in (0.1, 0.4, 1.6):", "for seconds in ():"),
+        ],
+        "test_the_lock_is_inside_the_folder_and_is_removed_with_it": [
+            ("path.unlink()", "pass"),
+        ],
+        "test_a_folder_of_ours_is_replaced_without_a_trace": [
+            ("shutil.rmtree(moved, ignore_errors=True)", "pass"),
+        ],
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_checkpoints.py"): {
+        "test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint": [
+            ("os.fsync(handle)", "pass"),
+        ],
+        "test_no_checkpoint_is_overwritten": [
+            ("number += 1", "number += 2"),
+        ],
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_not_ours.py"): {
+        "test_all_files_can_be_read_by_whoever_may_read_a_new_file": [
+            ("shutil.copymode(partial / MANIFEST, path)", "pass"),
+        ],
+    },
+    ("agnews_helpers/plumbing/tables.py", "tests/test_tables.py"): {
+        "test_swallowed_rows_are_found_wherever_the_label_is": [
+            ("len(row) >= len(cells) and", "len(row) > len(cells) and"),
+        ],
+        "test_a_text_of_several_lines_is_no_swallowed_row": [
+            ("if len(rows) > 1 and all(", "if len(rows) > 1 and not all("),
+        ],
+        "test_rows_that_cannot_be_used": [
+            ("len(cells) != width", "len(cells) > width"),
+            ("strict=True)", "strict=False)"),
+        ],
+        "test_the_line_of_a_row_is_the_one_on_which_it_begins": [
+            ("line = reader.line_num + 1", "line = reader.line_num"),
+        ],
+        "test_blank_lines_and_empty_rows": [
+            ("skipinitialspace=True", "skipinitialspace=False"),
+        ],
+        "test_labels_are_read_as_they_are_meant": [
+            ('normalize("NFKC"', 'normalize("NFC"'),
+            ('text.partition(".")[0] if', "text if"),
+            ("char.isprintable() or char.isspace()", "char.isprintable()"),
+        ],
+        "test_a_header_that_leaves_a_question_is_asked_about": [
+            ("len(label) != 1 or not texts", "len(label) > 1 or not texts"),
+        ],
+        "test_columns_that_the_reader_names": [
+            ("{*label} & {*texts}", "{*label} - {*label}"),
+            ("names.count(name) == 1", "names.count(name) >= 1"),
+        ],
+        "test_two_files_of_a_split": [
+            ("if len(files) > 1 or", "if len(files) > 2 or"),
+        ],
+        "test_a_field_of_three_million_characters": [
+            ("field_size_limit(2**31 - 1)", "field_size_limit(131_072)"),
+        ],
+        "test_a_first_row_is_no_header_for_one_word_in_it": [
+            ("not any(map(str.isdecimal, names)) and", ""),
+        ],
+        "test_what_cannot_be_a_text": [
+            ('char.isprintable() and char != " "', "char.isprintable()"),
+        ],
+        "test_encodings_with_a_mark": [
+            ("codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE", "codecs.BOM_UTF16_LE,"),
+        ],
+        "test_bytes_that_are_no_text": [
+            ('count(b"\\n", 0, error.start) + 1', 'count(b"\\n", 0, error.start)'),
+        ],
+    },
+    ("agnews_helpers/plumbing/cpu_kernels.py", "tests/test_cpu_kernels.py"): {
+        "test_dropout_drops_its_share_and_keeps_the_mean": [
+            ("round((1 - layer.p) * 65536)", "round(layer.p * 65536)"),
+            ("(1 / (1 - layer.p))", "1"),
+            ("torch.randint(-(2**63), 2**63 - 1", "torch.randint(0, 2**63 - 1"),
+        ],
+        "test_a_seed_decides_every_byte": [
+            ("uniform < threshold", "uniform <= threshold"),
+            ("math.ceil(count / 4)", "math.ceil(count / 2)"),
+        ],
+        "test_on_a_gpu_the_model_is_not_patched": [
+            ('device.type == "cpu" and', ""),
+        ],
+        "test_another_architecture_is_left_as_it_is": [
+            ('and model.config.model_type == "distilbert"', ""),
+        ],
+        "test_padding_gets_no_attention": [
+            ("torch.finfo(dtype).min", "-1"),
+        ],
+        "test_dropout_on_attention_drops_its_share": [
+            ("(query * layer.scaling) @", "query @"),
+        ],
+        "test_the_model_is_patched_inside_and_restored_after": [
+            ("module.__dict__ = before", "pass"),
+            ("model.config._attn_implementation = attention", "pass"),
+        ],
+        "test_the_last_layer_is_computed_for_the_first_token_only": [
+            ("hidden_states[:, :1]", "hidden_states[:, -1:]"),
+        ],
+        "test_a_head_that_reads_every_token_gets_every_token": [
+            ('if hasattr(model, "pre_classifier")', 'if hasattr(model, "distilbert")'),
+        ],
+        "test_losses_and_gradients_are_those_of_the_stock_model": [
+            ("mixed.flatten(2)) + first)", "mixed.flatten(2)))"),
+        ],
+        "test_no_dropout_takes_no_random_number": [
+            ("if layer.p == 0 or not layer.training", "if layer.p == 0"),
+        ],
+        "test_padding_is_not_attended_to_with_dropout_either": [
+            ("scores = scores + mask", "pass"),
+        ],
+    },
+    ("vram_budget/allocator.py", "tests/vram_budget/test_allocator.py"): {
+        "test_invariants": [
+            (
+                "end in self._size_at and end not in self.segments",
+                "end in self._size_at",
+            ),
+            (
+                "start in self._start_before and start not in self.segments",
+                "start in self._start_before",
+            ),
+            ("self.allocated -= block.size", "pass"),
+        ],
+        "test_a_large_block_is_split_only_above_one_mib_of_rest": [
+            ("rest > SMALL_SIZE", "rest >= SMALL_SIZE"),
+        ],
+        "test_best_fit_then_lowest_address": [
+            ("(size, -1)", "(size, 2**60)"),
+        ],
+        "test_what_a_request_takes_from_cuda": [
+            ("size <= SMALL_SIZE", "size < SMALL_SIZE"),
+            ("size >= MIN_LARGE_ALLOC", "size > MIN_LARGE_ALLOC"),
+            ("ROUND_LARGE = 2 * MIB", "ROUND_LARGE = MIB"),
+        ],
+        "test_a_full_card_gives_back_whole_segments_first": [
+            ("            self.empty_cache()\n", "            pass\n"),
+        ],
+        "test_peaks_stay_and_empty_cache_does_not_touch_live_blocks": [
+            ("self.segments.get(address) == size", "self.segments.get(address)"),
+            ("max(self.max_allocated, self.allocated)", "self.allocated"),
+            ("max(self.max_reserved, self.reserved)", "self.reserved"),
+        ],
+        "test_small_blocks_share_a_segment": [
+            ('pool == "small" and rest', 'pool == "large" and rest'),
+        ],
+        "test_sizes_are_multiples_of_512": [
+            ("-(-size // multiple)", "size // multiple"),
+        ],
+    },
+    ("vram_budget/budget.py", "tests/vram_budget/test_budget.py"): {
+        "test_a_step_fits_if_it_does_once_the_cache_is_given_back": [
+            ("reserved <= mib or runs_within(trace, mib)", "reserved <= mib"),
+        ],
+        "test_the_parts_of_a_budget_add_up_to_what_is_reserved": [
+            (
+                'parts["CUDA context"] = CONTEXT_MIB[1]',
+                'parts["CUDA context"] = CONTEXT_MIB[0]',
+            ),
+            ("trace.events[: peak + 1]", "trace.events[:peak]"),
+        ],
+        "test_the_largest_batch_is_the_last_that_runs": [
+            ("range(1, MOST_ROWS + 1)", "range(MOST_ROWS + 1)"),
+        ],
+        "test_half_of_an_odd_batch_is_the_larger_half": [
+            ("-(-rows // 2)", "rows // 2"),
+        ],
+        "test_a_card_that_is_here_has_no_range": [
+            ("if card.free_mib is not None", "if card.free_mib is None"),
+        ],
+        "test_what_a_system_leaves": [
+            ("return worst, best", "return best, worst"),
+        ],
+        "test_the_claim_of_the_tutorial": [
+            ('if system == "windows" else "out', 'if system == "linux" else "out'),
+        ],
+        "test_the_timeline_climbs_and_falls": [
+            ("if rows or allocation.step == step", "if allocation.step == step"),
+        ],
+        "test_the_table_has_a_row_for_each_case": [
+            ("replace(options, attention=attention)", "options"),
+        ],
+    },
+    ("vram_budget/recorder.py", "tests/vram_budget/test_tracing.py"): {
+        "test_categories_add_up": [
+            (
+                'if self.phase == "backward" else "main"',
+                'if self.phase == "load" else "main"',
+            ),
+            ('self._mark(state, "optimizer state")', "pass"),
+            ('self._mark(gradients, "gradients")', "pass"),
+        ],
+        "test_peaks_of_an_independent_count": [
+            ("is_sum = newest and", "is_sum = not newest and"),
+            (
+                "in self.live:\n            return\n",
+                "in self.live:\n            pass\n",
+            ),
+        ],
+        "test_the_phases_are_found_in_any_step": [
+            ('self.phase = "optimizer"', "pass"),
+        ],
+        "test_op_module_phase_and_step_are_named": [
+            ("self.modules[-1] if is_inside", "self.modules[0] if is_inside"),
+        ],
+        "test_what_a_step_returns_lives_until_the_next_one_returns": [
+            ("is_new = allocation.step == self.step", "is_new = True"),
+        ],
+    },
+    ("vram_budget/recorder.py", "tests/vram_budget/test_step_time.py"): {
+        "test_operations_are_those_that_pytorch_counts": [
+            ("self.flops = 0\n            batch", "batch"),
+        ],
+    },
+    ("vram_budget/tracing.py", "tests/vram_budget/test_tracing.py"): {
+        "test_op_module_phase_and_step_are_named": [
+            ("0 < positions < length", "0 < positions <= length"),
+        ],
+        "test_peaks_of_an_independent_count": [
+            ("a.size if made else -a.size", "a.size"),
+            (
+                "return model.train()",
+                "return model.eval()",
+                "the recorder sets the training mode before the first step",
+            ),
+        ],
+        "test_flash_attention_where_the_card_would_choose_it": [
+            ('self.precision.removeprefix("pure ")', "self.precision"),
+        ],
+        "test_categories_add_up": [
+            ("shapes[:2] if equal_shapes", "shapes[:1] if equal_shapes"),
+        ],
+    },
+    ("vram_budget/tracing.py", "tests/vram_budget/test_budget.py"): {
+        "test_a_weight_that_the_prime_divides_does_not_scale": [
+            ("weight.size % PRIME_ROWS == 0", "weight.size % PRIME_ROWS == 1"),
+            (
+                "if made and a.step and a.size % PRIME_ROWS == 0",
+                "if made and a.size % PRIME_ROWS == 0",
+                "no weight is left that the prime divides",
+            ),
+        ],
+        "test_the_largest_batch_is_the_last_that_runs": [
+            ("a.size // PRIME_ROWS * rows)", "a.size // PRIME_ROWS)"),
+        ],
+        "test_a_step_in_parts_is_traced_for_each_number_of_rows": [
+            ("or not options.scalable", "or options.scalable"),
+        ],
+    },
+    ("vram_budget/tracing.py", "tests/vram_budget/test_step_time.py"): {
+        "test_operations_are_those_that_pytorch_counts": [
+            ("whole.flops // PRIME_ROWS * rows", "whole.flops"),
+        ],
+    },
+    ("vram_budget/step_time.py", "tests/vram_budget/test_step_time.py"): {
+        "test_traffic_is_each_tensor_written_and_read_once": [
+            ("ADAM_BYTES = 28", "ADAM_BYTES = 20"),
+            ("2 * tensors", "tensors"),
+            ('if a.phase == "load") / 4', 'if a.phase == "load") / 2'),
+            ('and a.phase != "optimizer"', ""),
+            (
+                'and a.category != "workspaces"',
+                "",
+                "a thread takes its workspace in step 1",
+            ),
+            (
+                "a.step == 2",
+                "a.step == 1",
+                "outside of the optimizer each step makes the same tensors",
+            ),
+        ],
+        "test_batches_of_any_length_follow_from_three": [
+            ("np.polyfit(traced, seconds, 2)", "np.polyfit(traced, seconds, 1)"),
+            ("card.bandwidth * 1e9", "card.bandwidth * 1e10"),
+            ("SHARE_OF_PEAK * card.fp32_tflops", "card.fp32_tflops"),
+        ],
+        "test_a_card_of_unknown_speed_has_no_estimate": [
+            ("if not card.fp32_tflops or not card.bandwidth", "if not card.bandwidth"),
+        ],
+    },
+}
