@@ -17,6 +17,7 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 
 from .plumbing import storage
+from .plumbing.errors import Damaged
 from .plumbing.processes import from_each_process, process_state
 
 WEIGHTS = "model.safetensors"
@@ -274,7 +275,13 @@ def read_checkpoint(
     -------
     State
         How far the run was.
+
+    Raises
+    ------
+    Damaged
+        If its progress.json is damaged.
     """
+    state = State(**read_progress(path)["state"])
     load_weights(model, path)
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
@@ -283,7 +290,7 @@ def read_checkpoint(
     states = training["generators"][process_state().process_index]
     for generator, random_state in zip(_generators(model.device), states):
         generator.set_rng_state(random_state)
-    return State(**read_progress(path)["state"])
+    return state
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
@@ -314,8 +321,11 @@ def read_progress(path: Path) -> dict:
     Raises
     ------
     Damaged
-        If its progress.json cannot be read.
+        If its progress.json is missing, or not the one that its manifest names.
     """
+    sums = storage.read_json(path / storage.MANIFEST)
+    if sums.get(PROGRESS) != storage.sha256(path / PROGRESS):
+        raise Damaged(f"{path / PROGRESS} is damaged")
     return storage.read_json(path / PROGRESS)
 
 
@@ -331,6 +341,7 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     -------
     list of Path
     """
-    checkpoints = Path(run_folder) / storage.CHECKPOINTS
-    found = [path.parent for path in checkpoints.glob(f"*/{PROGRESS}")]
+    checkpoints = Path(run_folder).expanduser() / storage.CHECKPOINTS
+    names = (PROGRESS, storage.MANIFEST)  # either of them may be lost
+    found = {path.parent for name in names for path in checkpoints.glob(f"*/{name}")}
     return sorted((p for p in found if NAME.fullmatch(p.name)), reverse=True)

@@ -75,7 +75,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _path(text):
     """Convert a word of the command line to a path; `~` is the home folder."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def _parser():

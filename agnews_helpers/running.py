@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .plumbing.errors import SaveError
 from .plumbing.storage import save_text
 
 
@@ -30,12 +31,17 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
     ------
     FileNotFoundError
         If `source` holds no notebook, or is `target`.
+    SaveError
+        If `target` holds a folder ``runs``, and none of these notebooks.
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
     if not notebooks or source.resolve() == target.resolve():
         raise FileNotFoundError(
             f"{source} holds no numbered notebook, or is --target. Give --source."
         )
+    was_here = any((target / path.name).exists() for path in notebooks)
+    if (target / "runs").exists() and not was_here:
+        raise SaveError(f"{target / 'runs'} is of no notebook. Give another --target.")
     target.mkdir(parents=True, exist_ok=True)
     _move_aside(target, [path.stem for path in notebooks])
     failed = [path.stem for path in notebooks if not _run_notebook(path, target)]

@@ -5,13 +5,12 @@ The folder has best/ (the best epoch's classifier, as transformers loads it), ru
 and steps.csv. A run owns exactly these names.
 """
 
-import hashlib
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +39,26 @@ from .model import (
     write_classifier,
 )
 from .plumbing import storage
-from .plumbing.errors import Damaged, InvalidValue, ResumeError, SaveError
+from .plumbing.errors import (
+    AgnewsError,
+    Damaged,
+    InvalidValue,
+    ResumeError,
+    SaveError,
+    is_out_of_memory,
+)
 from .plumbing.processes import from_main, is_main, process_state
 from .recipe import Recipe
 
-FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 CHECKPOINTS_KEPT = 2
-OUTPUTS = (storage.BEST, storage.HISTORY, storage.STEPS, storage.RUN_FILE)
-FINISHED_FILES = (
-    f"{storage.BEST}/{storage.MANIFEST}",
+BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
+FINISHED_FILES = (BEST_MANIFEST, storage.HISTORY, storage.STEPS)
+OUTPUTS = (
+    storage.BEST,
     storage.HISTORY,
     storage.STEPS,
+    storage.RUN_FILE,
+    "test_report.json",
 )
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
@@ -152,7 +160,12 @@ class OpenRun:
             )
         if not save_minutes > 0:
             raise InvalidValue(f"save_minutes is {save_minutes}; it must be above 0.")
-        self.path = Path(output_dir).expanduser()
+        if not output_dir:
+            raise InvalidValue(
+                f"output_dir is {output_dir!r}; it must be the name of a folder."
+            )
+        with _explained(output_dir):
+            self.path = Path(output_dir).expanduser()
         self.checkpoints = self.path / storage.CHECKPOINTS
         self.model = model
         self.recipe = recipe
@@ -174,8 +187,9 @@ class OpenRun:
     def __enter__(self):
         with ExitStack() as held:
             if is_main():
-                self._lock_and_prepare(held)
-                self._choose_start()
+                with _explained(self.path):
+                    self._lock_and_prepare(held)
+                    self._choose_start()
             self.is_finished, self.newest = from_main((self.is_finished, self.newest))
             self._held = held.pop_all()
         self.saved_at = time.perf_counter()
@@ -190,17 +204,14 @@ class OpenRun:
         best = self.path / storage.BEST
         if source and os.path.realpath(source) == os.path.realpath(best):
             raise ResumeError(f"{best} is the model to begin with. {ANOTHER_FOLDER}")
-        try:
-            str(self.path).encode()  # safetensors cannot write to a name without UTF-8
-            self.path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(storage.folder_lock(self.path))
-            self.checkpoints.mkdir(exist_ok=True)
-            self._stat = self.checkpoints.stat()
-            held.callback(_remove_if_empty, self.checkpoints)
-        except (OSError, UnicodeError) as error:
-            raise SaveError(
-                f"{self.path} cannot be written: {error}. {ANOTHER_FOLDER}"
-            ) from error
+        str(self.path).encode()  # safetensors cannot write to a name without UTF-8
+        self.path.mkdir(parents=True, exist_ok=True)
+        held.enter_context(storage.folder_lock(self.path))
+        self.checkpoints.mkdir(exist_ok=True)
+        self._stat = self.checkpoints.stat()
+        held.callback(_remove_if_empty, self.checkpoints)
+        # It may link to another disk, or to the checkpoints of a run that goes on.
+        held.enter_context(storage.folder_lock(self.checkpoints))
         storage.remove_partial(self.path)
         storage.remove_partial(self.checkpoints)
 
@@ -213,7 +224,7 @@ class OpenRun:
         problem = ""
         if self._record.get("finished"):
             damaged = storage.damaged_files(self.path / storage.BEST)
-            damaged += storage.damaged_files(self.path, self._record["files"])
+            damaged += self._changed(*FINISHED_FILES)
             problem = differences(self._record["identity"], self.identity)
             problem = problem or ", ".join(
                 f"{name} is damaged or missing" for name in damaged
@@ -254,23 +265,33 @@ class OpenRun:
                     for name in present:
                         storage.set_aside(self.path / name, str(error))
                     return {}
+            except InvalidValue:
+                pass
         raise SaveError(
             f"{self.path} holds {', '.join(present)}, but no run.json of this version. "
             f"{ANOTHER_FOLDER} Or move them away."
         )
 
+    def _changed(self, *names):
+        """List which of these files are not as run.json says."""
+        sums = self._record.get("files", {})
+        return storage.damaged_files(self.path, {n: sums.get(n) for n in names})
+
     def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""
         for path in find_checkpoints(self.path):
             try:
-                if damaged := storage.damaged_files(path):
-                    storage.set_aside(path, f"{', '.join(damaged)} is damaged")
+                damaged = storage.damaged_files(path)
+                progress = _progress(path)
+                if damaged or not progress:
+                    names = ", ".join(damaged or [storage.MANIFEST])
+                    storage.set_aside(path, f"{names} is damaged")
                     continue
-                progress = read_progress(path)
             except OSError as error:
                 print(f"note: {path.name} cannot be read: {error}. It stays as it is.")
                 continue
-            if progress.get("format") != FORMAT:
+            known = isinstance(progress.get("run"), str)
+            if not known or progress.get("format") != storage.FORMAT:
                 raise ResumeError(
                     f"{self.path} holds an unfinished run of another version, which "
                     f"this one cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
@@ -280,15 +301,19 @@ class OpenRun:
                     f"{self.path} holds an unfinished run of another kind: {other}. "
                     f"Resume it unchanged, or give another folder. {START_OVER}"
                 )
+            ours = {"micro_batch_size": self.recipe.micro_batch_size}
+            if other := differences(progress["recipe"], ours):
+                print(f"note: {other}: dropout draws other numbers in other parts.")
             self._run_id = progress["run"]
             return path
         return None
 
-    def _remove_checkpoints(self, run_id=None):
-        """Delete all checkpoints, or only those of one run."""
-        for path in find_checkpoints(self.path):
-            if run_id in (None, _progress(path).get("run")):
-                storage.remove_folder(path)
+    def _remove_checkpoints(self, run_id=None, keep=0):
+        """Delete all checkpoints, or only those of one run; keep the newest of them."""
+        found = find_checkpoints(self.path)
+        ours = [p for p in found if run_id in (None, _progress(p).get("run"))]
+        for path in ours[keep:]:
+            storage.remove_folder(path)
 
     def load(self) -> Run:
         """Return the finished run in the folder, with its weights in the model.
@@ -303,16 +328,17 @@ class OpenRun:
             f"{START_OVER}"
         )
         self.model.to(state.device)
-        load_weights(self.model, self.path / storage.BEST)
-        facts = run_facts(self.path)
-        return Run(
-            self.model,
-            self.path,
-            _read_table(self.path / storage.HISTORY),
-            _read_table(self.path / storage.STEPS),
-            facts["epoch"],
-            facts["seconds"],
-        )
+        with _explained(self.path):
+            load_weights(self.model, self.path / storage.BEST)
+            facts = run_facts(self.path)
+            return Run(
+                self.model,
+                self.path,
+                _read_table(self.path / storage.HISTORY),
+                _read_table(self.path / storage.STEPS),
+                facts["epoch"],
+                facts["seconds"],
+            )
 
     def restore(self, optimizer: torch.optim.Optimizer) -> State:
         """Return where the run is: at its beginning, or at its newest checkpoint.
@@ -331,7 +357,8 @@ class OpenRun:
         sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
         if self.newest is None:
             return State(self.rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
-        state = read_checkpoint(self.newest, self.model, optimizer)
+        with _explained(self.newest):
+            state = read_checkpoint(self.newest, self.model, optimizer)
         state.split_sizes += [s for s in sizes if s not in state.split_sizes]
         process_state().print(f"Resuming after {state}.")
         if state.best_epoch:
@@ -369,9 +396,7 @@ class OpenRun:
                 self._facts(),
                 self._best_writer(state) if state.best_epoch else None,
             )
-            found = find_checkpoints(self.path)
-            for path in found[found.index(self.newest) + CHECKPOINTS_KEPT :]:
-                storage.remove_folder(path)
+            self._remove_checkpoints(self._run_id, keep=CHECKPOINTS_KEPT)
         self.newest = from_main(self.newest)
         if state.is_best_epoch:
             self._publish(state)
@@ -389,7 +414,7 @@ class OpenRun:
         """Return what each record of this run says."""
         recipe = self.recipe.to_dict(absolute_paths=True)
         return {
-            "format": FORMAT,
+            "format": storage.FORMAT,
             "run": self._run_id,
             "identity": self.identity,
             "recipe": recipe,
@@ -414,29 +439,43 @@ class OpenRun:
         is_protected = self._record.get("finished") and run is None
         if is_protected or not is_main():
             return
-        best = self.path / storage.BEST
-        changed = "it was changed since it was saved"
-        if not self._record:
-            # First, so that a run that dies in here knows best/ as its own.
-            self._write_record(self._facts() | {"finished": False})
-        if best.exists() and storage.damaged_files(best):
-            storage.set_aside(best, changed)
-        storage.write_folder(best, self._best_writer(state))
+        texts = {}
+        if run:
+            texts[storage.HISTORY] = run.history.to_csv()
+            texts[storage.STEPS] = run.steps.to_csv()
         facts = self._facts() | {
             "steps": len(state.losses),
             "epoch": state.best_epoch,
+            "seconds": state.seconds + state.epoch_seconds,
+            "files": {n: storage.sha256_of_text(text) for n, text in texts.items()},
             "finished": run is not None,
         }
-        if run:
-            sums = self._record.get("files", {})
-            for name in storage.damaged_files(self.path, sums):
-                if name in OUTPUTS and (self.path / name).exists():
-                    storage.set_aside(self.path / name, changed)
-            storage.save_text(self.path / storage.HISTORY, run.history.to_csv())
-            storage.save_text(self.path / storage.STEPS, run.steps.to_csv())
-            facts["seconds"] = run.seconds
-            facts["files"] = {n: storage.sha256(self.path / n) for n in FINISHED_FILES}
+        if not self._record:
+            # First, so that a run that dies in here knows best/ as its own.
+            self._write_record(facts)
+        for name in (storage.BEST, *texts):
+            self._make_way(name)
+        best = storage.write_folder(self.path / storage.BEST, self._best_writer(state))
+        facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
+        # Before the tables, so that a run that dies in here knows them as its own.
         self._write_record(facts)
+        for name, text in texts.items():
+            storage.save_text(self.path / name, text)
+
+    def _make_way(self, name):
+        """Set aside what somebody changed, or put into the place of a file of ours."""
+        path = self.path / name
+        names = [name]
+        if name == storage.BEST:
+            # Unless finished, a run may have died between best/ and run.json.
+            names = [BEST_MANIFEST] * self._record["finished"]
+        with suppress(OSError):
+            changed = self._changed(*names)
+            if name == storage.BEST:
+                changed += storage.damaged_files(path)
+            if not (changed and os.path.lexists(path)):
+                return
+        storage.set_aside(path, "it was changed since it was saved")
 
     def _write_record(self, facts):
         storage.write_record(self.path / storage.RUN_FILE, facts)
@@ -522,8 +561,8 @@ def recipe_of_run(folder: str | Path) -> Recipe:
         If it holds neither.
     """
     for path in find_checkpoints(folder):
-        with suppress(Damaged, KeyError, OSError):
-            return Recipe.from_dict(read_progress(path)["recipe"])
+        if isinstance(values := _progress(path).get("recipe"), dict):
+            return Recipe.from_dict(values)
     facts = run_facts(folder)
     if not facts.get("finished"):
         raise ResumeError(f"{folder} holds no run that could be resumed.")
@@ -586,8 +625,8 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
 
 
 def _progress(path):
-    """Return what a checkpoint says about its run; nothing if it is damaged."""
-    with suppress(Damaged):
+    """Return what a checkpoint says about its run; nothing if it cannot be read."""
+    with suppress(Damaged, OSError):
         return read_progress(path)
     return {}
 
@@ -598,9 +637,23 @@ def _read_table(path):
 
 
 def _digest(values):
-    return hashlib.sha256(repr(values).encode("utf-8")).hexdigest()[:16]
+    return storage.sha256_of_text(repr(values))[:16]
+
+
+@contextmanager
+def _explained(path):
+    """Turn what goes wrong with a folder that holds anything into one clear line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AgnewsError) or is_out_of_memory(error):
+            raise
+        problem = str(error).partition("\n")[0]
+        raise SaveError(
+            f"{path} cannot be used: {problem}. {ANOTHER_FOLDER} Or move it away."
+        ) from error
 
 
 def _remove_if_empty(folder):
-    with suppress(OSError):
+    with suppress(OSError):  # a run that was begun in its place has its lock in there
         folder.rmdir()

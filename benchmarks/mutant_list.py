@@ -354,21 +354,27 @@ MUTANTS = {
         "test_a_checkpoint_is_due_after_so_many_minutes": [
             ("60 * self.save_minutes", "self.save_minutes"),
         ],
-        "test_a_finished_run_leaves_another_unfinished_run_alone": [
-            ('if run_id in (None, _progress(path).get("run")):', "if True:"),
+        "test_only_its_own_checkpoints_are_deleted_by_a_run": [
+            ('if run_id in (None, _progress(p).get("run"))]', "]"),
+        ],
+        "test_a_progress_that_no_run_wrote_is_one_clear_line": [
+            ('known = isinstance(progress.get("run"), str)', "known = True"),
+        ],
+        "test_foreign_files_under_our_names_are_refused_and_stay": [
+            ('"test_report.json",\n', "\n"),
         ],
         "test_a_finished_classifier_is_replaced_only_by_a_finished_one": [
             ("if is_protected or not is_main()", "if not is_main()"),
         ],
         "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
-            (
-                "if best.exists() and storage.damaged_files(best)",
-                "if best.exists() and not storage.damaged_files(best)",
-            ),
+            ("changed += storage.damaged_files(path)", "pass"),
         ],
         "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
             ("state.lap()  #", "pass  #"),
-            ("state.seconds + state.epoch_seconds", "state.seconds"),
+            (
+                "state.seconds + state.epoch_seconds,\n            finished",
+                "state.seconds,\n            finished",
+            ),
         ],
         "test_a_copy_of_the_classifier_cuts_texts_where_the_run_did": [
             ("self.tokenizer.model_max_length = recipe.max_length", "pass"),
@@ -643,8 +649,25 @@ MUTANTS = {
     },
     ("agnews_helpers/plumbing/storage.py", "tests/test_storage.py"): {
         "test_a_folder_with_something_foreign_in_it_is_set_aside": [
-            ("if not present <= ours", "if not present"),
-            ("if p.is_symlink() or not p.is_dir()]", "if not p.is_dir()]"),
+            (".as_posix() not in ours", ".as_posix() in ours"),
+        ],
+        "test_a_link_in_the_place_of_a_folder_is_set_aside": [
+            ("path.is_symlink()\n        or (", "False\n        or ("),
+        ],
+        "test_a_manifest_with_a_name_that_leads_elsewhere_is_damaged": [
+            ("if not all(map(PLAIN_NAME.fullmatch, sums))", "if False"),
+        ],
+        "test_the_lock_of_another_run_stays": [
+            ("if os.path.samestat(path.stat(), ours)", "if True"),
+        ],
+        "test_foreign_files_whose_names_begin_like_ours_stay": [
+            ("if mark == _mark(name)", "if True"),
+        ],
+        "test_nothing_is_written_through_a_link_or_over_one": [
+            ("while os.path.lexists(candidate)", "while candidate.exists()"),
+        ],
+        "test_a_record_with_other_fields_is_that_of_another_version": [
+            ("if wrong or facts", "if facts"),
         ],
         "test_a_folder_is_written_whole_or_not_at_all": [
             ("sha256(folder / name) != wanted", "not wanted"),
@@ -670,7 +693,7 @@ MUTANTS = {
             ("for seconds in (0.1, 0.4, 1.6):", "for seconds in ():"),
         ],
         "test_the_lock_is_inside_the_folder_and_is_removed_with_it": [
-            ("path.unlink()", "pass"),
+            ("ours):\n                path.unlink()", "ours):\n                pass"),
         ],
         "test_a_folder_of_ours_is_replaced_without_a_trace": [
             ("shutil.rmtree(moved, ignore_errors=True)", "pass"),

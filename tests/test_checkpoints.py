@@ -67,7 +67,7 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     model, optimizer = stepped(three)
     history = [{"epoch": 1, "validation_loss": 2 / 3, "validation_accuracy": 0.1}]
     losses = [0.1, 1 / 3, 1e-300]
-    state = State(40, 8, 3, 2, 3, losses, history, 0, 1.5, 0.25, [[81, 4]])
+    state = State(16, 8, 3, 2, 1, losses, history, 1, 1.5, 0.25, [[81, 4]])
     torch.rand(5)
     path = write_checkpoint(
         tmp_path, model, training_state(optimizer, CPU), state, {"format": 3}, None
@@ -270,11 +270,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(
     assert "Resuming after step 6 of 15" in output
     assert_same_run(run, whole)
     [kept] = two_checkpoints.iterdir()
-    if (damage, name) == ("delete", "progress.json"):  # it is no checkpoint any more
-        assert kept.name == "step-00000009"
-    else:
-        assert output.count("note: step-00000009 cannot be used") == 1
-        assert kept.name == f"step-00000009{storage.SET_ASIDE_SUFFIX}"
+    assert output.count("note: step-00000009 cannot be used") == 1
+    assert kept.name == f"step-00000009{storage.SET_ASIDE_SUFFIX}"
 
 
 def test_what_was_set_aside_is_not_looked_at_again(
@@ -318,6 +315,69 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
     assert len(run.steps) == 7 and not real(two_checkpoints / "step-00000009")
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, folder), whole)
+
+
+@pytest.mark.parametrize("name", ["progress.json", "manifest.json"])
+@pytest.mark.slow
+def test_a_checkpoint_without_one_of_its_records_does_not_stay_for_ever(
+    name, two_checkpoints, three, tokens
+):
+    """It is set aside when the run goes on, and deleted when it is discarded."""
+    folder = two_checkpoints.parent
+    copied = shutil.copytree(folder, folder / "copied")
+    for run_folder in (folder, copied):
+        (run_folder / "checkpoints" / "step-00000009" / name).unlink()
+    train(load_model(three), tokens, three, folder, steps=1)
+    names = sorted(path.name for path in two_checkpoints.iterdir())
+    kept = f"step-00000009{storage.SET_ASIDE_SUFFIX}"
+    assert names == ["step-00000006", "step-00000007", kept]
+    train(load_model(three), tokens, three, copied, resume=False, steps=1)
+    names = sorted(path.name for path in (copied / "checkpoints").iterdir())
+    is_known = name == "progress.json"  # without its manifest nobody knows whose it is
+    assert names == ["step-00000001", *([] if is_known else [kept])]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("{}", encoding="utf-8"),
+        lambda path: [path.unlink(), path.mkdir(), (path / "mine").touch()],
+    ],
+    ids=["missing", "empty", "a folder"],
+)
+def test_a_newest_manifest_that_cannot_be_used_gives_way_to_the_next_checkpoint(
+    make, two_checkpoints, three, tokens, whole, capsys
+):
+    make(two_checkpoints / "step-00000009" / "manifest.json")
+    capsys.readouterr()
+    run = train(load_model(three), tokens, three, two_checkpoints.parent)
+    output = capsys.readouterr().out
+    assert "note: step-00000009 cannot be used: manifest.json is damaged" in output
+    assert "Resuming after step 6" in output
+    assert_same_run(run, whole)
+
+
+def test_a_newest_manifest_that_may_not_be_read_gives_way_to_the_next_checkpoint(
+    two_checkpoints, three, tokens, whole, monkeypatch, capsys
+):
+    """It stays, also when the run is finished: nobody knows what is in it."""
+    manifest = two_checkpoints / "step-00000009" / "manifest.json"
+    real = storage.read_json
+
+    def read(path):
+        if path == manifest:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(storage, "read_json", read)
+    for _ in range(2):
+        run = train(load_model(three), tokens, three, two_checkpoints.parent)
+        assert_same_run(run, whole)
+    output = capsys.readouterr().out
+    assert "note: step-00000009 cannot be read" in output
+    assert "Resuming after step 6" in output and "This run is finished" in output
+    assert [path.name for path in two_checkpoints.iterdir()] == ["step-00000009"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def assert_nothing_lost(result, tried):
 
 
 @pytest.mark.parametrize(
-    "kind, count", [("killed", 4), ("SIGTERM or Ctrl-C", 2), ("full disk", 2)]
+    "kind, count",
+    [("killed", 4), ("signal", 2), ("two presses of stop", 2), ("full disk", 2)],
 )
 @pytest.mark.slow
 def test_processes_that_end_at_a_random_moment(kind, count, long):
@@ -40,9 +41,52 @@ def test_checkpoints_that_are_damaged_at_a_random_place(kind, short):
     assert_nothing_lost(faults.damaged(short, kind, 8, random.Random(kind)), 8)
 
 
+@pytest.mark.parametrize("kind", ["out of memory", "out of memory between two parts"])
 @pytest.mark.slow
-def test_steps_that_run_out_of_memory(short):
-    assert_nothing_lost(faults.out_of_memory(short, 6, random.Random(0)), 6)
+def test_steps_that_run_out_of_memory(kind, short):
+    assert_nothing_lost(faults.out_of_memory(short, kind, 6, random.Random(0)), 6)
+
+
+@pytest.mark.parametrize("kind", faults.SPOIL)
+@pytest.mark.slow
+def test_folders_in_which_files_are_forged_or_foreign(kind, short):
+    result = faults.spoiled(short, kind, 8, random.Random(kind))
+    assert result.tried == result.survived + result.refused == 8
+    assert result.damage == result.tracebacks == result.weights_different == 0
+
+
+@pytest.mark.slow
+def test_folders_that_are_renamed_under_a_run(short):
+    result = faults.renamed(short, "folder renamed", 4, random.Random(0))
+    assert result.refused == result.survived == 4 and result.runs > 4
+    assert result.tracebacks == result.weights_different == 0
+
+
+@pytest.mark.slow
+def test_no_bit_of_a_record_makes_silently_another_run(short):
+    for counts in faults.sweep_bits(short, every=101).values():
+        assert sum(counts.values()) > 3 * 80
+        assert not any("silently" in outcome for outcome in counts)
+        assert counts["train: set aside and said"] > 80
+
+
+def test_the_sweep_sees_another_run(short, monkeypatch):
+    """If nothing compares the checksum."""
+    monkeypatch.setattr(faults.storage, "read_record", faults.storage.read_json)
+    for counts in faults.sweep_bits(short, every=101).values():
+        assert counts["evaluate, classify: silently another"] > 5
+
+
+def test_the_judge_sees_a_file_that_is_gone_and_one_that_was_changed(short):
+    bases = faults.Bases(short)
+    for spoil in (lambda path: path.unlink(), lambda path: path.write_bytes(b"other")):
+        with bases.copied("finished") as folder:
+            foreign = faults._foreign(folder.parent)
+            spoil(folder.parent / "victims" / "known.txt")
+            spoil(folder / "checkpoints" / "my.txt")
+            (folder / "thesis.txt").rename(folder / "thesis.txt.set-aside-2")
+            there = [faults._is_there(folder.parent, *item) for item in foreign.items()]
+            assert sorted(there) == [False, False, True]
 
 
 def test_the_judge_sees_a_lost_row_and_another_weight(short, tmp_path):

@@ -1,5 +1,6 @@
 """Foreign files stay; what was changed for a moment is put back."""
 
+import ctypes
 import errno
 import json
 import os
@@ -9,12 +10,16 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from agnews_helpers import (
+    FolderInUse,
     NonFiniteError,
     SaveError,
     classify,
@@ -28,6 +33,7 @@ from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.cli import main
 from agnews_helpers.model import run_facts, write_classifier
 from agnews_helpers.plumbing import cpu_kernels, storage
+from agnews_helpers.runs import OpenRun
 from tests.compare import assert_same_run, contents
 
 posix_links = pytest.mark.skipif(
@@ -100,6 +106,160 @@ def test_a_run_may_be_inside_the_folder_of_its_model(tiny, two, tokens, tmp_path
     assert head.equal(run.model.classifier.weight)
 
 
+NAMES_ELSEWHERE = [
+    "../victims/known.txt",
+    "best/../../victims/known.txt",
+    "..\\victims\\known.txt",
+    "/victims/known.txt",
+    "thesis.txt",
+    "",
+    "a\0b",
+    "\ud800",
+]
+
+
+@pytest.fixture
+def victims(tmp_path):
+    """A file beside the run's folder, and one inside it; both must stay."""
+    for name in ("victims/known.txt", "run/thesis.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("known", encoding="utf-8")
+    yield tmp_path / "victims"
+    for name in ("victims/known.txt", "run/thesis.txt"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == "known"
+
+
+def forge(folder, victims, name, **changes):
+    """Write a name, with the right checksum of a file elsewhere, into run.json."""
+    name = str(victims / "known.txt") if name == "/victims/known.txt" else name
+    record = folder / "run.json"
+    facts = storage.read_record(record) if record.exists() else {}
+    sums = facts.get("files", {}) | {name: storage.sha256(victims / "known.txt")}
+    storage.write_record(record, facts | {"files": sums} | changes)
+
+
+@pytest.mark.parametrize("name", NAMES_ELSEWHERE)
+def test_a_name_in_a_record_is_not_used_as_a_path(
+    name, victims, whole, two, tokens, tmp_path, no_training
+):
+    """The finished run is returned all the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder, dirs_exist_ok=True)
+    forge(folder, victims, name)
+    before = contents(folder)
+    assert_same_run(train(load_model(two), tokens, two, folder), whole)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", NAMES_ELSEWHERE[:1] + NAMES_ELSEWHERE[-3:])
+@pytest.mark.slow
+def test_a_name_in_a_record_is_not_used_when_the_run_is_replaced(
+    name, victims, whole, two, tokens, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder, dirs_exist_ok=True)
+    forge(folder, victims, name)
+    assert_same_run(train(load_model(two), tokens, two, folder, resume=False), whole)
+    kept = contents(folder).keys() - contents(whole.folder).keys()
+    assert kept == {"thesis.txt"}
+
+
+@pytest.mark.parametrize("name", NAMES_ELSEWHERE[:1] + NAMES_ELSEWHERE[-3:])
+def test_a_record_that_holds_only_a_name_elsewhere_is_refused(
+    name, victims, two, tokens, tmp_path, no_training
+):
+    folder = tmp_path / "run"
+    forge(folder, victims, name, finished=True)
+    before = contents(folder)
+    for resume in ("auto", True, False):
+        with pytest.raises(SaveError, match="holds run.json, but no run.json of this"):
+            train(load_model(two), tokens, two, folder, resume=resume)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["../victims/known.txt", "/victims/known.txt"])
+def test_a_name_in_a_manifest_is_not_used_as_a_path(
+    name, victims, whole, two, tokens, tmp_path, capsys
+):
+    """Neither in best/ nor in a checkpoint; both are set aside."""
+    folder = tmp_path / "run"
+    train(load_model(two), tokens, two, folder, steps=6)
+    train(load_model(two), tokens, two, folder, steps=2)
+    name = str(victims / "known.txt") if name == "/victims/known.txt" else name
+    [newest, _] = find_checkpoints(folder)
+    for place in (folder / "best", newest):
+        sums = storage.read_json(place / "manifest.json")
+        sums[name] = storage.sha256(victims / "known.txt")
+        storage.write_json(place / "manifest.json", sums)
+    capsys.readouterr()
+    assert_same_run(train(load_model(two), tokens, two, folder), whole)
+    output = capsys.readouterr().out
+    assert "note: step-00000008 cannot be used" in output
+    assert "note: best cannot be used" in output and "Resuming after step 6" in output
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_record_of_another_format_is_refused_and_stays(
+    number, whole, two, tokens, tmp_path, no_training, capsys
+):
+    folder = shutil.copytree(whole.folder, tmp_path / "run")
+    facts = storage.read_record(folder / "run.json")
+    storage.write_record(folder / "run.json", facts | {"format": number})
+    before = contents(folder)
+    everything = "best, history.csv, steps.csv, run.json"
+    expected = f"holds {everything}, but no run.json of this version.*Or move them away"
+    with pytest.raises(SaveError, match=expected):
+        train(load_model(two), tokens, two, folder, resume=False)
+    for command in (["predict", "text"], ["evaluate"], ["train", "--resume"]):
+        assert main([*command, "--output-dir", str(folder)]) == 2
+        assert "another version" in capsys.readouterr().err
+    assert contents(folder) == before
+    (tmp_path / "away").mkdir()
+    for name in everything.split(", "):  # the advice leads to no second refusal
+        (folder / name).rename(tmp_path / "away" / name)
+    with OpenRun(folder, load_model(two), tokens, two) as run:
+        assert not run.is_finished
+
+
+@pytest.mark.parametrize("name", ["history.csv", "steps.csv"])
+def test_a_foreign_file_that_came_while_it_trained_is_set_aside(
+    name, whole, two, tokens, tmp_path
+):
+    """Also a link that leads nowhere."""
+    train(load_model(two), tokens, two, tmp_path, steps=6)
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    assert_same_run(train(load_model(two), tokens, two, tmp_path), whole)
+    kept = tmp_path / f"{name}{storage.SET_ASIDE_SUFFIX}"
+    assert kept.read_text(encoding="utf-8") == "mine"
+
+
+@posix_links
+@pytest.mark.parametrize("name", ["best", "history.csv", "steps.csv"])
+@pytest.mark.slow
+def test_a_link_to_nothing_that_came_while_it_trained_is_set_aside(
+    name, whole, two, tokens, tmp_path
+):
+    folder = tmp_path / "run"
+    train(load_model(two), tokens, two, folder, steps=6)
+    if name == "best":
+        (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "not-mounted")
+    assert_same_run(train(load_model(two), tokens, two, folder), whole)
+    assert (folder / f"{name}{storage.SET_ASIDE_SUFFIX}").is_symlink()
+
+
+@pytest.mark.parametrize("name", [".agnews.lock", "checkpoints/.agnews.lock"])
+def test_a_foreign_lock_is_refused_before_the_first_step(
+    name, two, tokens, tmp_path, no_training
+):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    before = contents(tmp_path)
+    with pytest.raises(SaveError, match="is no lock"):
+        train(load_model(two), tokens, two, tmp_path)
+    assert contents(tmp_path) == before
+
+
 # State that is put back
 
 
@@ -162,14 +322,14 @@ def test_an_output_folder_that_cannot_be_written_is_found_out_at_once(
     where, two, tokens, tmp_path, no_training
 ):
     (tmp_path / "run").write_text("a file", encoding="utf-8")
-    expected = "cannot be written.*Give another output folder"
+    expected = "cannot be used.*Give another output folder"
     with pytest.raises(SaveError, match=expected):
         train(load_model(two), tokens, two, tmp_path / where)
 
 
 def test_an_output_folder_whose_name_is_not_utf_8(two, tokens, tmp_path, no_training):
     """From an old archive, say: the weights could not be written into it."""
-    expected = "cannot be written: 'utf-8' codec.*Give another output folder"
+    expected = "cannot be used: 'utf-8' codec.*Give another output folder"
     with pytest.raises(SaveError, match=expected):
         train(load_model(two), tokens, two, tmp_path / "r\udcfcn")
     assert not any(tmp_path.iterdir())
@@ -178,7 +338,7 @@ def test_an_output_folder_whose_name_is_not_utf_8(two, tokens, tmp_path, no_trai
 @posix_links
 def test_an_output_folder_that_links_to_itself(two, tokens, tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "run")
-    expected = "run cannot be written.*Give another output folder"
+    expected = "run cannot be used.*Give another output folder"
     with pytest.raises(SaveError, match=expected):
         train(load_model(two), tokens, two, tmp_path / "run")
 
@@ -203,6 +363,82 @@ def test_the_checkpoints_may_be_on_another_disk(
     assert [path.name for path in elsewhere.iterdir()] == ["step-00000003"]
     assert_same_run(train(load_model(two), tokens, two, tmp_path / "run"), whole)
     assert not any(elsewhere.iterdir())
+
+
+def test_the_checkpoints_may_really_be_on_another_disk(two, tokens, whole, tmp_path):
+    shared = Path("/dev", "shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system to write to")
+    (tmp_path / "run").mkdir()
+    with tempfile.TemporaryDirectory(dir=shared) as elsewhere:
+        (tmp_path / "run" / "checkpoints").symlink_to(elsewhere)
+        for steps in (3, 3):
+            train(load_model(two), tokens, two, tmp_path / "run", steps=steps)
+        assert len(find_checkpoints(tmp_path / "run")) == 2
+        assert_same_run(train(load_model(two), tokens, two, tmp_path / "run"), whole)
+        assert not any(Path(elsewhere).iterdir())
+    assert (tmp_path / "run" / "checkpoints").is_symlink()
+
+
+@posix_links
+def test_checkpoints_that_link_to_nothing_are_found_out_at_once(
+    two, tokens, tmp_path, no_training
+):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(SaveError, match="cannot be used.*Give another output folder"):
+        train(load_model(two), tokens, two, tmp_path)
+    assert (tmp_path / "checkpoints").is_symlink()
+
+
+@posix_links
+def test_checkpoints_of_a_run_that_goes_on_are_not_shared(
+    two, tokens, tmp_path, no_training
+):
+    """Two folders whose checkpoints link to the same place."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with OpenRun(tmp_path / "one", load_model(two), tokens, two):
+        with pytest.raises(FolderInUse, match="Another process is training into"):
+            train(load_model(two), tokens, two, tmp_path / "other")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
+@pytest.mark.parametrize("name", [".", "checkpoints"])
+def test_a_folder_that_may_not_be_written_is_found_out_at_once(
+    name, two, tokens, tmp_path, no_training
+):
+    """It is not said that another process trains there."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mine.txt").touch()
+    closed = tmp_path / name
+    closed.chmod(0o555)
+    try:
+        with as_an_ordinary_user():
+            with pytest.raises(SaveError, match="cannot be used: .*Permission denied"):
+                train(load_model(two), tokens, two, tmp_path)
+    finally:
+        closed.chmod(0o755)
+    assert [*contents(tmp_path)] == ["checkpoints", "checkpoints/mine.txt"]
+
+
+@contextmanager
+def as_an_ordinary_user():
+    """Give up root's right to write everywhere (Linux), as long as it lasts."""
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    before, now = ((ctypes.c_uint32 * 6)() for _ in range(2))
+    can = sys.platform == "linux" and os.geteuid() == 0
+    if can and libc.capget(header, before) == 0:
+        now[:] = before[:]
+        now[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.capset(header, now)
+    try:
+        yield
+    finally:
+        if can:
+            libc.capset(header, before)
 
 
 def call_after_step(monkeypatch, step, function):
@@ -258,9 +494,55 @@ def test_a_folder_that_is_renamed_while_it_trains(
     assert_same_run(train(load_model(two), tokens, two, folder), whole)
 
 
+def test_a_run_that_was_begun_in_its_place_keeps_its_lock_and_its_folder(
+    two, tokens, whole, tmp_path, monkeypatch
+):
+    """When the run of the renamed folder ends, the other one has saved nothing yet."""
+    folder = tmp_path / "run"
+    other = OpenRun(folder, load_model(two), tokens, two)
+
+    def rename():
+        monkeypatch.undo()
+        folder.rename(tmp_path / "moved")
+        other.__enter__()
+
+    call_after_step(monkeypatch, 3, rename)
+    with pytest.raises(SaveError, match="was deleted or renamed. Put it back"):
+        train(load_model(two), tokens, two, folder, save_minutes=1e-9)
+    try:
+        assert (folder / "checkpoints").is_dir()
+        with pytest.raises(FolderInUse):
+            train(load_model(two), tokens, two, folder)
+    finally:
+        other.__exit__()
+    assert_same_run(train(load_model(two), tokens, two, folder), whole)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps a folder that is locked")
+def test_a_folder_that_is_deleted_and_made_again_is_another_one(
+    two, tokens, tmp_path, monkeypatch
+):
+    """Although file systems give the number of a deleted folder to the next one."""
+    folder = tmp_path / "run"
+
+    def replace():
+        number = (folder / "checkpoints").stat().st_ino
+        shutil.rmtree(folder)
+        tries = [folder / f"try-{i}" for i in range(200)]
+        for path in tries:
+            path.mkdir(parents=True)
+        same = [path for path in tries if path.stat().st_ino == number]
+        (same or tries)[0].rename(folder / "checkpoints")
+
+    call_after_step(monkeypatch, 3, replace)
+    with pytest.raises(SaveError, match="was deleted or renamed. Put it back"):
+        train(load_model(two), tokens, two, folder, save_minutes=1e-9)
+    assert not find_checkpoints(folder)
+
+
 def test_checkpoints_that_is_a_file_is_found_out_at_once(two, tokens, tmp_path):
     (tmp_path / "checkpoints").write_text("a file", encoding="utf-8")
-    with pytest.raises(SaveError, match="cannot be written"):
+    with pytest.raises(SaveError, match="cannot be used"):
         train(load_model(two), tokens, two, tmp_path)
     assert contents(tmp_path) == {"checkpoints": b"a file"}
 

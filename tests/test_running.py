@@ -6,7 +6,7 @@ import os
 import nbformat
 import pytest
 
-from agnews_helpers import running
+from agnews_helpers import SaveError, running
 
 
 @pytest.fixture
@@ -38,6 +38,19 @@ def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(
     ).exists()  # of no name that is written: it stays
     printed = capsys.readouterr().out
     assert str(kept) in printed and "accuracy" not in printed
+
+
+def test_runs_that_no_notebook_wrote_are_not_moved(source, tmp_path, monkeypatch):
+    """As with --target . in a folder in which one trains."""
+    monkeypatch.setattr(running, "_execute", lambda *_: pytest.fail("ran"))
+    mine = tmp_path / "target" / "runs" / "agnews" / "run.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(
+        SaveError, match="runs is of no notebook. Give another --target"
+    ):
+        running.run_notebooks(source, tmp_path / "target")
+    assert [*(tmp_path / "target").rglob("*.*")] == [mine]
 
 
 def test_a_folder_is_not_its_own_target(source):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,7 @@ from agnews_helpers import (
 from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.model import class_names, run_facts
 from agnews_helpers.plumbing import storage
+from agnews_helpers.plumbing.errors import AgnewsError
 from agnews_helpers.plumbing.interrupts import StopSignal
 from agnews_helpers.plumbing.storage import SET_ASIDE_SUFFIX, folder_lock
 from agnews_helpers.runs import OpenRun, differences, identity_of, recipe_of_run
@@ -552,6 +554,175 @@ def test_the_recipe_of_a_run_is_known_before_and_after_its_end(
     assert recipe_of_run(folder) == three
 
 
+def test_the_recipe_of_a_damaged_checkpoint_is_not_used(three, tokens, tmp_path):
+    """A flipped digit would be another number of epochs."""
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    for path in find_checkpoints(tmp_path):
+        text = (path / "progress.json").read_text(encoding="utf-8")
+        assert text.count('"epochs": 3') == 3  # of the identity, the recipe, the state
+        text = text.replace('"epochs": 3', '"epochs": 7')
+        (path / "progress.json").write_text(text, encoding="utf-8")
+        if path.name == "step-00000002":
+            assert recipe_of_run(tmp_path) == three  # that of the other one
+    with pytest.raises(ResumeError, match="holds no run that could be resumed"):
+        recipe_of_run(tmp_path)
+
+
+def test_the_unfinished_run_of_a_folder_is_resumed_and_replaces_the_finished_one(
+    finished, recipe, three, tokens, whole
+):
+    """As `agnews train --resume` does; if its checkpoints are damaged, it is told."""
+    train(load_model(three), tokens, three, finished, resume=False, steps=7)
+    copied = shutil.copytree(finished, finished.with_name("copied"))
+    assert recipe_of_run(finished) == three and run_facts(finished)["finished"]
+    run = train(load_model(three), tokens, three, finished, resume=True)
+    assert_same_run(run, whole)
+    assert recipe_of_run(finished) == three
+    for path in find_checkpoints(copied):
+        flip(path / "progress.json", 40)
+    assert recipe_of_run(copied) == recipe
+    before = contents(copied)
+    assert train(load_model(recipe), tokens, recipe, copied, resume=True).finished
+    assert contents(copied) == before
+
+
+def test_a_home_folder_is_found(finished, recipe, tokens, monkeypatch, no_training):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(finished.parent))
+    assert recipe_of_run("~/run") == recipe
+    assert train(load_model(recipe), tokens, recipe, "~/run").finished
+
+
+@pytest.mark.parametrize(
+    "folder, message",
+    [
+        ("", "output_dir is ''; it must be the name of a folder"),
+        (None, "takes str . pathlib.Path for 'output_dir', and got NoneType"),
+        ("a\0b", "cannot be used: embedded null byte"),
+        (5, "for 'output_dir', and got int"),
+        (b"run", "for 'output_dir', and got bytes"),
+        ("~nobody-of-this-name/run", "cannot be used: .*home directory"),
+    ],
+)
+def test_an_output_folder_that_is_none_is_refused(
+    folder, message, recipe, tokens, tmp_path, monkeypatch, no_training
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AgnewsError, match=message):
+        train(load_model(recipe), tokens, recipe, folder)
+    assert not any(tmp_path.iterdir())
+
+
+def test_other_parts_of_a_batch_resume_a_run_with_a_note(
+    three, tokens, whole, tmp_path, capsys
+):
+    """On a smaller card, say. Dropout draws other numbers, so it is told."""
+    train(load_model(three), tokens, three, tmp_path, steps=6)
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    assert "note:" not in capsys.readouterr().out
+    parts = three.replace(micro_batch_size=4)
+    run = train(load_model(parts), tokens, parts, tmp_path)
+    expected = "note: micro_batch_size is None there and 4 here: dropout draws other"
+    assert expected in capsys.readouterr().out
+    assert run.finished and len(run.steps) == len(whole.steps)
+    assert not run.steps.equals(whole.steps)
+
+
+# Checkpoints of another run
+
+
+def copy_checkpoint(source, target, name):
+    [path, *_] = find_checkpoints(source)
+    shutil.copytree(path, target / "checkpoints" / name)
+    return contents(target / "checkpoints" / name)
+
+
+@pytest.mark.parametrize("name", ["step-00000001", "step-00000013"])
+def test_only_its_own_checkpoints_are_deleted_by_a_run(
+    name, three, tokens, whole, tmp_path
+):
+    """Neither one at an earlier step, when it saves, nor one that came meanwhile."""
+    other = three.replace(seed=7)
+    folder = tmp_path / "run"
+    train(load_model(other), tokens, other, tmp_path / "other", steps=1)
+    train(load_model(three), tokens, three, folder, steps=1)
+    if name == "step-00000013":
+        with OpenRun(folder, load_model(three), tokens, three) as run:
+            theirs = copy_checkpoint(tmp_path / "other", folder, name)
+            run._remove_checkpoints(run._run_id)
+        assert [path.name for path in find_checkpoints(folder)] == [name]
+    else:
+        [own] = find_checkpoints(folder)
+        own.rename(own.with_name("step-00000001-2"))
+        theirs = copy_checkpoint(tmp_path / "other", folder, name)
+        run = train(load_model(three), tokens, three, folder, save_minutes=1e-9)
+        assert_same_run(run, whole)
+    assert contents(folder / "checkpoints" / name) == theirs
+
+
+def test_a_newer_checkpoint_of_another_run_is_refused_and_stays(
+    three, tokens, stopped_after_one, tmp_path
+):
+    other, folder = three.replace(seed=7), tmp_path / "run"
+    train(load_model(other), tokens, other, tmp_path / "other", steps=1)
+    shutil.copytree(stopped_after_one, folder)
+    copy_checkpoint(tmp_path / "other", folder, "step-00000009")
+    before = contents(folder)
+    with pytest.raises(ResumeError, match="seed is 7 there and 42 here"):
+        train(load_model(three), tokens, three, folder)
+    assert contents(folder) == before
+
+
+# Forged progress
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[(name, None) for name in ("identity", "recipe", "run", "state", "format")],
+        ("identity", []),
+        ("recipe", "x"),
+        ("format", 4),
+        ("run", 5),
+    ],
+)
+def test_a_progress_that_no_run_wrote_is_one_clear_line(
+    name, value, stopped_after_one, three, tokens, tmp_path, no_training
+):
+    """Missing, or of another type."""
+    folder = shutil.copytree(stopped_after_one, tmp_path / "run")
+    with forged_progress(folder) as progress:
+        progress[name] = value
+        if value is None:
+            del progress[name]
+    before = contents(folder)
+    with pytest.raises(AgnewsError) as error:
+        train(load_model(three), tokens, three, folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    assert contents(folder) == before
+
+
+@pytest.fixture(scope="module")
+def stopped_after_one(three, tokens, tmp_path_factory):
+    """A run that was stopped after its first step. Tests copy its folder."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    train(load_model(three), tokens, three, folder, steps=1)
+    return folder
+
+
+@contextmanager
+def forged_progress(folder):
+    """Change what the only checkpoint says, so that the checksums are right."""
+    [path] = find_checkpoints(folder)
+    progress = storage.read_json(path / "progress.json")
+    yield progress
+    storage.write_json(path / "progress.json", progress)
+    sums = storage.read_json(path / "manifest.json")
+    sums["progress.json"] = storage.sha256(path / "progress.json")
+    storage.write_json(path / "manifest.json", sums)
+
+
 # A finished run
 
 
@@ -707,6 +878,7 @@ def test_a_damaged_record_sets_the_classifier_aside_and_the_run_is_trained_again
         ("run.json", None),
         ("best", "a file"),
         ("best", None),
+        ("test_report.json", "{}"),
         ("history.csv", "epoch,loss"),
         ("steps.csv", "step,loss"),
     ],
@@ -766,8 +938,8 @@ def test_a_crash_while_the_classifier_is_replaced_is_healed(
     """The old one is gone, the new one has no name yet: a checkpoint has it."""
     train(load_model(three), tokens, three, tmp_path, steps=7)
     before = contents(tmp_path / "best")
-    (tmp_path / "best").rename(tmp_path / f"{storage.PARTIAL}old-best")
-    (tmp_path / f"{storage.PARTIAL}best-123").mkdir()
+    (tmp_path / "best").rename(storage.staging_name(tmp_path / "best"))
+    storage.staging_name(tmp_path / "best").mkdir()
     train(load_model(three), tokens, three, tmp_path, steps=1)
     assert contents(tmp_path / "best") == before
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -787,15 +959,13 @@ def test_a_crash_while_a_finished_run_is_replaced_makes_no_mixture(
         pass
 
     def dies(path, text):
-        raise Killed if path.name == "history.csv" else AssertionError(path)
+        if path == finished / "history.csv":
+            raise Killed
+        real(path, text)
 
     train(load_model(three), tokens, three, finished, resume=False, steps=14)
     real = storage.save_text
-    monkeypatch.setattr(
-        storage,
-        "save_text",
-        lambda path, text: (dies if path.parent == finished else real)(path, text),
-    )
+    monkeypatch.setattr(storage, "save_text", dies)
     with pytest.raises(Killed):
         train(load_model(three), tokens, three, finished)
     monkeypatch.undo()

@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from agnews_helpers import FolderInUse, SaveError
 from agnews_helpers.plumbing import storage
-from agnews_helpers.plumbing.errors import Damaged
+from agnews_helpers.plumbing.errors import Damaged, InvalidValue
 from agnews_helpers.plumbing.storage import (
     damaged_files,
     folder_lock,
@@ -76,12 +77,49 @@ def test_a_manifest_that_is_no_object_is_damage(content, step):
     assert damaged_files(step) == ["manifest.json"]
 
 
+WRONG_NAMES = [
+    "../known.txt",
+    "best/../../known.txt",
+    "..\\known.txt",
+    "C:\\known.txt",
+    "",
+    ".",
+    "a\0b",
+    "\ud800",
+    "\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("name", [*WRONG_NAMES, "/known.txt"])
+def test_a_manifest_with_a_name_that_leads_elsewhere_is_damaged(name, step, tmp_path):
+    """Even if the file is there, and its checksum is right."""
+    known = tmp_path / "known.txt"
+    known.write_text("known", encoding="utf-8")
+    name = str(known) if name == "/known.txt" else name
+    sums = storage.read_json(step / "manifest.json") | {name: storage.sha256(known)}
+    (step / "manifest.json").write_text(json.dumps(sums), encoding="utf-8")
+    assert damaged_files(step) == ["manifest.json"]
+    assert damaged_files(step, {name: storage.sha256(known)}) == ["manifest.json"]
+
+
+def test_names_inside_the_folder_are_used(tmp_path):
+    def write(path):
+        for name in ("a.txt", "best/tokenizer_config.json", "Ä-1.spm"):
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text(name, encoding="utf-8")
+
+    folder = write_folder(tmp_path / "step", write)
+    assert damaged_files(folder) == []
+    (folder / "best" / "tokenizer_config.json").unlink()
+    assert damaged_files(folder) == ["best/tokenizer_config.json"]
+
+
 def test_a_folder_that_was_replaced_is_deleted(tmp_path):
     """As after a crash while the folder before it was deleted."""
     best = write_folder(tmp_path / storage.BEST, write_one)
-    best.rename(tmp_path / f"{storage.PARTIAL}old-{storage.BEST}")
+    best.rename(storage.staging_name(best))
     write_folder(best, lambda path: (path / "new").touch())
-    (tmp_path / f"{storage.PARTIAL}run.json").touch()
+    storage.staging_name(tmp_path / "run.json").touch()
     remove_partial(tmp_path)
     assert sorted(contents(tmp_path)) == ["best", "best/manifest.json", "best/new"]
 
@@ -139,6 +177,20 @@ def test_a_file_that_a_virus_scanner_holds_is_tried_again(failures, monkeypatch)
     else:
         assert storage.retry_permission_error(held, "a") == "read"
     assert waited == [0.1, 0.4, 1.6][:failures] and set(calls) == {"a"}
+
+
+def test_foreign_files_whose_names_begin_like_ours_stay(tmp_path):
+    """What a process left that died has a mark in its name."""
+    ours = storage.staging_name(tmp_path / "best")
+    names = ["best-12", "run.json", "old-best", "mine.txt", ours.name[-20:]]
+    for name in names:
+        (tmp_path / f"{storage.PARTIAL}{name}").write_text("mine", encoding="utf-8")
+    (tmp_path / f"{storage.PARTIAL}notes").mkdir()
+    before = contents(tmp_path)
+    ours.mkdir()
+    (ours / "half").touch()
+    remove_partial(tmp_path)
+    assert contents(tmp_path) == before
 
 
 # What is removed, and what is set aside
@@ -202,21 +254,85 @@ def test_a_folder_that_cannot_be_removed_stays_with_a_note(step, monkeypatch, ca
     assert "note: step cannot be removed" in capsys.readouterr().out
 
 
+@links
+@pytest.mark.parametrize("target", ["elsewhere", "not-mounted"])
+def test_a_link_in_the_place_of_a_folder_is_set_aside(target, step, tmp_path):
+    step.rename(tmp_path / "elsewhere")
+    step.symlink_to(tmp_path / target)
+    before = contents(tmp_path / "elsewhere")
+    write_folder(step, write_one)
+    kept = tmp_path / f"step{storage.SET_ASIDE_SUFFIX}"
+    assert kept.readlink() == tmp_path / target
+    assert contents(tmp_path / "elsewhere") == before and not step.is_symlink()
+
+
+def test_a_folder_that_cannot_be_looked_at_stays_with_a_note(step, monkeypatch, capsys):
+    def closed(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage, "read_json", closed)
+    before = contents(step)
+    remove_folder(step)
+    assert contents(step) == before
+    assert "note: step cannot be removed: [Errno 13]" in capsys.readouterr().out
+
+
+@links
+def test_nothing_is_written_through_a_link_or_over_one(tmp_path):
+    """Not over one that leads nowhere either."""
+    (tmp_path / "known.txt").write_text("known", encoding="utf-8")
+    link = tmp_path / f"{storage.PARTIAL}a.json"
+    link.symlink_to(tmp_path / "known.txt")
+    aside = tmp_path / f"a.json{storage.SET_ASIDE_SUFFIX}"
+    aside.symlink_to(tmp_path / "not-mounted")
+    for text in ("1", "2"):
+        storage.save_text(tmp_path / "a.json", text)
+    storage.set_aside(tmp_path / "a.json", "it is damaged")
+    assert (tmp_path / "known.txt").read_text(encoding="utf-8") == "known"
+    assert link.is_symlink() and aside.is_symlink()
+    assert (tmp_path / f"{aside.name}-2").read_text(encoding="utf-8") == "2"
+
+
 # Records
 
 
+RECORD = {
+    "format": 3,
+    "run": "0123abcd",
+    "identity": {"learning_rate": 1e-05, "classes": "World, Ä"},
+    "recipe": {"rows": 120, "data": None},
+    "finished": False,
+    "steps": 7,
+    "epoch": 1,
+    "seconds": 0.1,
+    "files": {},
+}
+
+
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    facts = {"a": 1, "b": [0.1, None, "ä"], "c": {"d": True}}
-    write_record(tmp_path / "run.json", facts)
-    assert read_record(tmp_path / "run.json") == facts
+    write_record(tmp_path / "run.json", RECORD)
+    assert read_record(tmp_path / "run.json") == RECORD
     assert [*contents(tmp_path)] == ["run.json"]
+
+
+@pytest.mark.parametrize("name", storage.RECORD_FIELDS)
+def test_a_record_with_other_fields_is_that_of_another_version(name, tmp_path):
+    """Although its checksum is right: missing, of another type, another format."""
+    path = tmp_path / "run.json"
+    others = [{**RECORD, name: other} for other in (None, [], 4)]
+    others.append({key: value for key, value in RECORD.items() if key != name})
+    for facts in others:
+        write_record(path, facts)
+        with pytest.raises(
+            InvalidValue, match="run.json was written by another version"
+        ):
+            read_record(path)
 
 
 def test_no_bit_of_a_record_can_be_flipped_unseen(tmp_path):
     """The result is the same facts, as from E for e in 1e-05, or Damaged."""
     path = tmp_path / "run.json"
-    facts = {"rate": 1e-05, "finished": False, "names": ["World", "Ä"], "rows": 120}
-    write_record(path, facts)
+    write_record(path, RECORD)
     data = path.read_bytes()
     damaged = 0
     for position in range(len(data)):
@@ -225,7 +341,7 @@ def test_no_bit_of_a_record_can_be_flipped_unseen(tmp_path):
             changed[position] ^= 1 << bit
             path.write_bytes(changed)
             try:
-                assert read_record(path) == facts
+                assert read_record(path) == RECORD
             except Damaged:
                 damaged += 1
     assert damaged > 0.9 * 4 * len(data)
@@ -238,6 +354,40 @@ def test_the_lock_is_inside_the_folder_and_is_removed_with_it(tmp_path):
     with folder_lock(tmp_path):
         assert [path.parent for path in tmp_path.rglob("*lock*")] == [tmp_path]
     assert contents(tmp_path) == {}
+
+
+def test_the_lock_of_another_run_stays(tmp_path):
+    """One that was begun under the folder's old name, after it was renamed."""
+    with ExitStack() as second:
+        (tmp_path / "run").mkdir()
+        with folder_lock(tmp_path / "run"):
+            (tmp_path / "run").rename(tmp_path / "moved")
+            (tmp_path / "run").mkdir()
+            second.enter_context(folder_lock(tmp_path / "run"))
+        with pytest.raises(FolderInUse), folder_lock(tmp_path / "run"):
+            pass
+    assert contents(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("mine", encoding="utf-8"),
+        lambda path: path.mkdir(),
+        pytest.param(lambda path: path.symlink_to("known.txt"), marks=links),
+        pytest.param(lambda path: path.symlink_to("not-mounted"), marks=links),
+    ],
+    ids=["file", "folder", "link", "link to nothing"],
+)
+def test_what_is_no_lock_is_refused_and_stays(make, tmp_path):
+    (tmp_path / "known.txt").touch()
+    make(tmp_path / ".agnews.lock")
+    before = contents(tmp_path)
+    with pytest.raises(SaveError, match=".agnews.lock is no lock. Move it away"):
+        with folder_lock(tmp_path):
+            pass
+    assert contents(tmp_path) == before
+    assert (tmp_path / "known.txt").read_bytes() == b""
 
 
 def test_a_process_that_dies_leaves_no_lock(tmp_path):
@@ -267,6 +417,7 @@ def test_a_lock_file_that_cannot_be_opened_is_one_clear_line(tmp_path, monkeypat
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    (tmp_path / ".agnews.lock").touch()
     expected = "its lock cannot be opened .*Permission denied.*give another"
     with pytest.raises(FolderInUse, match=expected), folder_lock(tmp_path):
         pass

@@ -344,14 +344,13 @@ def test_labels_are_written_as_in_the_file(label, written, tmp_path):
     assert plain_label(label) == plain_label(written)
 
 
-def test_names_beside_the_labels_are_taken_if_each_has_one_of_its_own(tmp_path):
+def test_names_beside_the_labels_are_the_labels(tmp_path):
     rows = [("0", f"calm {i}", "joy") for i in range(3)]
     rows += [("1", f"loud {i}", "anger") for i in range(3)]
-    header = ("label", "text", "label_text")
-    labels = [label for label, _ in read(tmp_path, as_csv(rows, header=header))]
+    content = as_csv(rows, header=("label", "text", "label_text"))
+    labels = [label for label, _ in read(tmp_path, content)]
     assert labels == ["joy"] * 3 + ["anger"] * 3
-    rows[0] = ("0", "calm 0", "anger")  # two names for 0
-    labels = [label for label, _ in read(tmp_path, as_csv(rows, header=header))]
+    labels = [label for label, _ in read(tmp_path, content, label_column="label")]
     assert labels == ["0"] * 3 + ["1"] * 3
 
 

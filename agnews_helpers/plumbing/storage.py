@@ -7,16 +7,19 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from .errors import Damaged, FolderInUse, SaveError
+from .errors import Damaged, FolderInUse, InvalidValue, SaveError
 
+FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 # The names that a run owns in its output folder.
 RUN_FILE = "run.json"
 BEST = "best"
@@ -26,9 +29,19 @@ CHECKPOINTS = "checkpoints"
 # In each folder that `write_folder` made: the SHA-256 of its files.
 MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
+PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # inside a folder
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 OPTIONAL = "a classifier can be loaded without it (rename it)"
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+# What is read from a record without a second look
+RECORD_FIELDS = {
+    "format": int,
+    "run": str,
+    "identity": dict,
+    "recipe": dict,
+    "finished": bool,
+    "files": dict,
+}
 
 
 def write_folder(folder: Path, write: Callable) -> Path:
@@ -55,11 +68,10 @@ def write_folder(folder: Path, write: Callable) -> Path:
     SaveError
         If the disk is full or the folder cannot be written.
     """
-    partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = staging_name(folder)
     with _saving(folder), ExitStack() as cleanup:
-        cleanup.callback(shutil.rmtree, partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        cleanup.callback(shutil.rmtree, partial, ignore_errors=True)
         write(partial)
         files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
         sums = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
@@ -69,7 +81,7 @@ def write_folder(folder: Path, write: Callable) -> Path:
             shutil.copymode(partial / MANIFEST, path)
             _flush(path)
         _flush(partial)
-        if folder.exists():
+        if os.path.lexists(folder):
             remove_folder(folder)
         retry_permission_error(os.replace, partial, folder)
         _flush(folder.parent)
@@ -79,28 +91,37 @@ def write_folder(folder: Path, write: Callable) -> Path:
 def remove_folder(folder: Path) -> None:
     """Delete a folder that `write_folder` made.
 
-    If it contains files that its manifest does not name, it is set aside instead. If
-    another program holds it, it stays, with a note.
+    Anything else is set aside instead: a link, a file, or a folder with a file that
+    its manifest does not name. If another program holds it, it stays, with a note.
 
     Parameters
     ----------
     folder : Path
         A folder that exists.
     """
-    paths = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
-    present = {path.relative_to(folder).as_posix() for path in paths}
-    ours = set()
-    with suppress(Damaged):
-        ours = {*read_json(folder / MANIFEST), MANIFEST}
-    if not present <= ours:
-        set_aside(folder, "it holds files that its manifest does not name")
-        return
-    moved = folder.with_name(f"{PARTIAL}old-{folder.name}")
     try:
+        if not _is_ours(folder):
+            set_aside(folder, "it holds files that its manifest does not name")
+            return
+        moved = staging_name(folder)
         retry_permission_error(os.replace, folder, moved)
     except OSError as error:
         print(f"note: {folder.name} cannot be removed: {error}. It stays.")
-    shutil.rmtree(moved, ignore_errors=True)
+    else:
+        shutil.rmtree(moved, ignore_errors=True)
+
+
+def _is_ours(folder):
+    """Tell whether a folder holds nothing but what its manifest names."""
+    try:
+        ours = {*read_json(folder / MANIFEST), MANIFEST}
+    except Damaged:
+        return False
+    return not any(
+        path.is_symlink()
+        or (not path.is_dir() and path.relative_to(folder).as_posix() not in ours)
+        for path in (folder, *folder.rglob("*"))
+    )
 
 
 def remove_partial(folder: Path) -> None:
@@ -112,10 +133,32 @@ def remove_partial(folder: Path) -> None:
         The folder to clean.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        if path.is_dir():
+        name, _, mark = path.name.rpartition("-")
+        if mark == _mark(name):
             shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file, or not there any more
+                path.unlink()
+
+
+def staging_name(path: Path) -> Path:
+    """Return a new name beside a path, for what is being written or deleted.
+
+    Parameters
+    ----------
+    path : Path
+        What it will be, or was.
+
+    Returns
+    -------
+    Path
+        With a mark by which `remove_partial` knows that nobody else made it.
+    """
+    name = f"{PARTIAL}{path.name}-{uuid.uuid4().hex[:12]}"
+    return path.with_name(f"{name}-{_mark(name)}")
+
+
+def _mark(name):
+    return sha256_of_text(name)[:8]
 
 
 def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
@@ -131,13 +174,16 @@ def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]
     Returns
     -------
     list of str
-        Their names; the manifest's own name if it cannot be read.
+        Their names; the manifest's own name if it cannot be read, or if one of the
+        names is not that of a file inside the folder.
     """
     if sums is None:
         try:
             sums = read_json(folder / MANIFEST)
         except Damaged:
             return [MANIFEST]
+    if not all(map(PLAIN_NAME.fullmatch, sums)):
+        return [MANIFEST]
     return [
         name
         for name, wanted in sums.items()
@@ -146,14 +192,14 @@ def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]
 
 
 def write_record(path: Path, facts: dict) -> None:
-    """Write facts as JSON with a checksum of their own.
+    """Write what is known about a run as JSON with a checksum of its own.
 
     Parameters
     ----------
     path : Path
         The file; it is overwritten.
     facts : dict
-        What JSON can hold.
+        What JSON can hold; among it `RECORD_FIELDS`.
 
     Raises
     ------
@@ -164,7 +210,7 @@ def write_record(path: Path, facts: dict) -> None:
 
 
 def read_record(path: Path) -> dict:
-    """Read what `write_record` wrote, and verify its checksum.
+    """Read what `write_record` wrote, and verify its checksum and its fields.
 
     Parameters
     ----------
@@ -180,16 +226,20 @@ def read_record(path: Path) -> dict:
     ------
     Damaged
         If the file is missing, is no JSON object, or does not match its checksum.
+    InvalidValue
+        If another version wrote it.
     """
     facts = read_json(path)
     if facts.pop("checksum", None) != _checksum(facts):
         raise Damaged(f"{path} does not match its checksum; {OPTIONAL}")
+    wrong = [n for n, kind in RECORD_FIELDS.items() if type(facts.get(n)) is not kind]
+    if wrong or facts["format"] != FORMAT:
+        raise InvalidValue(f"{path} was written by another version; {OPTIONAL}")
     return facts
 
 
 def _checksum(facts):
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return sha256_of_text(json.dumps(facts, sort_keys=True))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -225,10 +275,12 @@ def save_text(path: Path, text: str) -> None:
     SaveError
         If the file cannot be written.
     """
-    partial = path.with_name(PARTIAL + path.name)
+    partial = staging_name(path)
     with _saving(path), ExitStack() as cleanup:
-        cleanup.callback(partial.unlink, missing_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        # x: through no link
+        with open(partial, "x", encoding="utf-8", newline="\n") as file:
+            cleanup.callback(partial.unlink, missing_ok=True)
+            file.write(text)
         _flush(partial)
         retry_permission_error(os.replace, partial, path)
 
@@ -272,9 +324,9 @@ def read_json(path: Path) -> dict:
     """
     try:
         return {**json.loads(retry_permission_error(path.read_bytes))}
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{path.name} is missing in {path.parent}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is no JSON object ({error}); {OPTIONAL}") from error
 
 
@@ -320,6 +372,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_text(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def free_name(path: Path) -> Path:
     """Return a path that does not exist yet.
 
@@ -335,7 +403,7 @@ def free_name(path: Path) -> Path:
     """
     candidate = path
     number = 1
-    while candidate.exists():
+    while os.path.lexists(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
@@ -350,9 +418,15 @@ def set_aside(path: Path, why: str) -> None:
         It becomes ``NAME.set-aside``.
     why : str
         The reason, which is printed.
+
+    Raises
+    ------
+    SaveError
+        If it cannot be renamed.
     """
     kept = free_name(path.with_name(path.name + SET_ASIDE_SUFFIX))
-    retry_permission_error(os.replace, path, kept)
+    with _saving(kept):
+        retry_permission_error(os.replace, path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
@@ -371,14 +445,22 @@ def folder_lock(folder: Path) -> Iterator:
     ------
     FolderInUse
         If another process holds the lock, or the lock's file cannot be opened.
+    SaveError
+        If something else has the name of the lock.
+    OSError
+        If the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
     path = folder.resolve() / ".agnews.lock"
+    if os.path.lexists(path) and (not path.is_file() or path.lstat().st_size):
+        raise SaveError(f"{path} is no lock. Move it away, or give another folder.")
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except (Timeout, PermissionError) as error:
+        if not path.exists():
+            raise  # nothing can be written here
         raise FolderInUse(
             f"Another process is training into {folder}, or its lock cannot be opened "
             f"({error}). Wait until that process ends, or give another folder."
@@ -388,12 +470,16 @@ def folder_lock(folder: Path) -> Iterator:
             f"note: {folder} is on a file system without locks ({error}); let only "
             "one run use it."
         )
+    path.touch()
+    ours = path.stat()
     try:
         yield
     finally:
         with suppress(OSError):
-            # While it is held. Windows cannot do that, and deletes it afterwards.
-            path.unlink()
+            # Not the lock of a run that was begun here after this folder was renamed.
+            # While it is held: Windows cannot do that, and deletes it afterwards.
+            if os.path.samestat(path.stat(), ours):
+                path.unlink()
         lock.release()
 
 

@@ -116,11 +116,10 @@ def read_texts(
 ) -> Texts:
     """Read a file, and check each of its rows.
 
-    With a header the label is the column that `LABEL_NAME` matches, or, if it gives
-    each of them one name, ``label_text``; the text is ``text``, or ``title`` and
-    ``description``, or the only other column. Without a header the first column is
-    the label and the rest is text, as in the data sets of Zhang, Zhao and LeCun
-    (2015).
+    With a header the label is the column ``label_text``, or the one that `LABEL_NAME`
+    matches; the text is ``text``, or ``title`` and ``description``, or the only other
+    column. Without a header the first column is the label and the rest is text, as in
+    the data sets of Zhang, Zhao and LeCun (2015).
 
     Parameters
     ----------
@@ -164,7 +163,7 @@ def read_texts(
             "--text-columns A,B (AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
         )
     cells = table.iloc[:, texts].fillna("").to_numpy().tolist()
-    labels = _named(table, label[0]) if label else ""
+    labels = table.iloc[:, label[0]].map(written_label) if label else ""
     columns = {"text": [*map(_join, cells)], "label": labels}
     rows = pd.DataFrame(columns, table.index, dtype=object)
     _check_rows(path, rows, labelled)
@@ -318,9 +317,9 @@ def _choose_columns(header, label_column, text_columns):
             return [names.index(name) for name in wanted]
         return []
 
-    label = find(
-        [label_column] if label_column else filter(LABEL_NAME.fullmatch, names)
-    )
+    label = find([label_column or "label_text"])
+    if not label_column and not label:
+        label = find(filter(LABEL_NAME.fullmatch, names))
     if text_columns:
         return label, find(text_columns.split(","))
     others = [
@@ -335,17 +334,6 @@ def _choose_columns(header, label_column, text_columns):
 def _plain_names(names):
     """Write names of columns as they are compared."""
     return [plain_label(name) for name in names]
-
-
-def _named(table, label):
-    """Return the labels, or the names beside them if each has one of its own."""
-    labels = table.iloc[:, label].map(written_label)
-    if "label_text" not in table.columns:
-        return labels
-    names = table["label_text"].map(written_label)
-    pairs = {*zip(labels, names)}
-    is_one_to_one = len(pairs) == len({*labels}) == len({*names})
-    return names if is_one_to_one else labels
 
 
 def _describe(columns, label, texts):
