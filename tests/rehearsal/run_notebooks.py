@@ -29,13 +29,16 @@ def main() -> int:
         "--interrupt", action="store_true", help="Ctrl-C in each cell that trains"
     )
     parser.add_argument("--only", nargs="*", default=[""], help="such as 03 04")
+    parser.add_argument(
+        "--card", help="run on a stand-in card; write here what each cell holds on it"
+    )
     options = parser.parse_args()
     peak = watch_memory()
     failed = 0
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         if path.name.startswith(tuple(options.only)):
             start = time.perf_counter()
-            error = run_notebook(path, options)
+            error = (run_on_card if options.card else run_notebook)(path, options)
             seconds = time.perf_counter() - start
             print(f"{path.stem:28} {seconds:6.1f} s  {error or 'ok'}", flush=True)
             failed += bool(error)
@@ -58,7 +61,23 @@ def watch_memory():
     return sizes
 
 
-def run_notebook(path, options):
+def run_on_card(path, options):
+    """Run a notebook on the stand-in card, and write what its cells hold there."""
+    import agnews_helpers  # noqa: F401  first: it says how the Hub is asked
+    from tests.rehearsal.card_memory import CardMemory, tiny_models
+    from tests.rehearsal.stand_in_device import stand_in_card
+
+    memory = CardMemory()
+    with stand_in_card(), tiny_models(), memory.watch():
+        error = run_notebook(path, options, memory.end_cell)
+    file = Path(options.card)
+    notebooks = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    notebooks[path.stem] = {"weights": memory.weights, "cells": memory.cells}
+    file.write_text(json.dumps(notebooks, indent=1), encoding="utf-8")
+    return error
+
+
+def run_notebook(path, options, end_cell=lambda number: None):
     """Run the cells of a notebook; return the error, and where it was."""
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -75,6 +94,7 @@ def run_notebook(path, options):
             if error := run_cell(shell, source):
                 again = " (run again)" if turn else ""
                 return f"cell {number}{again}: {type(error).__name__}: {error}"
+        end_cell(number)
     return ""
 
 
