@@ -15,7 +15,6 @@ from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
-INTERRUPTED = 130  # what shells expect after Ctrl-C
 # The fields of the recipe that a command has flags for; `train` has all.
 BUDGET_FIELDS = (
     "model max_length padding group_by_length batch_size micro_batch_size "
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"figures in {options.json}")
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 130  # what shells expect after Ctrl-C
     except (AgnewsError, OSError, vram_budget.InvalidValue) as error:
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
@@ -371,8 +370,7 @@ def _label_file(options):
         table.loc[has_text, name] = [*values]
     save_text(target, table.to_csv(index=False, lineterminator="\n"))
     empty = len(table) - len(answers)
-    left_out = f"; {empty:,} without text have no label" if empty else ""
-    print(f"{len(answers):,} rows labelled in {target}{left_out}")
+    print(f"{len(answers):,} rows labelled in {target}, {empty:,} without text are not")
     return {"rows": len(answers), "rows_without_text": empty}
 
 

@@ -248,8 +248,8 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     labels = split["label"][:]
     check_labels(labels, len(mapping))
     if Path(model.name_or_path).is_dir():
-        own_tokenizer = load_tokenizer(Recipe(model=model.name_or_path))
-        check_tokenizer(split, own_tokenizer, recipe)
+        own = load_tokenizer(Recipe(model=model.name_or_path))
+        check_tokenizer(split, own, recipe)
     logits = predict_logits(model, split, recipe).numpy()
     return score(logits, mapping[labels], split["text"][:], class_names(model))
 

@@ -40,7 +40,7 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
             f"{source} holds no numbered notebook, or is --target. Give --source."
         )
     was_here = any((target / path.name).exists() for path in notebooks)
-    if (target / "runs").exists() and not was_here:
+    if not was_here and (target / "runs").exists():
         raise SaveError(f"{target / 'runs'} is of no notebook. Give another --target.")
     target.mkdir(parents=True, exist_ok=True)
     _move_aside(target, [path.stem for path in notebooks])

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import pandas as pd
 import torch
@@ -51,6 +52,7 @@ from .plumbing.processes import from_main, is_main, process_state
 from .recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
+TRAINED = WeakSet()  # models that are not as they were loaded
 BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
 FINISHED_FILES = (BEST_MANIFEST, storage.HISTORY, storage.STEPS)
 OUTPUTS = (
@@ -197,6 +199,7 @@ class OpenRun:
 
     def __exit__(self, *_):
         self._held.close()
+        TRAINED.add(self.model)
 
     def _lock_and_prepare(self, held):
         """Lock the folder and try to write, so that it fails before the first epoch."""
@@ -356,6 +359,11 @@ class OpenRun:
         recipe = self.recipe
         sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
         if self.newest is None:
+            if self.model in TRAINED:
+                process_state().print(
+                    "note: this model was trained before, and begins as it is now. For "
+                    "a new one call load_model(recipe, names) again."
+                )
             return State(self.rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
         with _explained(self.newest):
             state = read_checkpoint(self.newest, self.model, optimizer)

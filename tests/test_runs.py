@@ -1123,3 +1123,15 @@ def test_a_run_begun_anew_is_resumed_and_not_the_finished_one(
     run = train(load_model(recipe), tokens, recipe, finished)
     assert "Resuming after step 2" in capsys.readouterr().out and run.finished
     assert not (finished / "checkpoints").exists()
+
+
+def test_a_model_that_was_trained_before_is_told_of(recipe, tokens, tmp_path, capsys):
+    """It is the same object, and its weights have moved."""
+    model = load_model(recipe)
+    train(model, tokens, recipe, tmp_path / "run", steps=1)
+    train(model, tokens, recipe, tmp_path / "run", steps=1)  # resumed: nothing to say
+    assert "trained before" not in capsys.readouterr().out
+    train(model, tokens, recipe, tmp_path / "run", steps=1, resume=False)
+    assert "note: this model was trained before" in capsys.readouterr().out
+    train(load_model(recipe), tokens, recipe, tmp_path / "run", resume=False)
+    assert "trained before" not in capsys.readouterr().out
