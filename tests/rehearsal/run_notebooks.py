@@ -18,6 +18,8 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TRAINS = re.compile(r"= (train|fine_tune)\(")  # in a cell's source
+# A cell of `train` alone: no loop of its own, and no stop of its own.
+STOPS = re.compile(r"\A(?!.*(fine_tune|press_stop)).*= train\(", re.DOTALL)
 STOP_AT_STEP = 3
 
 
@@ -27,6 +29,9 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="run each cell twice")
     parser.add_argument(
         "--interrupt", action="store_true", help="Ctrl-C in each cell that trains"
+    )
+    parser.add_argument(
+        "--stop", action="store_true", help="the same for train(), which stays stopped"
     )
     parser.add_argument("--only", nargs="*", default=[""], help="such as 03 04")
     parser.add_argument(
@@ -90,6 +95,10 @@ def run_notebook(path, options, end_cell=lambda number: None):
             continue
         if options.interrupt and TRAINS.search(source):
             run_interrupted(shell, source)
+        if options.stop and STOPS.search(source):
+            if error := run_interrupted(shell, source):
+                return f"cell {number} (stopped): {type(error).__name__}: {error}"
+            continue
         for turn in range(2 if options.twice else 1):
             if error := run_cell(shell, source):
                 again = " (run again)" if turn else ""
@@ -110,7 +119,7 @@ def run_cell(shell, source):
 
 
 def run_interrupted(shell, source):
-    """Run a cell that trains, and press Ctrl-C at its third step."""
+    """Run a cell that trains, press Ctrl-C at its third step, and return its error."""
     import torch
 
     step = torch.optim.Adam.step
@@ -124,7 +133,7 @@ def run_interrupted(shell, source):
 
     torch.optim.Adam.step = press
     try:
-        run_cell(shell, source)
+        return run_cell(shell, source)
     finally:
         torch.optim.Adam.step = step
 

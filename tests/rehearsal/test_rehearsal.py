@@ -65,6 +65,12 @@ def test_every_cell_twice(small, tmp_path):
 
 
 @pytest.mark.rehearsal
+def test_the_cells_after_a_stopped_run(small, tmp_path):
+    """Nobody runs the cell again: the run stays as it is."""
+    check(run(small, tmp_path, "--stop", AGNEWS_PROFILE="laptop"))
+
+
+@pytest.mark.rehearsal
 def test_stop_in_each_cell_that_trains(small, tmp_path):
     """The cell is run again, and all cells after it."""
     check(run(small, tmp_path, "--interrupt", AGNEWS_PROFILE="laptop"))
