@@ -180,7 +180,7 @@ def check_model_and_tokenizer(
             "The model has no padding token, which batches need; take one like "
             "DistilBERT."
         )
-    if positions < max_length:
+    if 0 < positions < max_length:  # XLNet has -1: any number
         raise InvalidValue(
             f"The model takes {positions} tokens; max_length is {max_length}. Make it "
             "smaller."

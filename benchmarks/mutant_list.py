@@ -530,7 +530,7 @@ MUTANTS = {
     },
     ("agnews_helpers/evaluation.py", "tests/test_misuse.py"): {
         "test_is_refused_before_any_work[evaluate at another length]": [
-            ("check_tokenizer(split, own_tokenizer, recipe)", "pass"),
+            ("check_tokenizer(split, own, recipe)", "pass"),
         ],
     },
     ("agnews_helpers/budgeting.py", "tests/test_budgeting.py"): {
