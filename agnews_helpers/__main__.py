@@ -28,8 +28,7 @@ def _end(number, frame):
     """End this process with one line. A kernel notices, and ends as well."""
     with suppress(Exception):
         sys.stdout.flush()
-        start = "\n" if sys.stderr.isatty() else ""  # the terminal's line has a ^C
-        os.write(sys.stderr.fileno(), f"{start}agnews: interrupted\n".encode())
+        os.write(sys.stderr.fileno(), b"agnews: interrupted\n")
     os._exit(128 + number)
 
 

@@ -117,12 +117,12 @@ def check_labels(labels: Sequence[int], classes: int) -> None:
         If there is no label, or one that is no index.
     """
     labels = np.asarray(labels)
-    wrong = np.setdiff1d(labels, range(classes))
-    if len(wrong) or labels.dtype.kind not in "iu":
+    wrong = [label for label in labels.tolist() if label not in range(classes)]
+    if wrong or labels.dtype.kind not in "iu":
         raise InvalidValue(
             f"Labels must be whole numbers from 0 to {classes - 1}, the indices of the "
-            f"classes. There are {len(labels)} of {labels.dtype}, such as "
-            f"{wrong[:3].tolist()}. Remove rows without a label."
+            f"classes. There are {len(labels)} of {labels.dtype}, such as {wrong[:3]}. "
+            "Remove rows without a label."
         )
 
 
@@ -142,7 +142,7 @@ def check_tokens(split: Dataset, name: str) -> None:
         If it has no rows or lacks a column, or its rows are given out as tensors.
     """
     is_split = isinstance(split, Dataset) and len(split) and not split.format["type"]
-    if not is_split or not {*COLUMNS} <= {*split.column_names}:
+    if not is_split or not {*COLUMNS} <= {*split[0]}:
         raise InvalidValue(
             f"{name} has no tokenized rows with {', '.join(COLUMNS)}, as plain Python "
             "values. Pass a split of what tokenize(load_data(recipe), tokenizer, "

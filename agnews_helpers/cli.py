@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn, get_args
 
-import vram_budget
-
 from . import __version__
-from .plumbing.errors import AgnewsError, InvalidValue, SaveError
+from .plumbing.errors import InvalidValue, SaveError
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
@@ -50,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return 130  # what shells expect after Ctrl-C
-    except (AgnewsError, OSError, vram_budget.InvalidValue) as error:
+    except Exception as error:  # nothing reaches a user as a traceback
         print(f"agnews {options.command}: {error}", file=sys.stderr)
         return 2
     return status
@@ -59,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _check_outputs(*paths):
     """Refuse a file that exists or could not be written, before any work."""
     for path in filter(None, paths):
-        if os.path.lexists(path):
+        if os.path.lexists(path) or paths.count(path) > 1:
             raise SaveError(f"{path} must be the name of a new file.")
         try_file(path)
 
@@ -74,6 +72,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _path(text):
     """Convert a word of the command line to a path; `~` is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a name is missing")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -250,8 +250,9 @@ def _train(options):
     else:
         recipe = recipe_for_this_machine(**_flags(options))
     state = process_state()
-    state.print(f"processes  {state.num_processes}, on {state.device.type}")
-    state.print(recipe.describe())
+    state.print(
+        f"processes  {state.num_processes}, on {state.device.type}\n{recipe.describe()}"
+    )
     # Otherwise its threads may still run when Python ends.
     atexit.register(state.destroy_process_group)
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
@@ -270,7 +271,7 @@ def _train(options):
         options.checkpoint_minutes,
     )
     if not run.finished:
-        return 128 + StopSignal.number if options.steps is None else 0, {}
+        return StopSignal.number and 128 + StopSignal.number, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
     if state.is_main_process:
         print(run.history.round(4).to_string())
@@ -354,7 +355,8 @@ def _label_file(options):
     if target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     trained = run_facts(options.output_dir).get("recipe", {})
-    columns = options.text_columns or trained.get("text_columns")
+    own = environment_overrides().get("text_columns", trained.get("text_columns"))
+    columns = options.text_columns or own
     read = read_texts(options.file, text_columns=columns, labelled=False)
     print(f"{options.file.name} · {read.layout}")
     has_text = read.rows["text"] != ""
@@ -362,7 +364,7 @@ def _label_file(options):
     table = read.table
     added = {
         "label": answers["label"],
-        "confidence": answers.iloc[:, 2:].max(axis=1).round(4),
+        "confidence": answers.iloc[:, 2:].max(axis=1).astype(float).round(4),
     }
     for name, values in added.items():
         while name in table.columns:

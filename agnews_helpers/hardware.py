@@ -131,18 +131,10 @@ def precision_problem(precision: str, device: str, card: Card | None) -> str | N
     if card is None:
         problem = f"fp16 needs a CUDA card, and training would run on {device}."
         return problem if precision == "fp16" else None
-    if "GTX 16" in card.name:
-        return (
-            f"the {card.name} has no tensor cores: fp16 is slow, NaNs are reported, "
-            "bf16 is only emulated."
-        )
-    if precision == "bf16" and card.capability < (8, 0):
-        return (
-            f"the {card.name} only emulates bf16, which needs compute capability 8.0."
-        )
-    if card.capability < (7, 0):
-        return (
-            f"fp16 on the {card.name} is slower than fp32: it needs compute capability "
-            "7.0."
-        )
-    return None
+    needed = (8, 0) if precision == "bf16" else (7, 0)
+    if "GTX 16" not in card.name and card.capability >= needed:
+        return None
+    return (
+        f"the {card.name} has no tensor cores for {precision}: fp16 is slow there, "
+        "with reports of NaNs, and bf16 is only emulated."
+    )

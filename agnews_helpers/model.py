@@ -3,6 +3,7 @@
 Notebooks 01 and 04.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,7 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
         If there are fewer than two names, or one twice.
     """
     are_names = not isinstance(names, str) and all(isinstance(n, str) for n in names)
-    if not are_names or len(set(names)) < max(2, len(names)):
+    if not are_names or len({*map(plain_label, names)}) < max(2, len(names)):
         raise InvalidValue(
             f"The classes are {names!r}; there must be two names or more, each once."
         )
@@ -169,6 +170,8 @@ def check_model_and_tokenizer(
     config = model.config
     positions = getattr(config, "max_position_embeddings", max_length)
     positions = min(positions, tokenizer.model_max_length)
+    if config.num_labels < 2 or "multi" in (config.problem_type or ""):
+        raise InvalidValue("The model does not choose one of two classes or more.")
     if len(tokenizer) > config.vocab_size:
         raise InvalidValue(
             f"The tokenizer has {len(tokenizer):,} tokens and the model "
@@ -205,15 +208,14 @@ def check_trainable(model: PreTrainedModel) -> None:
     with torch.device("meta"):
         fresh = type(model)(model.config)
     weights = dict(model.named_parameters())  # without second names
-    shapes = {name: weight.shape for name, weight in weights.items()}
     dtypes = {weight.dtype for weight in weights.values()}
     problems = {
         "is no sequence classifier": "SequenceClass" not in type(model).__name__,
         "has only frozen weights": not any(w.requires_grad for w in weights.values()),
         "is in half precision (choose Recipe(precision=...) instead)": dtypes
         & {torch.float16, torch.bfloat16},
-        "has other weights than its configuration says, or one under two names": shapes
-        != {name: weight.shape for name, weight in fresh.named_parameters()},
+        "has other layers or weights than its configuration says, or one under two "
+        "names": _layout(model) != _layout(fresh),
     }
     found = [problem for problem, is_there in problems.items() if is_there]
     if found:
@@ -221,6 +223,12 @@ def check_trainable(model: PreTrainedModel) -> None:
             f"The {type(model).__name__} {', and '.join(found)}. Pass a model from "
             "load_model(recipe, names)."
         )
+
+
+def _layout(model):
+    """Describe all layers and weights; how much is dropped out is not saved anyway."""
+    shapes = [(name, weight.shape) for name, weight in model.named_parameters()]
+    return re.sub("p=[0-9.]+", "", repr(model)), shapes
 
 
 @contextmanager
@@ -309,7 +317,7 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     if known[0] == "label_0" and len(names) == len(known):
         return list(range(len(known)))
     folded = [plain_label(name) for name in names]
-    if not {*folded} <= {*known}:
+    if not {*folded} <= {*known} or len({*known}) < len(known):
         raise InvalidValue(
             f"The model's classes are {', '.join(class_names(model))}, the data's "
             f"{', '.join(names)}. They must agree."

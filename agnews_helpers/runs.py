@@ -176,7 +176,8 @@ class OpenRun:
         self.rows = len(tokens["train"])
         self.identity = identity_of(model, tokens, recipe)
         # Now, because an hour later the Hub may be out of reach.
-        self.tokenizer = load_tokenizer(recipe)
+        source = model.name_or_path or recipe.model
+        self.tokenizer = load_tokenizer(recipe.replace(model=source))
         check_model_and_tokenizer(model, self.tokenizer, recipe.max_length)
         check_tokenizer(tokens["train"], self.tokenizer, recipe)
         # Whoever loads the classifier cuts texts where this run did.
@@ -293,8 +294,7 @@ class OpenRun:
             except OSError as error:
                 print(f"note: {path.name} cannot be read: {error}. It stays as it is.")
                 continue
-            known = isinstance(progress.get("run"), str)
-            if not known or progress.get("format") != storage.FORMAT:
+            if progress.get("format") != storage.FORMAT:
                 raise ResumeError(
                     f"{self.path} holds an unfinished run of another version, which "
                     f"this one cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
@@ -307,7 +307,7 @@ class OpenRun:
             ours = {"micro_batch_size": self.recipe.micro_batch_size}
             if other := differences(progress["recipe"], ours):
                 print(f"note: {other}: dropout draws other numbers in other parts.")
-            self._run_id = progress["run"]
+            self._run_id = str(progress["run"])
             return path
         return None
 
@@ -602,7 +602,8 @@ def identity_of(
         values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
     files = [storage.sha256(path) for path in source_files(model.name_or_path)]
-    values["model"] = _digest(files or [(name, list(w.shape)) for name, w in weights])
+    shapes = [(name, list(w.shape)) for name, w in weights]
+    values["model"] = _digest([repr(model), *(files or shapes)])
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))

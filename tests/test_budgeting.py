@@ -223,7 +223,7 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
         (["--card", "GTX 1660 Ti"], "Is the GTX 1650 Ti meant?"),
         (
             ["--card", "1650ti", "--precision", "fp16"],
-            "has no tensor cores: fp16 is slow",
+            "has no tensor cores for fp16: fp16 is slow",
         ),
         (["--max-length", "600"], "A batch of rows of 600 tokens"),
         (["--system", "dos"], "system is 'dos'"),

@@ -28,6 +28,7 @@ from agnews_helpers.data import SUPPORT
 from agnews_helpers.plumbing import mini
 from agnews_helpers.runs import recipe_of_run
 from tests.compare import flip
+from tests.tiny import tiny_model_folder
 
 
 @pytest.fixture
@@ -181,6 +182,8 @@ def test_a_signal_saves_and_ends_with_130_or_143(number, small, tmp_path):
         "--output-dir",
         str(tmp_path / "run"),
     ]
+    if number == signal.SIGTERM:
+        arguments += ["--steps", "1000000"]  # a signal is no number of steps
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -784,3 +787,35 @@ def test_other_processes_that_are_not_there_are_one_line(name, value, tmp_path):
     )
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "remove WORLD_SIZE, RANK, LOCAL_RANK" in last
+
+
+@pytest.mark.parametrize("name", ["AGNEWS_DATA", "AGNEWS_MODEL"])
+def test_a_home_that_is_not_there_is_one_line(name, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv(name, "~nobody-of-this-name/x")
+    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("agnews train: ") and "home directory" in line
+
+
+@pytest.mark.parametrize("folder", ["", "~nobody-of-this-name/x"])
+def test_a_folder_that_is_none_is_refused(folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--output-dir", folder])
+    assert end.value.code == 2 and "--output-dir" in capsys.readouterr().err
+
+
+def test_two_results_cannot_have_one_name(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", str(tmp_path / "same.csv")
+    source.write_text("text\nWhere is it?\n", encoding="utf-8")
+    command = ["predict", "--output-dir", str(shop), "--file", str(source)]
+    assert main([*command, "--output", target, "--json", target]) == 2
+    assert "must be the name of a new file" in capsys.readouterr().err
+
+
+def test_a_model_that_chooses_no_class_is_refused(tiny, tmp_path, capsys):
+    for number, change in enumerate(
+        ({"num_labels": 1}, {"problem_type": "multi_label_classification"})
+    ):
+        folder = tiny_model_folder(tmp_path / str(number), **change)
+        assert main(["predict", "text", "--output-dir", str(folder)]) == 2
+        assert "does not choose one of two classes" in capsys.readouterr().err

@@ -93,6 +93,11 @@ def adapt(model):
     layer.lin1 = torch.nn.Sequential(layer.lin1, torch.nn.Linear(64, 64))
 
 
+def react(model):
+    for layer in model.distilbert.transformer.layer:
+        layer.ffn.activation = torch.nn.ReLU()
+
+
 def without_gradients(context):
     def call(given):
         with context():
@@ -147,10 +152,14 @@ CALLS = {
     "fp16": (changed(torch.nn.Module.half), "in half precision"),
     "bf16": (changed(torch.nn.Module.bfloat16), "in half precision"),
     "shared": (changed(share), "or one under two names"),
-    "an adapter": (changed(adapt), "other weights than its configuration says"),
+    "an adapter": (
+        changed(adapt),
+        "other layers or weights than its configuration says",
+    ),
+    "another activation": (changed(react), "other layers or weights than"),
     "all at once": (
         changed(lambda m: share(m.half().requires_grad_(False))),
-        "only frozen weights, and is in half precision.*, and has other weights",
+        "only frozen weights, and is in half precision.*, and has other layers",
     ),
     # train: the rest
     "a dict of fields": (
@@ -218,6 +227,15 @@ CALLS = {
     "one word as names": (
         lambda g: load_model(g.recipe, "abcd"),
         "The classes are 'ab",
+    ),
+    "names alike": (lambda g: load_model(g.recipe, ["A", "a"]), "each once"),
+    "a missing label": (
+        splits(lambda s: Dataset.from_dict(s.to_dict() | {"label": [None] * len(s)})),
+        "Remove rows without a label",
+    ),
+    "some columns": (
+        splits(lambda s: s.with_format(None, columns=["text", "label"])),
+        "no tokenized rows",
     ),
     "numbers as names": (lambda g: load_model(g.recipe, [0, 1]), "classes are .0, 1"),
     "tokens of a list": (

@@ -23,7 +23,7 @@ class StopSignal:
     """
 
     GRACE_SECONDS = 3.0
-    number = signal.SIGINT  # the last one that was received
+    number = 0  # of the last signal that the last run received
     SIGNALS = [
         getattr(signal, name)
         for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -36,6 +36,7 @@ class StopSignal:
         self._handlers_before = {}
 
     def __enter__(self):
+        StopSignal.number = 0
         # 1 is the standard output, 2 the standard error.
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
         if threading.current_thread() is threading.main_thread():

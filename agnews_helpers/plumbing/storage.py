@@ -29,19 +29,11 @@ CHECKPOINTS = "checkpoints"
 # In each folder that `write_folder` made: the SHA-256 of its files.
 MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
+STAGING_NAME = re.compile(rf"{PARTIAL}.+-[0-9a-f]{{32}}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # inside a folder
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 OPTIONAL = "a classifier can be loaded without it (rename it)"
 NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
-# What is read from a record without a second look
-RECORD_FIELDS = {
-    "format": int,
-    "run": str,
-    "identity": dict,
-    "recipe": dict,
-    "finished": bool,
-    "files": dict,
-}
 
 
 def write_folder(folder: Path, write: Callable) -> Path:
@@ -133,8 +125,7 @@ def remove_partial(folder: Path) -> None:
         The folder to clean.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        name, _, mark = path.name.rpartition("-")
-        if mark == _mark(name):
+        if STAGING_NAME.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
             with suppress(OSError):  # a file, or not there any more
                 path.unlink()
@@ -151,14 +142,9 @@ def staging_name(path: Path) -> Path:
     Returns
     -------
     Path
-        With a mark by which `remove_partial` knows that nobody else made it.
+        With a number by which `remove_partial` knows that nobody else made it.
     """
-    name = f"{PARTIAL}{path.name}-{uuid.uuid4().hex[:12]}"
-    return path.with_name(f"{name}-{_mark(name)}")
-
-
-def _mark(name):
-    return sha256_of_text(name)[:8]
+    return path.with_name(f"{PARTIAL}{path.name}-{uuid.uuid4().hex}")
 
 
 def damaged_files(folder: Path, sums: dict[str, str] | None = None) -> list[str]:
@@ -199,18 +185,19 @@ def write_record(path: Path, facts: dict) -> None:
     path : Path
         The file; it is overwritten.
     facts : dict
-        What JSON can hold; among it `RECORD_FIELDS`.
+        What JSON can hold; among it ``format``.
 
     Raises
     ------
     SaveError
         If the file cannot be written.
     """
-    write_json(path, {**facts, "checksum": _checksum(facts)})
+    # First, so that a file that was cut off can be told from a foreign one.
+    write_json(path, {"checksum": _checksum(facts), **facts})
 
 
 def read_record(path: Path) -> dict:
-    """Read what `write_record` wrote, and verify its checksum and its fields.
+    """Read what `write_record` wrote, and verify its checksum and format.
 
     Parameters
     ----------
@@ -232,8 +219,7 @@ def read_record(path: Path) -> dict:
     facts = read_json(path)
     if facts.pop("checksum", None) != _checksum(facts):
         raise Damaged(f"{path} does not match its checksum; {OPTIONAL}")
-    wrong = [n for n, kind in RECORD_FIELDS.items() if type(facts.get(n)) is not kind]
-    if wrong or facts["format"] != FORMAT:
+    if facts.get("format") != FORMAT:
         raise InvalidValue(f"{path} was written by another version; {OPTIONAL}")
     return facts
 
