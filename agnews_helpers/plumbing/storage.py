@@ -197,7 +197,7 @@ def write_record(path: Path, facts: dict) -> None:
 
 
 def read_record(path: Path) -> dict:
-    """Read what `write_record` wrote, and verify its checksum and format.
+    """Read what `write_record` wrote, and verify its checksum and form.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def read_record(path: Path) -> dict:
     facts = read_json(path)
     if facts.pop("checksum", None) != _checksum(facts):
         raise Damaged(f"{path} does not match its checksum; {OPTIONAL}")
-    if facts.get("format") != FORMAT:
+    if facts.get("format") != FORMAT or not isinstance(facts.get("recipe"), dict):
         raise InvalidValue(f"{path} was written by another version; {OPTIONAL}")
     return facts
 
