@@ -39,8 +39,9 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
         raise FileNotFoundError(
             f"{source} holds no numbered notebook, or is --target. Give --source."
         )
-    was_here = any((target / path.name).exists() for path in notebooks)
-    if not was_here and (target / "runs").exists():
+    if (target / "runs").exists() and not any(
+        (target / path.name).exists() for path in notebooks
+    ):
         raise SaveError(f"{target / 'runs'} is of no notebook. Give another --target.")
     target.mkdir(parents=True, exist_ok=True)
     _move_aside(target, [path.stem for path in notebooks])

@@ -476,7 +476,7 @@ class OpenRun:
         names = [name]
         if name == storage.BEST:
             # Unless finished, a run may have died between best/ and run.json.
-            names = [BEST_MANIFEST] * self._record["finished"]
+            names = [BEST_MANIFEST] if self._record["finished"] else []
         with suppress(OSError):
             changed = self._changed(*names)
             if name == storage.BEST:

@@ -649,7 +649,7 @@ def _outcome(function, *arguments) -> str:
     try:
         with quiet():
             function(*arguments)
-    except (AgnewsError, FileNotFoundError) as error:
+    except (AgnewsError, OSError) as error:  # of a file, which it names
         return "refused" if str(error) else "traceback"
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
