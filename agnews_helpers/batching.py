@@ -180,6 +180,27 @@ def check_tokenizer(
         )
 
 
+def check_lengths(lengths: Sequence[int]) -> None:
+    """Check that each length is a number of tokens.
+
+    Parameters
+    ----------
+    lengths : Sequence[int]
+        What should be the tokens of each row.
+
+    Raises
+    ------
+    InvalidValue
+        If there is none, or one is no whole number from 1.
+    """
+    numbers = np.asarray(lengths)
+    if numbers.dtype.kind not in "iu" or numbers.min() < 1:
+        raise InvalidValue(
+            "Lengths must be whole numbers of tokens from 1, one for each row: pass "
+            'split["length"][:] of a tokenized split.'
+        )
+
+
 @check_types
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches:
     """Deal all rows out into the batches of one epoch.
@@ -204,7 +225,13 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches
     -------
     list[list[int]]
         The row indices of each batch; every row occurs once.
+
+    Raises
+    ------
+    InvalidValue
+        If there is no row, or a length is no whole number from 1.
     """
+    check_lengths(lengths)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     shuffled = torch.randperm(len(lengths), generator=generator)
     dealt = shuffled.split(recipe.batch_size)
@@ -222,6 +249,7 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> Batches
     return batches
 
 
+@check_types
 def sorted_batches(
     lengths: Sequence[int], max_tokens: int = EVALUATION_TOKENS
 ) -> Batches:
@@ -240,7 +268,13 @@ def sorted_batches(
     -------
     list[list[int]]
         The row indices of each batch.
+
+    Raises
+    ------
+    InvalidValue
+        If there is no row, or a length is no whole number from 1.
     """
+    check_lengths(lengths)
     remaining = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     batches = []
     while remaining:
@@ -293,6 +327,7 @@ class Collator:
         }
 
 
+@check_types
 def make_loader(
     split: Dataset, batches: Batches, recipe: Recipe, pad_token_id: int = 0
 ) -> DataLoader:
@@ -313,7 +348,13 @@ def make_loader(
     -------
     DataLoader
         Gives the batches in their order, as `Collator` makes them.
+
+    Raises
+    ------
+    InvalidValue
+        If the split has no tokenized rows.
     """
+    check_tokens(split, "The split")
     # No workers: the tokens are in memory, and on Windows workers hang notebooks.
     # Its own generator: a loader draws a number when it starts, which would change the
     # dropout of a resumed run.
@@ -326,6 +367,7 @@ def make_loader(
     )
 
 
+@check_types
 def padded_tokens(
     lengths: Sequence[int], batches: Batches, pad_to: int | None = None
 ) -> int:
@@ -344,7 +386,13 @@ def padded_tokens(
     -------
     int
         The sum of rows times length over all batches.
+
+    Raises
+    ------
+    InvalidValue
+        If there is no row, or a length is no whole number from 1.
     """
+    check_lengths(lengths)
     return sum(
         len(batch) * (pad_to or max(lengths[index] for index in batch))
         for batch in batches

@@ -14,6 +14,7 @@ from vram_budget.step_time import batch_seconds
 from vram_budget.tracing import Step, StepOptions
 
 from .batching import epoch_batches
+from .plumbing.errors import check_types
 from .plumbing.hub import pretrained
 from .plumbing.memory import in_parts
 from .plumbing.mini import mini_config
@@ -52,6 +53,7 @@ VERDICTS = {
 }
 
 
+@check_types
 @cache
 def training_step(micro_batch_size: int | None = None) -> Step:
     """Make the training step of the loop, for `vram_budget`.
@@ -67,7 +69,13 @@ def training_step(micro_batch_size: int | None = None) -> Step:
     callable
         ``step(model, batch, optimizer)``, which returns the loss. Equal arguments give
         the same function, so that traces are found in the cache.
+
+    Raises
+    ------
+    InvalidValue
+        If it is no whole number of rows from 1.
     """
+    Recipe(micro_batch_size=micro_batch_size)  # checks it
 
     def step(model, batch, optimizer):
         split_sizes = [[1, micro_batch_size]] if micro_batch_size else []
@@ -79,6 +87,7 @@ def training_step(micro_batch_size: int | None = None) -> Step:
     return step
 
 
+@check_types
 def config_for(model: str = HUB_MODEL) -> PretrainedConfig:
     """Load a model's configuration; its weights are not needed.
 
@@ -106,6 +115,7 @@ def config_for(model: str = HUB_MODEL) -> PretrainedConfig:
     return pretrained(AutoConfig, model)
 
 
+@check_types
 def options_of(recipe: Recipe, card: Card, attention: str = "sdpa") -> StepOptions:
     """Describe how a recipe's step is run on a card.
 
@@ -136,6 +146,7 @@ def options_of(recipe: Recipe, card: Card, attention: str = "sdpa") -> StepOptio
     )
 
 
+@check_types
 def full_run_hours(
     config: PretrainedConfig,
     lengths: Sequence[int],

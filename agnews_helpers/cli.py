@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from . import __version__
-from .plumbing.errors import InvalidValue, SaveError
+from .plumbing.errors import AgnewsError, InvalidValue, SaveError
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
@@ -49,9 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return 130  # what shells expect after Ctrl-C
     except Exception as error:  # nothing reaches a user as a traceback
-        print(f"agnews {options.command}: {error}", file=sys.stderr)
+        known = isinstance(error, (AgnewsError, OSError, ValueError))
+        kind = "" if known else f"{type(error).__name__}: "
+        message = f"agnews {options.command}: {kind}{_printable(str(error))}"
+        print(message, file=sys.stderr)
         return 2
     return status
+
+
+def _printable(text):
+    """Replace what could steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _check_outputs(*paths):
@@ -337,9 +345,7 @@ def _predict(options):
     names = [name.removeprefix("probability_") for name in answers.columns[2:]]
     predictions = []
     for text, label, *probabilities in answers.itertuples(index=False, name=None):
-        # Nothing that is printed may steer a terminal.
-        shown = "".join(char if char.isprintable() else " " for char in text)
-        print(f"{label:9} {max(probabilities):.3f} {shown}")
+        print(f"{label:9} {max(probabilities):.3f} {_printable(text)}")
         one = {"text": text, "label": label}
         predictions.append(one | {"probabilities": dict(zip(names, probabilities))})
     return 0, {"predictions": predictions}

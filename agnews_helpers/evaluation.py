@@ -361,12 +361,13 @@ def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
     Raises
     ------
     InvalidValue
-        If there are fewer answers than groups.
+        If there are fewer answers than groups, or these are no answers.
     """
-    if not 1 <= bins <= len(answers):
+    is_answers = {"true", "predicted", "confidence"} <= {*answers}
+    if not is_answers or not 1 <= bins <= len(answers):
         raise InvalidValue(
-            f"bins is {bins}; it must be from 1 to {len(answers)}, the number of "
-            "answers."
+            f"bins is {bins}; it must be from 1 to {len(answers)}, the rows of "
+            "report.answers."
         )
     ranked = answers.sort_values("confidence", kind="stable")
     groups = []
@@ -378,6 +379,7 @@ def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
     return DataFrame(groups, columns=["rows", "confidence", "accuracy", "low", "high"])
 
 
+@check_types
 def calibration_error(groups: DataFrame) -> float:
     """Return the expected calibration error (Naeini et al., 2015).
 

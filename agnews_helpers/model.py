@@ -31,6 +31,7 @@ CLASSIFIER_FILES = (*MODEL_FILES, "tokenizer.json")
 VERSION_2_RECORD = "agnews_run.json"
 
 
+@check_types
 def pretrained_name(recipe: Recipe) -> str:
     """Return what ``from_pretrained`` takes: a Hub id, or the path of a folder.
 
@@ -293,7 +294,8 @@ def class_names(model: PreTrainedModel) -> list[str]:
 def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     """Map the data's class indices to the model's, by name.
 
-    If either has no names (or transformers' LABEL_0, LABEL_1, ...), by index.
+    If either has no names (or transformers' LABEL_0, LABEL_1, ...), by index; a note
+    says so for the model.
 
     Parameters
     ----------
@@ -315,6 +317,10 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     known = [plain_label(name) for name in class_names(model)]
     names = getattr(split.features["label"], "names", None) or class_names(model)
     if known[0] == "label_0" and len(names) == len(known):
+        print(
+            "note: the model's classes have no names; they are taken to be, in this "
+            f"order: {', '.join(names)}."
+        )
         return list(range(len(known)))
     folded = [plain_label(name) for name in names]
     if not {*folded} <= {*known} or len({*known}) < len(known):

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .plumbing.errors import InvalidValue
+from .plumbing.errors import InvalidValue, check_types
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 HUB_MODEL = "distilbert/distilbert-base-uncased"
@@ -98,6 +98,7 @@ class Recipe:
                 raise InvalidValue(f"Recipe.{name} is {value!r}; it must be {allowed}.")
 
     @classmethod
+    @check_types
     def from_dict(cls, values: dict) -> "Recipe":
         """Make a recipe from the values of its fields, also those of version 1 or 2.
 

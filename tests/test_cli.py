@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from agnews_helpers import (
     LABELS,
+    SaveError,
     __version__,
     classify,
     cli,
@@ -734,6 +735,26 @@ def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("agnews_helpers.doctor.examine", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "agnews doctor: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (SaveError("a\x1b[2J\nb is full"), "agnews doctor: a [2J b is full\n"),
+        (KeyError("rows"), "agnews doctor: KeyError: 'rows'\n"),
+    ],
+)
+def test_an_error_is_one_line_without_control_characters(
+    error, message, monkeypatch, capsys
+):
+    """An error that is not one of ours keeps its type, without which it says little."""
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr("agnews_helpers.doctor.examine", fail)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == message
 
 
 def test_a_class_that_is_never_answered_is_said(small, tmp_path, capsys):

@@ -9,22 +9,36 @@ import torch
 from datasets import Dataset, Value
 from transformers import DistilBertConfig, DistilBertForMaskedLM, DistilBertModel
 
+import vram_budget
 from agnews_helpers import (
     InvalidValue,
+    Recipe,
     calibration,
+    calibration_error,
     classify,
+    config_for,
+    cpu_kernels,
     epoch_batches,
     evaluate,
+    full_run_hours,
     load_classifier,
     load_data,
     load_model,
     load_tokenizer,
+    make_loader,
+    options_of,
+    padded_tokens,
     predict_logits,
+    pretrained_name,
     score,
+    sorted_batches,
     tokenize,
     train,
+    training_step,
+    vram_cap,
 )
 from agnews_helpers.plumbing.errors import check_types
+from vram_budget import StepOptions, find_card, step_budget
 
 TINY = DistilBertConfig(num_labels=4, dim=32, hidden_dim=64, n_layers=2, n_heads=4)
 
@@ -261,13 +275,77 @@ CALLS = {
         "takes Sequence",
     ),
     "epoch 1.5": (lambda g: epoch_batches([3, 4], g.recipe, 1.5), "takes int"),
+    "no lengths": (lambda g: epoch_batches([], g.recipe, 1), "one for each row"),
+    "letters": (lambda g: epoch_batches("abc", g.recipe, 1), "whole numbers of tokens"),
+    "a length of 0": (lambda g: sorted_batches([3, 0]), "whole numbers of tokens"),
+    "lengths of a split": (lambda g: sorted_batches(g.tokens["test"]), "Sequence"),
+    "a fraction": (lambda g: padded_tokens([1.5], [[0]]), "whole numbers of tokens"),
+    "a loader of a table": (
+        lambda g: make_loader(g.tokens["test"].to_pandas(), [[0]], g.recipe),
+        "takes Dataset for 'split'",
+    ),
+    "a loader of texts": (
+        lambda g: make_loader(
+            g.tokens["test"].select_columns(["text", "label"]), [[0]], g.recipe
+        ),
+        "no tokenized rows",
+    ),
+    "groups of a report": (
+        lambda g: calibration(pd.DataFrame({"f1": [0.5]}), 1),
+        "report.answers",
+    ),
+    "an error of a list": (lambda g: calibration_error([0.1]), "takes DataFrame"),
+    # the recipe and the card
+    "a recipe of a list": (lambda g: Recipe.from_dict([1]), "takes dict"),
+    "no name": (lambda g: pretrained_name("mini"), "takes Recipe"),
+    "no configuration": (lambda g: config_for(None), "takes str for 'model'"),
+    "parts of -1": (lambda g: training_step(-1), "micro_batch_size is -1"),
+    "parts of 1.5": (lambda g: training_step(1.5), "takes int | None"),
+    "a card's name": (lambda g: options_of(g.recipe, "T4"), "takes Card for 'card'"),
+    "hours of a name": (
+        lambda g: full_run_hours("mini", [8], g.recipe),
+        "for 'config', and got str",
+    ),
+    "hours of nothing": (
+        lambda g: full_run_hours(TINY, [], g.recipe),
+        "one for each row",
+    ),
+    "a device's name": (lambda g: vram_cap("cpu"), "takes device for 'device'"),
+    "a device's name again": (lambda g: cpu_kernels(g.model, "cpu"), "takes device"),
+    # what has no name of its own in the package
+    "a budget of 1.5 rows": (
+        lambda g: step_budget(training_step(), TINY, 1.5, 8),
+        "rows is 1.5, a float; it must be of type int",
+    ),
+    "a budget of a name": (
+        lambda g: step_budget(training_step(), "mini", 8, 8),
+        "config is 'mini', a str",
+    ),
+    "a budget on a name": (
+        lambda g: step_budget(training_step(), TINY, 8, 8, card="T4"),
+        "card is 'T4', a str; it must be of type Card",
+    ),
+    "a budget with a word": (
+        lambda g: step_budget(training_step(), TINY, 8, 8, "sdpa"),
+        "options is 'sdpa'",
+    ),
+    "a step that does nothing": (
+        lambda g: step_budget(lambda *_: None, TINY, 8, 8),
+        "must call the model",
+    ),
+    "checkpointing as a word": (
+        lambda g: StepOptions(checkpointing="no"),
+        "checkpointing is 'no'",
+    ),
+    "a capability of 7": (lambda g: StepOptions(capability=7), "capability is 7"),
+    "no card": (lambda g: find_card(None), "name is None"),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_is_refused_before_any_work(name, given, tmp_path):
     call, message = CALLS[name]
-    with pytest.raises(InvalidValue, match=message):
+    with pytest.raises((InvalidValue, vram_budget.InvalidValue), match=message):
         call(given)
     assert not any(tmp_path.iterdir())
 

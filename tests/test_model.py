@@ -319,7 +319,7 @@ def rows_of(names):
     return Dataset.from_dict({"text": ["a"], "label": [0]}, features=features)
 
 
-def test_classes_are_found_by_name(tiny):
+def test_classes_are_found_by_name(tiny, capsys):
     model = load_model(Recipe(model=str(tiny)))
     assert label_mapping(model, rows_of(list(LABELS))) == [0, 1, 2, 3]
     assert label_mapping(model, rows_of(["business", "World"])) == [2, 0]
@@ -331,7 +331,9 @@ def test_classes_are_found_by_name(tiny):
     model.config.id2label = {
         i: f"LABEL_{i}" for i in range(4)
     }  # of a model that was saved without names
+    assert capsys.readouterr().out == ""
     assert label_mapping(model, rows_of(["a", "b", "c", "d"])) == [0, 1, 2, 3]
+    assert "classes have no names; they are taken" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
 from .cards import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
-from .errors import InvalidValue
+from .errors import InvalidValue, check_type
 from .recorder import Allocation
 from .tracing import TRACED_STEPS, Step, StepOptions, Trace, scaled_trace
 
@@ -83,6 +83,7 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
     InvalidValue
         If there are no reports of such a system.
     """
+    check_type("card", card, Card)
     if system not in SYSTEMS_GIB:
         raise InvalidValue(
             f"system is {system!r}; it must be one of {', '.join(SYSTEMS_GIB)}."

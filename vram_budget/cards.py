@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from .errors import InvalidValue
+from .errors import InvalidValue, check_type
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ def find_card(name: str) -> Card:
     InvalidValue
         If the list has no such card; the message has the list and the nearest name.
     """
+    check_type("name", name, str)
     known = {_plain(known): known for known in CARDS}
     found = known.get(_plain(name))
     if found:

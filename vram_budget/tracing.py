@@ -24,7 +24,7 @@ from transformers.initialization import no_init_weights
 from transformers.optimization import Adafactor
 
 from .cuda_standins import cuda_kernels_on_cpu
-from .errors import InvalidValue
+from .errors import InvalidValue, check_type
 from .recorder import Allocation, Recorder
 
 # A training step: step(model, batch, optimizer)
@@ -93,11 +93,12 @@ class StepOptions:
     def __post_init__(self):
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            allowed = get_args(kind)
-            if get_origin(kind) is Literal and value not in allowed:
+            if get_origin(kind) is not Literal:
+                check_type(name, value, get_origin(kind) or kind)
+            elif value not in get_args(kind):
                 raise InvalidValue(
                     f"StepOptions.{name} is {value!r}; it must be one of "
-                    f"{', '.join(allowed)}."
+                    f"{', '.join(get_args(kind))}."
                 )
 
     @property
@@ -177,7 +178,11 @@ def trace(
         raise InvalidValue("The list of batch shapes is empty; give (rows, tokens).")
     # XLNet has -1, which means any number; some have None.
     positions = getattr(config, "max_position_embeddings", None) or -1
+    check_type("config", config, transformers.PretrainedConfig)
+    check_type("options", options, StepOptions)
     for rows, length in shapes:
+        check_type("rows", rows, int)
+        check_type("length", length, int)
         if rows < 1:
             raise InvalidValue(f"A batch of {rows} rows: rows must be at least 1.")
         if length < 1 or 0 < positions < length:
@@ -215,6 +220,11 @@ def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) ->
             f"A step of {config.model_type} cannot be traced "
             f"({type(error).__name__}: {first_line})."
         ) from error
+    if not recorder.flops:
+        raise InvalidValue(
+            "The step computed nothing: it must call the model, loss.backward() and "
+            "optimizer.step()."
+        )
     if equal_shapes:
         events = _continued(events, len(shapes))
     return Trace(events, recorder.flops)
@@ -332,6 +342,8 @@ def scaled_trace(
     InvalidValue
         As for `trace`.
     """
+    check_type("options", options, StepOptions)
+    check_type("rows", rows, int)
     if rows < 1 or not options.scalable:
         return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
     whole = trace(step, config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch.nn import Dropout, Module
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .errors import check_types
+
 ATTENTION_NAME = "agnews_cpu"
 
 
+@check_types
 @contextmanager
 def cpu_kernels(model: Module, device: torch.device) -> Iterator:
     """Context manager that patches `model` to use the faster CPU functions below.

@@ -89,7 +89,7 @@ def check_types(function: Callable) -> Callable:
     ----------
     function : Callable
         Its annotations are classes, unions of classes, or such as ``list[str]``, of
-        which only the list is checked.
+        which only the list is checked. An argument without one may be anything.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def check_types(function: Callable) -> Callable:
         for name, value in signature.bind(*arguments, **options).arguments.items():
             kind = signature.parameters[name].annotation
             kind = getattr(kind, "__origin__", kind)
-            if not isinstance(value, kind):
+            if kind is not signature.empty and not isinstance(value, kind):
                 wanted = getattr(kind, "__name__", kind)
                 raise InvalidValue(
                     f"{function.__name__}() takes {wanted} for {name!r}, and got "

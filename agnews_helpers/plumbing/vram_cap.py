@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .errors import check_types
+
 GROWTH_MIB = 86  # left to the CUDA context, which grows as kernels are loaded
 
 
@@ -35,8 +37,9 @@ def free_mib(gib: float | None = None) -> float:
     return max(0.0, total - taken - GROWTH_MIB)
 
 
+@check_types
 @contextmanager
-def vram_cap(device: torch.device, gib: float | None = None) -> Iterator:
+def vram_cap(device: torch.device, gib: float | int | None = None) -> Iterator:
     """Context manager: PyTorch reserves no more of a card than is free now.
 
     So running out of memory is an error on Windows too, not a slow run. On a device
