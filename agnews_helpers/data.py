@@ -1,7 +1,9 @@
 """Load labelled texts from the Hub, a folder or the sample; check and split them."""
 
 import hashlib
+import re
 from collections import Counter
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -9,14 +11,14 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub import hf_hub_download
 
+from .plumbing import hub
 from .plumbing.errors import DataError, check_types
-from .plumbing.hub import FILES, from_hub
 from .plumbing.tables import (
+    Texts,
     decode_file,
-    find_table,
+    find_tables,
     plain_label,
     read_texts,
-    row_error,
     written_label,
 )
 from .profiles import PROFILES
@@ -33,6 +35,14 @@ AG_NEWS_COLUMNS = (
 )
 # A label on fewer training rows looks like a typing error.
 MIN_ROWS_PER_CLASS = 4
+# What the files of each split are called.
+SPLITS = {
+    "train": "train|training",
+    "validation": "validation|valid|val|dev|eval",
+    "test": "test|testing",
+}
+# No label, a negative number, or several labels
+NO_CLASS = re.compile(r"|-\d+|\[.*\]")
 
 
 @check_types
@@ -42,9 +52,9 @@ def load_data(recipe: Recipe) -> DatasetDict:
     Each split has ``text`` and ``label``, whose feature holds the names of the
     classes: World, Sports, Business and Sci/Tech for AG News. Of the training rows
     `recipe.validation_share` is held out for validation, the same share of each
-    class. If a folder has no test file, about a tenth of the training rows is held
-    out as test before that. What was found out about a folder, and how many texts
-    occur in two splits, is printed.
+    class, unless a folder has a file for validation. If it has no test file, about a
+    tenth of the training rows is held out as test before that. What was found out
+    about a folder, and how many texts occur in two splits, is printed.
 
     Parameters
     ----------
@@ -59,19 +69,30 @@ def load_data(recipe: Recipe) -> DatasetDict:
     Raises
     ------
     DataError
-        If a folder or file is missing, a row is malformed, a label is unknown, a
-        class has too few rows, or there are fewer rows than the recipe asks for.
+        If a folder or file is missing, a row cannot be used (all of them are listed),
+        a class has too few rows, or there are fewer rows than the recipe asks for.
     HubUnreachable
         If the Hub fails for any reason.
     """
     if recipe.data == HUB_DATA:
-        names = LABELS
         train, test = _read_hub()
-    else:
-        names, train, test = _read_folder(recipe)
-    train = _draw("train", train, recipe.train_rows, recipe)
-    test = _draw("test", test, recipe.test_rows, recipe)
-    return _split(train, test, names, recipe)
+        return _split(train, None, test, LABELS, recipe)
+    source = read_source(recipe)
+    if recipe.data != "sample":
+        print(*source.notes, sep="\n")
+    if problems := source.problems():
+        raise DataError(
+            f"{problems}\nMend these rows, or `agnews check {recipe.data} --write "
+            "FOLDER` writes the others."
+        )
+    train, validation, test = map(source.usable, SPLITS)
+    if test is None:
+        train, test = _hold_out(train)
+        print(
+            f"note: no test file; {len(test):,} rows of the training file are held out "
+            "as test."
+        )
+    return _split(train, validation, test, source.names, recipe)
 
 
 def _read_hub():
@@ -83,42 +104,122 @@ def _read_hub():
                 hf_hub_download(HUB_DATA, name, repo_type="dataset", **options),
                 columns=["text", "label"],
             )
-            for name in FILES["data"]
+            for name in hub.FILES["data"]
         ]
 
-    return from_hub(HUB_DATA, load)
+    return hub.from_hub(HUB_DATA, load)
 
 
-def _read_folder(recipe):
-    """Read the classes, train and test. The training file decides what labels mean."""
-    folder = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
-    path = find_table(folder, "train") if folder.is_dir() else None
-    if path is None:
+@dataclass
+class Source:
+    """What a folder or a file of labelled texts holds.
+
+    Attributes
+    ----------
+    names : list of str
+        The classes.
+    files : dict
+        Split ("train", "validation", "test") -> its `Texts`, whose rows have ``class``
+        as well: the index of the class.
+    notes : list of str
+        What was found, and what was assumed.
+    """
+
+    names: list[str]
+    files: dict[str, Texts]
+    notes: list[str] = field(default_factory=list)
+
+    def problems(self) -> str:
+        """Say of each file which rows cannot be used; empty if all can.
+
+        Returns
+        -------
+        str
+        """
+        found = [texts.describe_problems() for texts in self.files.values()]
+        return "\n".join(filter(None, found))
+
+    def usable(self, split: str) -> pd.DataFrame | None:
+        """Return the usable rows of a split.
+
+        Parameters
+        ----------
+        split : str
+            "train", "validation" or "test".
+
+        Returns
+        -------
+        pd.DataFrame or None
+            ``text`` and ``label``, the index of the class; None if there is no file.
+        """
+        if split not in self.files:
+            return None
+        rows = self.files[split].rows
+        rows = rows[rows["problem"] == ""]
+        return pd.DataFrame({"text": rows["text"], "label": rows["class"].astype(int)})
+
+
+def read_source(recipe: Recipe) -> Source:
+    """Read a folder or a file of labelled texts; the training file names the classes.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its `data`, `label_column` and `text_columns` are used.
+
+    Returns
+    -------
+    Source
+        All rows, also those that cannot be used.
+
+    Raises
+    ------
+    DataError
+        If there is no training file, or a file cannot be read at all.
+    """
+    place = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
+    found = {"train": [place]}
+    if not place.is_file():
+        found = {split: find_tables(place, names) for split, names in SPLITS.items()}
+    if not found["train"]:
         raise DataError(
-            f"{folder} is no folder with a training file. --data (AGNEWS_DATA) must "
-            "name one with train.csv and, if there is one, test.csv (or .tsv, .jsonl, "
-            ".parquet), each one whole file."
+            f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
+            "name one with train.csv and, if there are any, test.csv and "
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
-    columns = recipe.label_column, recipe.text_columns
-    read = read_texts(path, *columns)
-    names = _listed_classes(folder) or _classes(read)
-    coding = _coding(read, names)
-    train = _decode(read, coding)
-    if recipe.data != "sample":
-        counts = Counter(train["label"])
-        sizes = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names))
-        print(f"{path.name} · {read.layout} · {len(names)} classes: {sizes}")
-    unused = find_table(folder, "(validation|valid|val|dev)")
-    if unused:
-        print(f"note: {unused.name} is not used; a share of {path.name} validates.")
-    test_path = find_table(folder, "test")
-    if test_path:
-        return names, train, _decode(read_texts(test_path, *columns), coding)
-    train, test = _hold_out(train)
-    print(
-        f"note: no test file; {len(test):,} rows of {path.name} are held out as test."
+    text_columns = recipe.text_columns and recipe.text_columns.split(",")
+    text_columns = recipe.text_columns and recipe.text_columns.split(",")
+    train = read_texts(found.pop("train"), recipe.label_column, text_columns)
+    names = _listed_classes(place) or _classes(train)
+    coding = _coding(train, names)
+    rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
+    _assign_classes(train, coding, rule)
+    source = Source([*names], {"train": train})
+    for split, paths in found.items():
+        if not paths:
+            continue
+        texts = read_texts(paths, *train.columns, labelled=False)
+        if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["label"]}):
+            source.notes.append(f"note: {texts.path.name} has no labels: not used.")
+            continue
+        _assign_classes(texts, coding, f"the classes are {', '.join(coding)}")
+        source.files[split] = texts
+    source.notes[:0] = [_summary(texts, names) for texts in source.files.values()]
+    return source
+
+
+def _summary(texts, names):
+    """Say in one line what a file holds, and what was taken for what."""
+    rows = texts.rows
+    counts = rows["class"][rows["problem"] == ""].value_counts()
+    sizes = ", ".join(f"{name} {counts.get(i, 0):,}" for i, name in enumerate(names))
+    return " · ".join(
+        [
+            f"{texts.path.name} · {len(rows) + len(texts.unused):,} rows",
+            *texts.notes,
+            f"{len(names)} classes: {sizes}",
+        ]
     )
-    return names, train, test
 
 
 def _listed_classes(folder):
@@ -126,7 +227,7 @@ def _listed_classes(folder):
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    names = [written_label(line) for line in decode_file(path).splitlines()]
+    names = [written_label(line) for line in decode_file(path)[0].splitlines()]
     names = [name for name in names if name]
     if len({*map(plain_label, names)}) < max(2, len(names)):
         raise DataError(f"{path} must name two classes or more, one a line, each once.")
@@ -135,41 +236,28 @@ def _listed_classes(folder):
 
 def _classes(train):
     """Name the classes: AG News' four, or the labels as they are written first."""
-    labels = train.rows["label"]
-    folded = labels.map(plain_label)
-    counts = Counter(folded)
+    labels = train.rows["label"][train.rows["problem"] == ""]
+    plain = labels.map(plain_label)
+    counts = Counter(plain)
+    has_signs = {"-1", "1"} <= {*counts} - {""} <= {"-1", "0", "1"}  # of a sentiment
+    common = {
+        label
+        for label, n in counts.items()
+        if n >= MIN_ROWS_PER_CLASS and (has_signs or not NO_CLASS.fullmatch(label))
+    } - {""}
     is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
     codings = _codings(LABELS) if is_ag_news else _codings(LABELS)[:1]
-    if any(counts.keys() == coding.keys() for coding in codings):
+    if any(common == coding.keys() for coding in codings):
         return LABELS
-    if len(counts) < 2:
+    if len(common) < 2:
+        found = ", ".join(repr(label[:40]) for label in [*counts][:5])
         raise DataError(
-            f"{train.path} has one label, {labels.iloc[0][:40]!r}; it takes two or "
-            "more."
+            f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} rows "
+            f"have; its labels are {found}. If another column is the label, "
+            "--label-column NAME says so."
         )
-    rarest = min(counts, key=counts.get)
-    if counts[rarest] < MIN_ROWS_PER_CLASS:
-        raise _label_error(
-            train.path,
-            folded,
-            rarest,
-            counts.keys() - {rarest},
-            f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it",
-        )
-    names = sorted(labels[~folded.duplicated()], key=str.casefold)
+    names = sorted(labels[plain.isin(common) & ~plain.duplicated()], key=str.casefold)
     return sorted(names, key=lambda name: len(name) if name.isdecimal() else 99)
-
-
-def _label_error(path, labels, label, known, rule):
-    """Build the error of a label that cannot be used."""
-    lines = [str(line) for line in labels.index[labels == label]]
-    problem = (
-        f"the label {label[:40]!r} has {len(lines)} of {len(labels)} rows; {rule}. If "
-        "another column is the label, --label-column NAME says so."
-    )
-    for similar in get_close_matches(label, known, 1):
-        problem += f" Is {similar!r} meant?"
-    return row_error(path, ", ".join(lines[:20]), problem)
 
 
 def _codings(names):
@@ -178,31 +266,39 @@ def _codings(names):
     return [{plain_label(label): i for i, label in enumerate(way)} for way in ways]
 
 
-def _coding(read, names):
+def _coding(train, names):
     """Choose the coding that explains most labels."""
-    used = {*map(plain_label, read.rows["label"])}
+    used = {*map(plain_label, train.rows["label"])} - {""}
     by_name, from_0, from_1 = codings = _codings(names)
     if not used <= by_name.keys() and used <= from_0.keys() & from_1.keys():
         raise DataError(
-            f"{read.path} has fewer labels than the {len(names)} classes: do they "
+            f"{train.path} has fewer labels than the {len(names)} classes: do they "
             "begin at 0 or at 1? Write names instead, or mend classes.txt."
         )
     return max(codings, key=lambda coding: len(used & coding.keys()))
 
 
-def _decode(read, coding):
-    """Return the columns text and label, the labels as 0 to n-1."""
-    labels = read.rows["label"].map(plain_label)
-    for label in labels:
-        if label not in coding:
-            raise _label_error(
-                read.path,
-                labels,
-                label,
-                coding,
-                f"the classes are {', '.join(coding)}",
+def _assign_classes(texts, coding, rule):
+    """Add to each row the index of its class; a label without one is a problem."""
+    rows = texts.rows
+    labels = rows["label"].map(plain_label)
+    problems = {}
+    for label, count in Counter(labels).items():
+        if not label:
+            problem = "without a label"
+        elif NO_CLASS.fullmatch(label):
+            problem = f"the label {label!r}, where one class is needed"
+        else:
+            problem = (
+                f"the label {label[:40]!r} has {count} of {len(rows)} rows; {rule}. If "
+                "another column is the label, --label-column NAME says so"
             )
-    return read.rows.assign(label=labels.map(coding))
+            for similar in get_close_matches(label, coding, 1):
+                problem += f". Is {similar!r} meant?"
+        problems[label] = problem
+    is_new = ~labels.isin(coding) & (rows["problem"] == "")
+    rows.loc[is_new, "problem"] = labels.map(problems)
+    rows["class"] = labels.map(coding)
 
 
 def _draw(split, frame, n, recipe):
@@ -218,8 +314,10 @@ def _draw(split, frame, n, recipe):
     return _deal(frame, wanted, recipe.seed)[0]
 
 
-def _split(train, test, names, recipe):
-    """Hold out the validation rows, and check that all three splits can be used."""
+def _split(train, validation, test, names, recipe):
+    """Draw the rows, hold out those for validation, and check all three splits."""
+    train = _draw("train", train, recipe.train_rows, recipe)
+    test = _draw("test", test, recipe.test_rows, recipe)
     counts = Counter(train["label"])
     small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
     if small:
@@ -227,15 +325,18 @@ def _split(train, test, names, recipe):
             f"{recipe.data}: each class needs at least 2 training rows, one to learn "
             f"from and one to validate with; found {', '.join(small)}."
         )
-    n_validation = max(4, len(names), round(recipe.validation_share * len(train)))
-    n_train = len(train) - n_validation
+    n_train = len(train)
+    if validation is None:
+        share = round(recipe.validation_share * len(train))
+        n_train -= max(4, len(names), share)
     if n_train < recipe.batch_size:
         raise DataError(
-            f"{recipe.data}: {len(train)} training rows, of which {n_validation} "
-            f"validate, leave fewer than one batch of {recipe.batch_size}. Use more "
-            "rows or a smaller batch_size."
+            f"{recipe.data}: {len(train)} training rows, of which "
+            f"{len(train) - n_train} validate, leave fewer than one batch of "
+            f"{recipe.batch_size}. Use more rows or a smaller batch_size."
         )
-    drawn, validation = _deal(train, n_train, recipe.seed)
+    drawn, held_out = _deal(train, n_train, recipe.seed)
+    validation = held_out if validation is None else validation
     _note("validation", validation, drawn, names)
     _note("test", test, train, names)
     splits = {"train": drawn, "validation": validation, "test": test}

@@ -1,4 +1,7 @@
-"""Read texts from CSV, TSV, JSON lines and Parquet, and check each row."""
+"""Read labelled texts as people have them: bytes to cells, columns, and rows.
+
+Every row of a file is either usable or has a reason why it is not; nothing is dropped.
+"""
 
 import codecs
 import csv
@@ -8,25 +11,32 @@ import json
 import re
 import unicodedata
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from .errors import DataError
 
+KINDS = "csv|tsv|jsonl|ndjson|json|parquet"
 LINE_END = re.compile("\r\n?|\n")
 # The separator behind the first field, which may have one inside quotation marks.
 FIRST_SEPARATOR = re.compile(r'(?:(?:"[^"]*")+ *|[^,;\t|\r\n]*)([,;\t|]?)')
-LABEL_NAME = re.compile("(labels?|class|category|target|topic)([ _-]?(id|index|name))?")
+LABEL_NAME = re.compile(
+    "(labels?|class|category|target|topic|sentiment|emotion|intent)"
+    "([ _-]?(id|index|name))?"
+)
 HEADER_NAME = re.compile(f"text|description|{LABEL_NAME.pattern}")
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
-# -1 often means that there is no class; lists are several.
-NO_CLASS = re.compile(r"|-\d+|\[.*\]|\{.*\}|b'.*'")
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
 JOINERS = "\u200c\u200d"  # not printable, and yet part of words
-CLOSE_IT = "Close it, or write each one inside a field twice."
+WRONG_MARK = (
+    "a quotation mark opens or ends in this row. Close it, or write each one inside a "
+    "field twice"
+)
+LINES_NAMED = 20  # of each problem
 
 
 @dataclass
@@ -36,162 +46,200 @@ class Texts:
     Attributes
     ----------
     path : Path
-        The file.
+        The file; of several parts the first.
     table : pd.DataFrame
-        All cells. The index is the line on which each row begins (in Parquet the
-        number of the row, from 1).
+        All rows that could be read. The index is the line on which each begins (in
+        Parquet and in a JSON list the number of the row, from 1).
+    unused : dict
+        Line -> why a row could not be read, and what stands there.
+    separator, encoding : str
+        How the file is written; no separator if it has no fields.
+    notes : list of str
+        What was taken for what, and what was assumed.
     rows : pd.DataFrame
-        ``text`` and ``label`` of each row, with the same index. A label is written as
-        in the file; it is empty if the file has none.
-    layout : str
-        Which columns were taken for what.
+        ``text``, ``label`` and ``problem`` of each row, with the index of `table`. A
+        label is written as in the file; it is empty if there is none. The problem is
+        the reason why a row cannot be used; empty if it can.
+    columns : tuple
+        Names of the label's column (None if there is none) and of the text's columns.
     """
 
     path: Path
     table: pd.DataFrame
-    rows: pd.DataFrame
-    layout: str
+    unused: dict = field(default_factory=dict)
+    separator: str = ""
+    encoding: str = "utf-8"
+    notes: list[str] = field(default_factory=list)
+    rows: pd.DataFrame | None = None
+    columns: tuple = ()
+
+    def problems(self) -> pd.DataFrame:
+        """List the rows that cannot be used.
+
+        Returns
+        -------
+        pd.DataFrame
+            ``line``, ``problem`` and ``content`` of each, from the first line on.
+        """
+        bad = self.rows["problem"] != ""
+        cells = self.table[bad].to_numpy().tolist()
+        separator = self.separator or " | "
+        content = [separator.join(map(str, row)) for row in cells]
+        found = zip(self.rows.index[bad], self.rows["problem"][bad], content)
+        lost = ((line, *reason) for line, reason in self.unused.items())
+        names = ["line", "problem", "content"]
+        return pd.DataFrame([*found, *lost], columns=names).sort_values("line")
+
+    def describe_problems(self) -> str:
+        """Say which rows cannot be used and why; empty if all can.
+
+        Returns
+        -------
+        str
+            One line for one kind of problem, otherwise one more for each.
+        """
+        problems = self.problems()
+        unit = "line" if self.separator else "row"
+        kinds = []
+        for problem, lines in problems.groupby("problem", sort=False)["line"]:
+            named = ", ".join(map(str, lines[:LINES_NAMED]))
+            rest = len(lines) - LINES_NAMED
+            more = f" and {rest:,} more" if rest > 0 else ""
+            kinds.append(f"{unit} {named}{more}: {problem}")
+        if len(kinds) > 1:
+            count = len(self.rows) + len(self.unused)
+            bad = f"{len(problems):,} of {count:,} rows cannot be used"
+            return "\n  ".join([f"{self.path}: {bad}", *kinds])
+        return f"{self.path}, {kinds[0]}" if kinds else ""
 
 
-def row_error(path: Path, line: int | str, problem: str) -> DataError:
-    """Build the error of a row.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    line : int or str
-        The line, or several with commas between.
-    problem : str
-        What is wrong, and what to do.
-
-    Returns
-    -------
-    DataError
-        The error, to be raised.
-    """
-    unit = "row" if path.suffix.lower() == ".parquet" else "line"
-    return DataError(f"{path}, {unit} {line}: {problem}")
-
-
-def find_table(folder: Path, split: str) -> Path | None:
-    """Find the file of a split, such as train.csv, Train.tsv or train.jsonl.gz.
+def find_tables(folder: Path, split: str) -> list[Path]:
+    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.gz.
 
     Parameters
     ----------
     folder : Path
-        The folder with the data.
+        The folder with the data; its folder ``data`` is looked into as well.
     split : str
-        The name of the split, as a regular expression.
+        The names of the split, as a regular expression.
 
     Returns
     -------
-    Path or None
-        The file; None if there is none.
+    list of Path
+        The file, or all parts of a Parquet file such as
+        ``train-00000-of-00002.parquet``; empty if there is none.
 
     Raises
     ------
     DataError
-        If there are several files, or the file is one of several parts.
+        If there are several files, or one of several parts is missing.
     """
-    pattern = rf"{split}(-\d+-of-\d+)?\.(csv|tsv|jsonl|parquet)(\.gz)?"
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if re.fullmatch(pattern, path.name, re.IGNORECASE)
+    pattern = re.compile(
+        rf"({split})(-\d+-of-(\d+)(-\w+)?)?\.({KINDS})(\.gz)?", re.IGNORECASE
     )
-    if len(files) > 1 or files and re.search("-of-(?!0*1[.])", files[0].name):
-        raise DataError(
-            f"{folder} holds {' and '.join(path.name for path in files)}. "
-            "One whole file is needed: keep one, or join the parts."
-        )
-    return files[0] if files else None
+    for place in (folder, folder / "data"):
+        names = sorted(path.name for path in place.glob("*"))
+        found = [name for name in names if pattern.fullmatch(name)]
+        if found:
+            _, part, parts, *_ = pattern.fullmatch(found[0]).groups()
+            wanted = int(parts) if part and found[0].endswith(".parquet") else 1
+            if len(found) != wanted:
+                raise DataError(
+                    f"{place} holds {' and '.join(found[:4])}. One whole file is "
+                    f"needed, or all parts of one Parquet file: keep one, or join them."
+                )
+            return [place / name for name in found]
+    return []
 
 
 def read_texts(
-    path: Path,
+    paths: list[Path],
     label_column: str | None = None,
-    text_columns: str | None = None,
+    text_columns: list[str] | None = None,
     labelled: bool = True,
 ) -> Texts:
-    """Read a file, and check each of its rows.
+    """Read a file, choose its columns, and check each of its rows.
 
-    With a header the label is the column ``label_text``, or the one that `LABEL_NAME`
-    matches; the text is ``text``, or ``title`` and ``description``, or the only other
-    column. Without a header the first column is the label and the rest is text, as in
-    the data sets of Zhang, Zhao and LeCun (2015).
+    The label is the column ``label_text``, or the one that `LABEL_NAME` matches, or the
+    only one beside ``text``, or the only one whose values repeat: at most a tenth of
+    the rows have different ones. The text is ``text``, or ``title`` and
+    ``description``, or the only other column. Without a header and repeating values
+    the first column is the label and the rest is text, as in the data sets of Zhang,
+    Zhao and LeCun (2015).
 
     Parameters
     ----------
-    path : Path
-        A .csv, .tsv, .jsonl or .parquet file; the first three also as .gz.
+    paths : list of Path
+        One file, or all parts of a Parquet file.
     label_column : str or None
-        Name of the label's column; None: the header tells.
-    text_columns : str or None
-        Names of the text columns with commas between; None: the header tells.
+        Name of the label's column; None: see above.
+    text_columns : list of str or None
+        Names of the text columns; None: see above.
     labelled : bool
-        Whether each row needs a label and a text.
+        Whether there must be a column of labels.
 
     Returns
     -------
     Texts
-        All rows of the file.
+        All rows, also those that cannot be used.
 
     Raises
     ------
     DataError
-        If the file cannot be read or has no rows, if it is unclear which columns
-        are label and text, or if a row cannot be used.
+        If the file cannot be read or has no rows, or if it is unclear which columns are
+        label and text.
     """
-    table, separator = _read_table(path)
-    if separator and len(table):
-        if label_column or text_columns or _is_header(table.iloc[0]):
+    found = _read_table(paths)
+    table = found.table
+    if found.separator and len(table):
+        if _has_header(table, label_column, text_columns):
             table = table[1:].set_axis(table.iloc[0].str.strip(), axis=1)
         else:
             table.columns = [f"column {i + 1}" for i in table.columns]
-            # Even without labels, a number in front of a text is not part of it.
-            if labelled or len(table.columns) > 1 and table.iloc[0, 0].isdecimal():
-                label_column = table.columns[0]
-                text_columns = ",".join(table.columns[1:])
     if table.empty:
-        raise DataError(f"{path} has no rows.")
-    label, texts = _choose_columns(table.columns, label_column, text_columns)
+        raise DataError(f"{found.path} has no rows that can be read.")
+    label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
+        both = "Which is the label, and which are" if labelled else "Which are"
         raise DataError(
-            f"{path} has the columns {', '.join(map(repr, table.columns))}. Which is "
-            "the label, and which are the text? Say so: --label-column NAME, "
-            "--text-columns A,B (AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
+            f"{found.path} has the columns {', '.join(map(repr, table.columns))}. "
+            f"{both} the text? Say so: --label-column NAME, --text-columns A,B "
+            "(AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
         )
-    cells = table.iloc[:, texts].fillna("").to_numpy().tolist()
-    labels = table.iloc[:, label[0]].map(written_label) if label else ""
-    columns = {"text": [*map(_join, cells)], "label": labels}
-    rows = pd.DataFrame(columns, table.index, dtype=object)
-    _check_rows(path, rows, labelled)
-    if separator:
-        known = {*map(plain_label, rows["label"])} - {""}
-        _check_quotation_marks(path, table, separator, known)
-    return Texts(path, table, rows, _describe(table.columns, label, texts))
+    words = [_join(row) for row in table.iloc[:, texts].to_numpy().tolist()]
+    labels = [""] * len(table)
+    if label:
+        labels = [*map(written_label, table.iloc[:, label[0]])]
+    problems = [problem_of(text) or "" for text in words]
+    rows = {"text": words, "label": labels, "problem": problems}
+    found.table = table
+    found.rows = pd.DataFrame(rows, table.index, dtype=object)
+    found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
+    found.notes.insert(0, _describe(table.columns, label, texts))
+    return found
 
 
 # Bytes to cells
 
 
-def _read_table(path):
-    """Return the cells of a file, and its separator; its name tells of which kind."""
-    if not path.is_file():
-        raise DataError(f"{path} is not there, or is a folder or a pipe.")
+def _read_table(paths):
+    """Read the cells of a file; its name tells of which kind it is."""
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is not there, or is a folder or a pipe.")
+    path = paths[0]
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
-        return _parse_parquet(path), ""
-    if kind == "jsonl":
-        return _parse_json_lines(path), ""
+        return _parse_parquet(paths)
+    if kind in ("jsonl", "ndjson", "json"):
+        return _parse_json(path)
     if kind in ("csv", "tsv"):
         return _parse_csv(path, kind)
-    raise DataError(f"{path} must end in .csv, .tsv, .jsonl or .parquet.")
+    raise DataError(f"{path} must end in .{KINDS.replace('|', ', .')}.")
 
 
-def decode_file(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a byte-order mark.
+def decode_file(path: Path) -> tuple[str, str]:
+    """Read a text file in UTF-8, in UTF-16 with a byte-order mark, or Windows-1252.
 
     Parameters
     ----------
@@ -200,8 +248,8 @@ def decode_file(path: Path) -> str:
 
     Returns
     -------
-    str
-        The text with its line ends as they are.
+    tuple of str
+        The text with its line ends as they are, and the name of the encoding.
 
     Raises
     ------
@@ -212,65 +260,164 @@ def decode_file(path: Path) -> str:
     try:
         if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
-        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if is_wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise row_error(
-            path,
-            line,
-            "not UTF-8 text. Save the file as UTF-8; Excel calls that CSV UTF-8.",
-        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a damaged gzip ({error}). Get it again.") from None
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    has_mark = content.startswith(codecs.BOM_UTF8)
+    encoding = "utf-16" if is_wide else "utf-8-sig" if has_mark else "utf-8"
+    try:
+        return content.decode(encoding), encoding
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+    # Neither a null byte nor other control characters stand in a text of Windows.
+    if encoding == "utf-8" and not re.search(rb"[\0-\b\x0e-\x1a\x1c-\x1f]", content):
+        try:
+            return content.decode("cp1252"), "cp1252"
+        except UnicodeDecodeError:
+            pass
+    raise DataError(
+        f"{path}, line {line}: neither UTF-8 text nor Windows-1252. Save the file as "
+        "UTF-8; Excel calls that CSV UTF-8."
+    )
+
+
+def _decode(path):
+    """Return the text of a file, its encoding, and a note if that was a guess."""
+    text, encoding = decode_file(path)
+    if encoding != "cp1252":
+        return text, encoding, []
+    word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
+    return text, encoding, [f"not UTF-8, so read as Windows-1252, such as {word!r}"]
 
 
 def _parse_csv(path, kind):
-    """Parse CSV or TSV, and note the line on which each row begins."""
-    text = decode_file(path)
+    """Parse CSV or TSV; a quotation mark that is wrong spoils its own line alone."""
+    text, encoding, notes = _decode(path)
     separator = FIRST_SEPARATOR.match(text.lstrip(" \r\n"))[1] or ","
     if kind == "tsv":
         separator = "\t"
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
-    rows, line = {}, 1
-    try:
-        for cells in reader:
-            if any(map(str.strip, cells)):
-                rows[line] = cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise row_error(
-            path,
-            line,
-            f"a quotation mark opens in this row, and then: {error}. {CLOSE_IT}",
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
+    lines = list(io.StringIO(text, newline=""))
+    rows, unused = _split(lines, separator)
+    if kind == "tsv" and (unused or len({*map(len, rows.values())}) > 1):
+        cells = (line.rstrip("\r\n").split("\t") for line in lines if line.strip())
+        unquoted = dict(enumerate(cells, 1))
+        if len({*map(len, unquoted.values())}) == 1:
+            rows, unused = unquoted, {}
+            notes.append("quotation marks are part of the texts")
     width = len(next(iter(rows.values()), ()))
-    for line, cells in rows.items():
-        if len(cells) != width:
-            problem = (
-                f"{len(cells)} fields, and the first row has {width}. Put quotation "
-                f"marks around a field with {separator!r} in it."
-            )
-            raise row_error(path, line, problem)
-    return _as_frame(rows), separator
+    for line in [line for line, cells in rows.items() if len(cells) != width]:
+        cells = rows.pop(line)
+        problem = (
+            f"{len(cells)} fields, and the first row has {width}; put quotation marks "
+            f"around a field with {separator!r} in it"
+        )
+        unused[line] = problem, separator.join(cells)
+    return Texts(path, _as_frame(rows), unused, separator, encoding, notes)
 
 
-def _parse_json_lines(path):
-    """Parse JSON lines; the columns are the names that any of the objects has."""
-    rows = {}
-    for line, content in enumerate(LINE_END.split(decode_file(path)), 1):
+def _split(lines, separator):
+    """Split lines into rows of cells, by the line on which each begins."""
+    rows, unused = {}, {}
+
+    def split_alone(numbers):
+        for number in numbers:
+            line = lines[number - 1]
+            try:
+                if line.count('"') % 2:
+                    raise csv.Error
+                rows[number] = next(_reader([line], separator), [])
+            except csv.Error:
+                unused[number] = WRONG_MARK, line.rstrip("\r\n")
+
+    limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
+    end = 0
+    while end < len(lines):
+        reader, begin, start = _reader(lines[end:], separator), end, end
         try:
-            if content.strip():
-                rows[line] = {**json.loads(content)}
+            for cells in reader:
+                rows[start + 1] = cells
+                start = begin + reader.line_num
+            end = len(lines)
+        except csv.Error:
+            end = begin + reader.line_num
+            split_alone(range(start + 1, end + 1))
+    csv.field_size_limit(limit)
+    for line, count in _swallowing(rows, separator):
+        del rows[line]
+        split_alone(range(line, line + count))
+    return {n: row for n, row in sorted(rows.items()) if "".join(row).strip()}, unused
+
+
+def _reader(lines, separator):
+    """Read CSV, in which a wrong quotation mark is an error."""
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+
+
+def _swallowing(rows, separator):
+    """Find fields that hold whole rows: the line of each, and how many lines it has.
+
+    They have several lines; each of these splits into as many cells as a row has, and
+    one of the cells, such as the label, stands in the same column of other rows.
+    """
+    seen = Counter(pair for row in rows.values() for pair in enumerate(row) if pair[1])
+    found = []
+    for line, row in rows.items():
+        inner = [part.split(separator) for part in LINE_END.split(separator.join(row))]
+        if len(inner) > 1 and all(
+            len(cells) >= len(row) and any(seen[pair] > 1 for pair in enumerate(cells))
+            for cells in inner
+        ):
+            found.append((line, len(inner)))
+    return found
+
+
+def _parse_json(path):
+    """Parse one list of objects, or one object a line."""
+    text, encoding, notes = _decode(path)
+    items = LINE_END.split(text)
+    if text.lstrip().startswith("["):
+        try:
+            items = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no list of JSON objects: {error}.") from None
+    rows, unused = {}, {}
+    for line, item in enumerate(items, 1):
+        try:
+            if item != "" and not str(item).isspace():
+                rows[line] = {**json.loads(item)} if isinstance(item, str) else {**item}
         except (TypeError, ValueError, RecursionError):
-            raise row_error(
-                path, line, 'no JSON object, such as {"label": "...", "text": "..."}.'
-            ) from None
-    return _as_frame(rows)
+            problem = 'no JSON object, such as {"label": "...", "text": "..."}'
+            unused[line] = problem, str(item)
+    return Texts(path, _as_frame(rows), unused, "", encoding, notes)
+
+
+def _parse_parquet(paths):
+    """Parse Parquet; classes whose names `datasets` has stored are read as names."""
+    from datasets import ClassLabel, Dataset
+    from pyarrow import concat_tables
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        dataset = Dataset(concat_tables([ParquetFile(path).read() for path in paths]))
+        rows = dataset.to_list()
+    except Exception as error:  # pyarrow has many ways to say it
+        raise DataError(
+            f"{paths[0]} cannot be read as Parquet ({type(error).__name__}). Get it "
+            "again."
+        ) from error
+    for name, feature in dataset.features.items():
+        feature = getattr(feature, "feature", feature)  # of a list
+        if isinstance(feature, ClassLabel):
+            for row in rows:
+                row[name] = _named(row[name], feature.names)
+    return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))))
+
+
+def _named(label, names):
+    """Replace an index, or those of a list, by names; -1 stays."""
+    if isinstance(label, list):
+        return [_named(one, names) for one in label]
+    return names[label] if label in range(len(names)) else label
 
 
 def _as_frame(rows):
@@ -278,62 +425,90 @@ def _as_frame(rows):
     return pd.DataFrame([*rows.values()], [*rows], dtype=object)
 
 
-def _parse_parquet(path):
-    """Parse Parquet; classes whose names `datasets` has stored are read as names."""
-    from datasets import ClassLabel, Dataset
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        dataset = Dataset(ParquetFile(path).read())
-        table = pd.DataFrame(dataset.to_dict(), dtype=object)
-    except Exception as error:  # pyarrow has many ways to say it
-        raise DataError(
-            f"{path} cannot be read as Parquet ({type(error).__name__}). Get it again."
-        ) from error
-    for name, feature in dataset.features.items():
-        if isinstance(feature, ClassLabel):
-            table[name] = table[name].replace(dict(enumerate(feature.names)))
-    return table.set_axis(table.index + 1)
-
-
 # Header to columns
 
 
-def _is_header(first_row):
+def _has_header(table, label_column, text_columns):
     """Say whether the first row holds names of columns."""
-    names = _plain_names(first_row)
+    asked = [label_column, *(text_columns or [])]
+    if any(asked):  # "column 1" is our own name for a column without one
+        return not all(re.fullmatch(r"column \d+", name) for name in asked if name)
+    names = _plain_names(table.iloc[0])
     # Beside a number, which is a label, "Target" is a title.
-    return not any(map(str.isdecimal, names)) and any(map(HEADER_NAME.fullmatch, names))
+    if any(map(HEADER_NAME.fullmatch, names)):
+        return not any(map(str.isdecimal, names))
+    rest = table[1:]
+    found = [i for i in rest if _repeats(rest[i], 0.1)]
+    return bool(found) and all(names[i] not in _plain_names(rest[i]) for i in found)
 
 
-def _choose_columns(header, label_column, text_columns):
-    """Return the indices of label and text, as asked for or by name."""
-    names = _plain_names(header)
+def _repeats(column, share):
+    """Say whether at most this share of the values differ, so that they may be labels.
+
+    One value alone tells nothing.
+    """
+    most = share * len(column)
+    if column.astype(str).nunique() > 5 * most:  # without the slower comparison
+        return False
+    return 2 <= column.map(plain_label).nunique() <= most
+
+
+def _is_label_first(column, labelled):
+    """Say whether the first column of a file without a header may be its label."""
+    values = column.map(plain_label)
+    return values.map(str.isdecimal).all() or labelled and values.duplicated().any()
+
+
+def _choose_columns(table, label_column, text_columns, labelled):
+    """Return the indices of label and text: as asked for, by name, or by values."""
+    names = _plain_names(table.columns)
+    has_header = names[0] != "column 1"
 
     def find(wanted):
-        # None unless each of them is there exactly once
+        # Empty unless each of them is there exactly once
         wanted = _plain_names(wanted)
         if all(names.count(name) == 1 for name in wanted):
             return [names.index(name) for name in wanted]
         return []
 
+    def beside(taken):
+        return [
+            i
+            for i, name in enumerate(names)
+            if i not in taken and not ROW_NUMBER_NAME.fullmatch(name)
+        ]
+
     label = find([label_column or "label_text"])
     if not label_column and not label:
         label = find(filter(LABEL_NAME.fullmatch, names))
     if text_columns:
-        return label, find(text_columns.split(","))
-    others = [
-        i
-        for i, name in enumerate(names)
-        if i not in label and not ROW_NUMBER_NAME.fullmatch(name)
-    ]
-    only_other = others if len(others) == 1 else []
-    return label, find(["text"]) or find(["title", "description"]) or only_other
+        texts = find(text_columns)
+    else:
+        texts = find(["text"]) or find(["title", "description"])
+    if labelled and not label and not label_column:
+        others = beside(texts)
+        most = 0.5 if texts and len(others) == 1 else 0.1
+        label = [i for i in others if _repeats(table.iloc[:, i], most)]
+    if not has_header and not label and _is_label_first(table.iloc[:, 0], labelled):
+        label = [0]
+    if not texts and not text_columns:
+        others = beside(label)
+        # Without a header behind a label: title and text, as of Zhang et al.
+        is_all_text = len(others) == 1 or not has_header and label == [0]
+        texts = others if is_all_text and len(others) <= 3 else []
+    return label, texts
 
 
 def _plain_names(names):
     """Write names of columns as they are compared."""
     return [plain_label(name) for name in names]
+
+
+def _labels(table, label):
+    """Write the label of each row as it is shown; empty if there is no such column."""
+    if not label:
+        return [""] * len(table)
+    return [*map(written_label, table.iloc[:, label[0]])]
 
 
 def _describe(columns, label, texts):
@@ -351,33 +526,6 @@ def _describe(columns, label, texts):
 
 
 # Row to problem
-
-
-def _check_rows(path, rows, labelled):
-    """Raise DataError if a row cannot be used."""
-    for line, text, label in rows.itertuples():
-        problem = problem_of(text) if labelled or text != "" else None
-        if labelled and NO_CLASS.fullmatch(label):
-            problem = f"with the label {label[:40]!r}, where one class is needed"
-        if problem:
-            raise row_error(path, line, f"a row {problem}. Mend or remove it.")
-
-
-def _check_quotation_marks(path, table, separator, labels):
-    """Raise DataError if a field holds whole rows of the file."""
-    for line, cells in zip(table.index, table.to_numpy().tolist()):
-        # Without quotation marks, such a row is several lines, each like a row.
-        rows = [
-            other.split(separator) for other in LINE_END.split(separator.join(cells))
-        ]
-        if len(rows) > 1 and all(
-            len(row) >= len(cells) and {*map(plain_label, row)} & labels for row in rows
-        ):
-            raise row_error(
-                path,
-                line,
-                f"a quotation mark opens here and swallows rows. {CLOSE_IT}",
-            )
 
 
 def _join(cells):
@@ -399,9 +547,11 @@ def written_label(label: object) -> str:
     Returns
     -------
     str
-        The label without control characters and needless spaces, and with 3.0 as 3;
-        empty for None and NaN.
+        The label without control characters and needless spaces, and with 3.0 as 3; of
+        a list of one label that label. Empty for None, NaN and an empty list.
     """
+    if isinstance(label, list) and len(label) < 2:
+        label = label[0] if label else None
     if label is None or label != label:
         return ""
     text = "".join(
