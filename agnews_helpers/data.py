@@ -41,6 +41,7 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
+LINES_NAMED = 20  # of each problem
 # No label, a negative number, or several labels
 NO_CLASS = re.compile(r"|-\d+|\[.*\]")
 
@@ -81,9 +82,10 @@ def load_data(recipe: Recipe) -> DatasetDict:
     if recipe.data != "sample":
         print(*source.notes, sep="\n")
     if problems := source.problems():
+        lines = "\n".join(problems)
         raise DataError(
-            f"{problems}\nMend these rows, or `agnews check {recipe.data} --write "
-            "FOLDER` writes the others."
+            f"{lines}\nMend these rows, or use the others: agnews check {recipe.data} "
+            "--write FOLDER."
         )
     train, validation, test = map(source.usable, SPLITS)
     if test is None:
@@ -129,15 +131,24 @@ class Source:
     files: dict[str, Texts]
     notes: list[str] = field(default_factory=list)
 
-    def problems(self) -> str:
-        """Say of each file which rows cannot be used; empty if all can.
+    def problems(self) -> list[str]:
+        """Say which rows cannot be used: each kind of problem with its first lines.
 
         Returns
         -------
-        str
+        list of str
+            Empty if all can.
         """
-        found = [texts.describe_problems() for texts in self.files.values()]
-        return "\n".join(filter(None, found))
+        found = []
+        for texts in self.files.values():
+            unit = "line" if texts.separator else "row"
+            kinds = texts.problems().groupby("problem", sort=False)["line"]
+            for problem, lines in kinds:
+                named = ", ".join(map(str, lines[:LINES_NAMED]))
+                rest = len(lines) - LINES_NAMED
+                more = f" and {rest:,} more" if rest > 0 else ""
+                found.append(f"{texts.path.name}, {unit} {named}{more}: {problem}")
+        return found
 
     def usable(self, split: str) -> pd.DataFrame | None:
         """Return the usable rows of a split.

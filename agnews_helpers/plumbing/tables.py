@@ -36,7 +36,6 @@ WRONG_MARK = (
     "a quotation mark opens or ends in this row. Close it, or write each one inside a "
     "field twice"
 )
-LINES_NAMED = 20  # of each problem
 
 
 @dataclass
@@ -89,28 +88,6 @@ class Texts:
         lost = ((line, *reason) for line, reason in self.unused.items())
         names = ["line", "problem", "content"]
         return pd.DataFrame([*found, *lost], columns=names).sort_values("line")
-
-    def describe_problems(self) -> str:
-        """Say which rows cannot be used and why; empty if all can.
-
-        Returns
-        -------
-        str
-            One line for one kind of problem, otherwise one more for each.
-        """
-        problems = self.problems()
-        unit = "line" if self.separator else "row"
-        kinds = []
-        for problem, lines in problems.groupby("problem", sort=False)["line"]:
-            named = ", ".join(map(str, lines[:LINES_NAMED]))
-            rest = len(lines) - LINES_NAMED
-            more = f" and {rest:,} more" if rest > 0 else ""
-            kinds.append(f"{unit} {named}{more}: {problem}")
-        if len(kinds) > 1:
-            count = len(self.rows) + len(self.unused)
-            bad = f"{len(problems):,} of {count:,} rows cannot be used"
-            return "\n  ".join([f"{self.path}: {bad}", *kinds])
-        return f"{self.path}, {kinds[0]}" if kinds else ""
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
