@@ -199,8 +199,9 @@ def read_source(recipe: Recipe) -> Source:
             "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     text_columns = recipe.text_columns and recipe.text_columns.split(",")
-    text_columns = recipe.text_columns and recipe.text_columns.split(",")
-    train = read_texts(found.pop("train"), recipe.label_column, text_columns)
+    text_columns = [*filter(None, (recipe.text_columns or "").split(","))]
+    columns = recipe.label_column, text_columns
+    train = read_texts(found.pop("train"), *columns)
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
@@ -209,7 +210,10 @@ def read_source(recipe: Recipe) -> Source:
     for split, paths in found.items():
         if not paths:
             continue
-        texts = read_texts(paths, *train.columns, labelled=False)
+        try:
+            texts = read_texts(paths, *train.columns, labelled=False)
+        except DataError:  # for one has a header and the other has none
+            texts = read_texts(paths, *columns, labelled=False)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["label"]}):
             source.notes.append(f"note: {texts.path.name} has no labels: not used.")
             continue
@@ -278,15 +282,16 @@ def _codings(names):
 
 
 def _coding(train, names):
-    """Choose the coding that explains most labels."""
-    used = {*map(plain_label, train.rows["label"])} - {""}
+    """Choose the coding that explains the labels of most rows."""
+    used = Counter(map(plain_label, train.rows["label"]))
+    used.pop("", None)
     by_name, from_0, from_1 = codings = _codings(names)
-    if not used <= by_name.keys() and used <= from_0.keys() & from_1.keys():
+    if not {*used} <= {*by_name} and {*used} <= {*from_0} & {*from_1}:
         raise DataError(
             f"{train.path} has fewer labels than the {len(names)} classes: do they "
             "begin at 0 or at 1? Write names instead, or mend classes.txt."
         )
-    return max(codings, key=lambda coding: len(used & coding.keys()))
+    return max(codings, key=lambda coding: sum(used[label] for label in coding))
 
 
 def _assign_classes(texts, coding, rule):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agnews_helpers import DataError
 from agnews_helpers.plumbing.tables import (
-    find_table,
+    find_tables,
     plain_label,
     problem_of,
     read_texts,
@@ -36,7 +36,9 @@ def read(folder, content, name="any.csv", **options):
     """(label, text) of each row of a file with this content, or a DataError."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    texts = read_texts(path, **options)
+    texts = read_texts([path], **options)
+    if problems := texts.problems().drop(columns="content").to_numpy().tolist():
+        raise DataError(f"{name}: " + "; ".join(f"line {n}: {p}" for n, p in problems))
     return list(zip(texts.rows["label"], texts.rows["text"]))
 
 
@@ -121,22 +123,22 @@ def test_columns_that_the_reader_names(tmp_path):
         ";",
         header=["Nr", "Kategorie", "Titel", "Nachricht"],
     )
-    asked = dict(label_column="Kategorie", text_columns="Titel, Nachricht")
+    asked = dict(label_column="Kategorie", text_columns=["Titel", "Nachricht"])
     assert read(tmp_path, content, **asked) == [("Lob", "Gut und billig")]
-    layout = read_texts(tmp_path / "any.csv", **asked).layout
+    layout = read_texts([tmp_path / "any.csv"], **asked).notes[0]
     columns = "label column 'Kategorie' · text 'Titel', 'Nachricht' · not used 'Nr'"
     assert layout == columns
-    in_other_letters = dict(label_column="kategorie", text_columns="titel, Nachricht")
+    in_other_letters = dict(label_column="kategorie", text_columns=["titel", " Nachricht"])
     assert read(tmp_path, content, **in_other_letters) == [("Lob", "Gut und billig")]
     columns, question = "'Nr', 'Kategorie'", "which are the text?"
     refused(tmp_path, content, columns, question, label_column="Sorte")
     refused(tmp_path, content, "--text-columns", question, label_column="Kategorie")
-    asked = dict(label_column="Kategorie", text_columns="Titel,Titel")
+    asked = dict(label_column="Kategorie", text_columns=["Titel", "Titel"])
     assert read(tmp_path, content, **asked) == [("Lob", "Gut Gut")]
-    asked = dict(label_column="Kategorie", text_columns="Titel,Kategorie")
+    asked = dict(label_column="Kategorie", text_columns=["Titel", "Kategorie"])
     refused(tmp_path, content, "'Kategorie'", question, **asked)
     twice = content.replace("Nr", "Kategorie", 1)
-    asked = dict(label_column="Kategorie", text_columns="Titel")
+    asked = dict(label_column="Kategorie", text_columns=["Titel"])
     refused(tmp_path, twice, "'Kategorie', 'Kategorie'", question, **asked)
 
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def find_tables(folder: Path, split: str) -> list[Path]:
 def read_texts(
     paths: list[Path],
     label_column: str | None = None,
-    text_columns: list[str] | None = None,
+    text_columns: Sequence[str] = (),
     labelled: bool = True,
 ) -> Texts:
     """Read a file, choose its columns, and check each of its rows.
@@ -150,8 +151,8 @@ def read_texts(
         One file, or all parts of a Parquet file.
     label_column : str or None
         Name of the label's column; None: see above.
-    text_columns : list of str or None
-        Names of the text columns; None: see above.
+    text_columns : sequence of str
+        Names of the text columns; empty: see above.
     labelled : bool
         Whether there must be a column of labels.
 
@@ -407,10 +408,10 @@ def _as_frame(rows):
 
 def _has_header(table, label_column, text_columns):
     """Say whether the first row holds names of columns."""
-    asked = [label_column, *(text_columns or [])]
+    names = _plain_names(table.iloc[0])
+    asked = [label_column, *text_columns]
     if any(asked):  # "column 1" is our own name for a column without one
         return not all(re.fullmatch(r"column \d+", name) for name in asked if name)
-    names = _plain_names(table.iloc[0])
     # Beside a number, which is a label, "Target" is a title.
     if any(map(HEADER_NAME.fullmatch, names)):
         return not any(map(str.isdecimal, names))
