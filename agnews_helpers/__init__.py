@@ -18,13 +18,14 @@ _NAMES = {
     "recipe": "Recipe LABELS",
     "profiles": "recipe_for_this_machine environment_overrides",
     "data": "load_data SUPPORT",
+    "checking": "check_data",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
     "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader "
     "Collator",
     "training": "train forward_backward",
     "runs": "Run",
     "evaluation": "evaluate score Report calibration calibration_error "
-    "predict_logits classify",
+    "predict_logits Classifier classify",
     "hardware": "describe_machine this_card",
     "budgeting": "training_step config_for options_of full_run_hours",
     "plumbing.cpu_kernels": "cpu_kernels",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -93,15 +94,77 @@ def predict_logits(
     return logits
 
 
+class Classifier:
+    """A trained classifier that is loaded once and called often, as in a service.
+
+    Several threads may call it; they take turns.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder that `train` or ``save_pretrained`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no classifier.
+    InvalidValue
+        If model and tokenizer do not belong together.
+    """
+
+    @check_types
+    def __init__(self, folder: str | Path):
+        self.model, self.tokenizer = load_classifier(folder)
+        longest = {"max_length": min(512, self.tokenizer.model_max_length)}
+        self.recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
+        max_length = self.recipe.max_length
+        check_model_and_tokenizer(self.model, self.tokenizer, max_length)
+        self.model.to(process_state().device)
+        self.lock = Lock()  # a tokenizer is not thread-safe
+
+    @check_types
+    def __call__(self, texts: list[str]) -> DataFrame:
+        """Label texts.
+
+        Parameters
+        ----------
+        texts : list[str]
+            The texts, such as [text] or list(table["text"]); each is truncated to the
+            length that the classifier was trained with.
+
+        Returns
+        -------
+        DataFrame
+            One row per text: ``text``, ``label``, and ``probability_NAME`` for each
+            class.
+
+        Raises
+        ------
+        InvalidValue
+            If there is no text, or one cannot be read.
+        NonFiniteError
+            If the weights of the classifier are damaged.
+        """
+        rows = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
+        with self.lock:
+            split = tokenize(rows, self.tokenizer, self.recipe)
+            logits = predict_logits(self.model, split, self.recipe)
+        probabilities = logits.softmax(dim=1).numpy()
+        names = np.array(class_names(self.model))
+        labels = names[probabilities.argmax(axis=1)]
+        answers = DataFrame({"text": texts, "label": labels})
+        answers[[f"probability_{name}" for name in names]] = probabilities
+        return answers
+
+
 @check_types
 def classify(texts: list[str], folder: str | Path) -> DataFrame:
-    """Label texts with the classifier saved in `folder`.
+    """Label texts with the classifier saved in `folder`; see `Classifier`.
 
     Parameters
     ----------
     texts : list[str]
-        The texts, such as [text] or list(table["text"]); each is truncated to the
-        length that the classifier was trained with.
+        The texts.
     folder : str or Path
         A folder that `train` or ``save_pretrained`` wrote.
 
@@ -121,18 +184,7 @@ def classify(texts: list[str], folder: str | Path) -> DataFrame:
         If the weights of the classifier are damaged.
     """
     check_texts(texts)
-    model, tokenizer = load_classifier(folder)
-    longest = {"max_length": min(512, tokenizer.model_max_length)}
-    recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
-    check_model_and_tokenizer(model, tokenizer, recipe.max_length)
-    model.to(process_state().device)
-    unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
-    split = tokenize(unlabelled, tokenizer, recipe)
-    probabilities = predict_logits(model, split, recipe).softmax(dim=1).numpy()
-    names = np.array(class_names(model))
-    answers = DataFrame({"text": texts, "label": names[probabilities.argmax(axis=1)]})
-    answers[[f"probability_{name}" for name in names]] = probabilities
-    return answers
+    return Classifier(folder)(texts)
 
 
 @dataclass(frozen=True)
