@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from .plumbing import hub
 from .plumbing.errors import DataError, check_types
 from .plumbing.tables import (
+    KINDS,
     Texts,
     decode_file,
     find_tables,
@@ -41,9 +42,10 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
-LINES_NAMED = 20  # of each problem
+NAMED = 20  # so many problems of a file, and lines of each, are named
 # No label, a negative number, or several labels
-NO_CLASS = re.compile(r"|-\d+|\[.*\]")
+NO_CLASS = re.compile(r"|-\d+|\[.*\]|\d+(,\d+)+")
+NUMBER = re.compile(r"-?\d+")
 
 
 @check_types
@@ -141,13 +143,14 @@ class Source:
         """
         found = []
         for texts in self.files.values():
-            unit = "line" if texts.separator else "row"
             kinds = texts.problems().groupby("problem", sort=False)["line"]
-            for problem, lines in kinds:
-                named = ", ".join(map(str, lines[:LINES_NAMED]))
-                rest = len(lines) - LINES_NAMED
-                more = f" and {rest:,} more" if rest > 0 else ""
-                found.append(f"{texts.path.name}, {unit} {named}{more}: {problem}")
+            for problem, lines in [*kinds][:NAMED]:
+                named = ", ".join(map(str, lines[:NAMED]))
+                more = f" and {len(lines) - NAMED:,} more" * (len(lines) > NAMED)
+                place = f"{texts.path.name}, {texts.unit} {named}{more}"
+                found.append(f"{place}: {problem}")
+            if len(kinds) > NAMED:
+                found.append(f"{texts.path.name}: {len(kinds) - NAMED:,} kinds more")
         return found
 
     def usable(self, split: str) -> pd.DataFrame | None:
@@ -193,48 +196,52 @@ def read_source(recipe: Recipe) -> Source:
     if not place.is_file():
         found = {split: find_tables(place, names) for split, names in SPLITS.items()}
     if not found["train"]:
+        tables = [
+            f', such as "{path}"'
+            for path in sorted(place.glob("*"))
+            if re.search(rf"\.({KINDS})(\.gz)?$", path.name, re.IGNORECASE)
+        ]
         raise DataError(
             f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
             "name one with train.csv and, if there are any, test.csv and "
-            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such "
+            f"file{''.join(tables[:1])}."
         )
-    text_columns = recipe.text_columns and recipe.text_columns.split(",")
-    text_columns = [*filter(None, (recipe.text_columns or "").split(","))]
+    text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
     train = read_texts(found.pop("train"), *columns)
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
-    _assign_classes(train, coding, rule)
-    source = Source([*names], {"train": train})
-    for split, paths in found.items():
-        if not paths:
-            continue
+    files = {"train": _assign_classes(train, coding, rule)}
+    notes = []
+    for split in [split for split, paths in found.items() if paths]:
         try:
-            texts = read_texts(paths, *train.columns, labelled=False)
-        except DataError:  # for one has a header and the other has none
-            texts = read_texts(paths, *columns, labelled=False)
-        if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["label"]}):
-            source.notes.append(f"note: {texts.path.name} has no labels: not used.")
-            continue
-        _assign_classes(texts, coding, f"the classes are {', '.join(coding)}")
-        source.files[split] = texts
-    source.notes[:0] = [_summary(texts, names) for texts in source.files.values()]
-    return source
+            texts = read_texts(found[split], *train.columns, labelled=False)
+        except DataError:  # its header is another
+            texts = read_texts(found[split], *columns)
+        if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
+            notes.append(f"note: {texts.path.name} has no labels, and is not used.")
+        else:
+            rule = f"the classes are {', '.join(names)}"
+            files[split] = _assign_classes(texts, coding, rule)
+    notes[:0] = [_summary(texts, names) for texts in files.values()]
+    return Source([*names], files, notes)
 
 
 def _summary(texts, names):
     """Say in one line what a file holds, and what was taken for what."""
-    rows = texts.rows
-    counts = rows["class"][rows["problem"] == ""].value_counts()
+    used = texts.rows[texts.rows["problem"] == ""]
+    counts = used["class"].value_counts()
     sizes = ", ".join(f"{name} {counts.get(i, 0):,}" for i, name in enumerate(names))
-    return " · ".join(
-        [
-            f"{texts.path.name} · {len(rows) + len(texts.unused):,} rows",
-            *texts.notes,
-            f"{len(names)} classes: {sizes}",
-        ]
-    )
+    unused = texts.rows_read - len(used)
+    rows = f"{texts.rows_read:,} rows read, {len(used):,} used, {unused:,} not"
+    spellings = used.groupby("plain")["label"].unique()
+    notes = [
+        f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1
+    ]
+    classes = f"{len(names)} classes: {sizes}"
+    return " · ".join([texts.path.name, rows, *texts.notes, classes, *notes])
 
 
 def _listed_classes(folder):
@@ -251,10 +258,11 @@ def _listed_classes(folder):
 
 def _classes(train):
     """Name the classes: AG News' four, or the labels as they are written first."""
-    labels = train.rows["label"][train.rows["problem"] == ""]
-    plain = labels.map(plain_label)
-    counts = Counter(plain)
+    used = train.rows[train.rows["problem"] == ""]
+    counts = Counter(used["plain"])
     has_signs = {"-1", "1"} <= {*counts} - {""} <= {"-1", "0", "1"}  # of a sentiment
+    if has_signs:
+        train.notes.append("-1 is taken for a class")
     common = {
         label
         for label, n in counts.items()
@@ -271,8 +279,9 @@ def _classes(train):
             f"have; its labels are {found}. If another column is the label, "
             "--label-column NAME says so."
         )
-    names = sorted(labels[plain.isin(common) & ~plain.duplicated()], key=str.casefold)
-    return sorted(names, key=lambda name: len(name) if name.isdecimal() else 99)
+    names = used["label"][used["plain"].isin(common) & ~used["plain"].duplicated()]
+    digits = {name: len(name.strip("-")) for name in names if NUMBER.fullmatch(name)}
+    return sorted(names, key=lambda name: (digits.get(name, 99), name.casefold()))
 
 
 def _codings(names):
@@ -283,43 +292,40 @@ def _codings(names):
 
 def _coding(train, names):
     """Choose the coding that explains the labels of most rows."""
-    used = Counter(map(plain_label, train.rows["label"]))
-    used.pop("", None)
-    by_name, from_0, from_1 = codings = _codings(names)
-    if not {*used} <= {*by_name} and {*used} <= {*from_0} & {*from_1}:
+    used = Counter(train.rows["plain"])
+    codings = _codings(names)
+    scores = [sum(used[label] for label in coding) for coding in codings]
+    if scores[1] == scores[2] > scores[0]:
         raise DataError(
             f"{train.path} has fewer labels than the {len(names)} classes: do they "
             "begin at 0 or at 1? Write names instead, or mend classes.txt."
         )
-    return max(codings, key=lambda coding: sum(used[label] for label in coding))
+    return codings[scores.index(max(scores))]
 
 
 def _assign_classes(texts, coding, rule):
     """Add to each row the index of its class; a label without one is a problem."""
     rows = texts.rows
-    labels = rows["label"].map(plain_label)
     problems = {}
-    for label, count in Counter(labels).items():
-        if not label:
-            problem = "without a label"
-        elif NO_CLASS.fullmatch(label):
-            problem = f"the label {label!r}, where one class is needed"
-        else:
-            problem = (
-                f"the label {label[:40]!r} has {count} of {len(rows)} rows; {rule}. If "
-                "another column is the label, --label-column NAME says so"
-            )
-            for similar in get_close_matches(label, coding, 1):
-                problem += f". Is {similar!r} meant?"
+    for label, count in Counter(rows["plain"]).items():
+        problem = (
+            f"the label {label[:40]!r} has {count} of {len(rows)} rows; {rule}. If "
+            "another column is the label, --label-column NAME says so"
+        )
+        for similar in get_close_matches(label[:40], coding, 1):
+            problem += f". Is {similar!r} meant?"
+        if NO_CLASS.fullmatch(label):
+            problem = f"the label {label[:40]!r}, where one class is needed"
         problems[label] = problem
-    is_new = ~labels.isin(coding) & (rows["problem"] == "")
-    rows.loc[is_new, "problem"] = labels.map(problems)
-    rows["class"] = labels.map(coding)
+    is_new = ~rows["plain"].isin(coding) & (rows["problem"] == "")
+    rows.loc[is_new, "problem"] = rows["plain"].map(problems)
+    rows["class"] = rows["plain"].map(coding)
+    return texts
 
 
 def _draw(split, frame, n, recipe):
     """Draw as many rows as the recipe asks for, the same share of each class."""
-    wanted = n or max(1, len(frame))
+    wanted = n or len(frame) or 1
     # The number of a profile is a maximum.
     is_maximum = n == PROFILES[recipe.profile].get(f"{split}_rows")
     if frame.empty or wanted > len(frame) and not is_maximum:
@@ -327,6 +333,8 @@ def _draw(split, frame, n, recipe):
             f"{split}_rows is {wanted:,}, but {recipe.data} has only {len(frame):,} "
             f"{split} rows."
         )
+    if wanted >= len(frame):
+        return frame
     return _deal(frame, wanted, recipe.seed)[0]
 
 
@@ -351,8 +359,9 @@ def _split(train, validation, test, names, recipe):
             f"{len(train) - n_train} validate, leave fewer than one batch of "
             f"{recipe.batch_size}. Use more rows or a smaller batch_size."
         )
-    drawn, held_out = _deal(train, n_train, recipe.seed)
-    validation = held_out if validation is None else validation
+    drawn = train
+    if validation is None:
+        drawn, validation = _deal(train, n_train, recipe.seed)
     _note("validation", validation, drawn, names)
     _note("test", test, train, names)
     splits = {"train": drawn, "validation": validation, "test": test}
@@ -387,12 +396,13 @@ def _hold_out(frame):
     the file, and `evaluate` could then test on rows that had been trained on.
     """
     hashes = frame["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
-    held_out = []
-    for _, of_class in hashes.sort_values(kind="stable").groupby(frame["label"]):
-        tenth = sum(of_class < "1a")  # as 26 of 256 first bytes are
-        n = max(0, min(max(1, tenth), len(of_class) - 2))
-        held_out += of_class.index[:n].tolist()
-    return frame.drop(held_out), frame.loc[sorted(held_out)]
+    labels = frame["label"][hashes.sort_values(kind="stable").index]
+    of_class = labels.groupby(labels)
+    place, size = of_class.cumcount(), of_class.transform("size")
+    # "1a": 26 of 256 first bytes, about a tenth
+    is_chosen = (hashes < "1a") | (place == 0)
+    is_held_out = is_chosen & (place < size - 2)
+    return frame[~is_held_out], frame[is_held_out]
 
 
 def _deal(frame, n, seed):
@@ -402,15 +412,9 @@ def _deal(frame, n, seed):
     """
     from sklearn.model_selection import train_test_split
 
-    if not 0 < n < len(frame):
-        return frame, frame[:0]
-    counts = Counter(frame["label"])
-    n_smaller = min(n, len(frame) - n)
-    can_stratify = n_smaller >= len(counts) and min(counts.values()) >= 2
-    drawn, others = train_test_split(
-        frame,
-        train_size=n,
-        stratify=frame["label"] if can_stratify else None,
-        random_state=seed,
-    )
-    return drawn.sort_index(), others.sort_index()
+    options = {"train_size": n, "random_state": seed}
+    try:
+        parts = train_test_split(frame, stratify=frame["label"], **options)
+    except ValueError:  # fewer rows than classes, or a class of one row
+        parts = train_test_split(frame, **options)
+    return [part.sort_index() for part in parts]

@@ -11,7 +11,6 @@ import json
 import re
 import unicodedata
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ LINE_END = re.compile("\r\n?|\n")
 FIRST_SEPARATOR = re.compile(r'(?:(?:"[^"]*")+ *|[^,;\t|\r\n]*)([,;\t|]?)')
 LABEL_NAME = re.compile(
     "(labels?|class|category|target|topic|sentiment|emotion|intent)"
-    "([ _-]?(id|index|name))?"
+    "([ _-]?(id|index|names?|text))?"
 )
 HEADER_NAME = re.compile(f"text|description|{LABEL_NAME.pattern}")
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
@@ -54,12 +53,15 @@ class Texts:
         Line -> why a row could not be read, and what stands there.
     separator, encoding : str
         How the file is written; no separator if it has no fields.
+    unit : str
+        What the index counts: "line" or "row".
     notes : list of str
         What was taken for what, and what was assumed.
     rows : pd.DataFrame
-        ``text``, ``label`` and ``problem`` of each row, with the index of `table`. A
-        label is written as in the file; it is empty if there is none. The problem is
-        the reason why a row cannot be used; empty if it can.
+        ``text``, ``label``, ``plain`` and ``problem`` of each row, with the index of
+        `table`. A label is written as in the file; it is empty if there is none.
+        ``plain`` is what it is compared by. The problem is the reason why a row cannot
+        be used; empty if it can.
     columns : tuple
         Names of the label's column (None if there is none) and of the text's columns.
     """
@@ -69,9 +71,15 @@ class Texts:
     unused: dict = field(default_factory=dict)
     separator: str = ""
     encoding: str = "utf-8"
+    unit: str = "line"
     notes: list[str] = field(default_factory=list)
     rows: pd.DataFrame | None = None
     columns: tuple = ()
+
+    @property
+    def rows_read(self) -> int:
+        """int: All rows, usable or not."""
+        return len(self.rows) + len(self.unused)
 
     def problems(self) -> pd.DataFrame:
         """List the rows that cannot be used.
@@ -88,7 +96,8 @@ class Texts:
         found = zip(self.rows.index[bad], self.rows["problem"][bad], content)
         lost = ((line, *reason) for line, reason in self.unused.items())
         names = ["line", "problem", "content"]
-        return pd.DataFrame([*found, *lost], columns=names).sort_values("line")
+        problems = pd.DataFrame([*found, *lost], columns=names, dtype=object)
+        return problems.sort_values("line")
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
@@ -113,20 +122,22 @@ def find_tables(folder: Path, split: str) -> list[Path]:
         If there are several files, or one of several parts is missing.
     """
     pattern = re.compile(
-        rf"({split})(-\d+-of-(\d+)(-\w+)?)?\.({KINDS})(\.gz)?", re.IGNORECASE
+        rf"({split})(-(\d+)-of-(\d+)(-\w+)?)?\.({KINDS})(\.gz)?", re.IGNORECASE
     )
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
-        found = [name for name in names if pattern.fullmatch(name)]
+        found = [*filter(None, map(pattern.fullmatch, names))]
+        count = len(found)
+        parts = [(int(match[3] or 0), int(match[4] or 1)) for match in found]
+        is_parquet = all(match[6].lower() == "parquet" for match in found)
+        if parts != [(i, count) for i in range(count)] or count > 1 and not is_parquet:
+            raise DataError(
+                f"{place} holds {' and '.join(match[0] for match in found[:4])}. One "
+                "whole file is needed, or all parts of one Parquet file: keep one, or "
+                "join them."
+            )
         if found:
-            _, part, parts, *_ = pattern.fullmatch(found[0]).groups()
-            wanted = int(parts) if part and found[0].endswith(".parquet") else 1
-            if len(found) != wanted:
-                raise DataError(
-                    f"{place} holds {' and '.join(found[:4])}. One whole file is "
-                    f"needed, or all parts of one Parquet file: keep one, or join them."
-                )
-            return [place / name for name in found]
+            return [place / match[0] for match in found]
     return []
 
 
@@ -138,12 +149,12 @@ def read_texts(
 ) -> Texts:
     """Read a file, choose its columns, and check each of its rows.
 
-    The label is the column ``label_text``, or the one that `LABEL_NAME` matches, or the
-    only one beside ``text``, or the only one whose values repeat: at most a tenth of
-    the rows have different ones. The text is ``text``, or ``title`` and
-    ``description``, or the only other column. Without a header and repeating values
-    the first column is the label and the rest is text, as in the data sets of Zhang,
-    Zhao and LeCun (2015).
+    The label is the column that `LABEL_NAME` matches (of ``label`` and ``label_text``,
+    if they are one to one, the one with names), or the only one beside ``text``, or the
+    only one whose values repeat: at most a tenth of the rows have different ones. The
+    text is ``text``, or ``title`` and ``description``, or the only other column.
+    Without a header and repeating values the first column is the label and the rest is
+    text, as in the data sets of Zhang, Zhao and LeCun (2015).
 
     Parameters
     ----------
@@ -175,7 +186,10 @@ def read_texts(
         else:
             table.columns = [f"column {i + 1}" for i in table.columns]
     if table.empty:
-        raise DataError(f"{found.path} has no rows that can be read.")
+        reasons = [f": {found.unit} {n}: {why[0]}" for n, why in found.unused.items()]
+        raise DataError(
+            f"{found.path} has no rows that can be read{''.join(reasons[:1])}."
+        )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
         both = "Which is the label, and which are" if labelled else "Which are"
@@ -188,8 +202,13 @@ def read_texts(
     labels = [""] * len(table)
     if label:
         labels = [*map(written_label, table.iloc[:, label[0]])]
-    problems = [problem_of(text) or "" for text in words]
-    rows = {"text": words, "label": labels, "problem": problems}
+    plain = {written: plain_label(written) for written in {*labels}}
+    rows = {
+        "text": words,
+        "label": labels,
+        "plain": [plain[written] for written in labels],
+        "problem": [problem_of(text) or "" for text in words],
+    }
     found.table = table
     found.rows = pd.DataFrame(rows, table.index, dtype=object)
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
@@ -216,7 +235,7 @@ def _read_table(paths):
     raise DataError(f"{path} must end in .{KINDS.replace('|', ', .')}.")
 
 
-def decode_file(path: Path) -> tuple[str, str]:
+def decode_file(path: Path) -> tuple[str, str, list[str]]:
     """Read a text file in UTF-8, in UTF-16 with a byte-order mark, or Windows-1252.
 
     Parameters
@@ -226,8 +245,9 @@ def decode_file(path: Path) -> tuple[str, str]:
 
     Returns
     -------
-    tuple of str
-        The text with its line ends as they are, and the name of the encoding.
+    tuple
+        The text with its line ends as they are, the name of the encoding, and a note if
+        that was a guess.
 
     Raises
     ------
@@ -244,13 +264,16 @@ def decode_file(path: Path) -> tuple[str, str]:
     has_mark = content.startswith(codecs.BOM_UTF8)
     encoding = "utf-16" if is_wide else "utf-8-sig" if has_mark else "utf-8"
     try:
-        return content.decode(encoding), encoding
+        return content.decode(encoding), encoding, []
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
     # Neither a null byte nor other control characters stand in a text of Windows.
     if encoding == "utf-8" and not re.search(rb"[\0-\b\x0e-\x1a\x1c-\x1f]", content):
         try:
-            return content.decode("cp1252"), "cp1252"
+            text = content.decode("cp1252")
+            word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
+            note = f"not UTF-8, so read as Windows-1252, such as {word!r}"
+            return text, "cp1252", [note]
         except UnicodeDecodeError:
             pass
     raise DataError(
@@ -259,18 +282,9 @@ def decode_file(path: Path) -> tuple[str, str]:
     )
 
 
-def _decode(path):
-    """Return the text of a file, its encoding, and a note if that was a guess."""
-    text, encoding = decode_file(path)
-    if encoding != "cp1252":
-        return text, encoding, []
-    word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
-    return text, encoding, [f"not UTF-8, so read as Windows-1252, such as {word!r}"]
-
-
 def _parse_csv(path, kind):
     """Parse CSV or TSV; a quotation mark that is wrong spoils its own line alone."""
-    text, encoding, notes = _decode(path)
+    text, encoding, notes = decode_file(path)
     separator = FIRST_SEPARATOR.match(text.lstrip(" \r\n"))[1] or ","
     if kind == "tsv":
         separator = "\t"
@@ -290,7 +304,7 @@ def _parse_csv(path, kind):
             f"around a field with {separator!r} in it"
         )
         unused[line] = problem, separator.join(cells)
-    return Texts(path, _as_frame(rows), unused, separator, encoding, notes)
+    return Texts(path, _as_frame(rows), unused, separator, encoding, notes=notes)
 
 
 def _split(lines, separator):
@@ -335,38 +349,48 @@ def _swallowing(rows, separator):
     """Find fields that hold whole rows: the line of each, and how many lines it has.
 
     They have several lines; each of these splits into as many cells as a row has, and
-    one of the cells, such as the label, stands in the same column of other rows.
+    one of the cells, such as the label, stands in the same column of a row.
     """
-    seen = Counter(pair for row in rows.values() for pair in enumerate(row) if pair[1])
-    found = []
-    for line, row in rows.items():
-        inner = [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        if len(inner) > 1 and all(
-            len(cells) >= len(row) and any(seen[pair] > 1 for pair in enumerate(cells))
-            for cells in inner
-        ):
-            found.append((line, len(inner)))
-    return found
+
+    def places(cells):
+        return {(i, cell.strip().casefold()) for i, cell in enumerate(cells)}
+
+    tall = {
+        line: [part.split(separator) for part in LINE_END.split(separator.join(row))]
+        for line, row in rows.items()
+        if any("\n" in cell or "\r" in cell for cell in row)
+    }
+    seen = set().union(*map(places, rows.values() if tall else ()))
+    seen -= {(i, "") for i, _ in seen}
+    return [
+        (line, len(parts))
+        for line, parts in tall.items()
+        if all(
+            len(cells) >= len(rows[line]) and places(cells) & seen for cells in parts
+        )
+    ]
 
 
 def _parse_json(path):
     """Parse one list of objects, or one object a line."""
-    text, encoding, notes = _decode(path)
-    items = LINE_END.split(text)
-    if text.lstrip().startswith("["):
-        try:
-            items = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is no list of JSON objects: {error}.") from None
+    text, encoding, notes = decode_file(path)
+    is_list = text.lstrip().startswith("[")
+    try:
+        items = json.loads(text) if is_list else LINE_END.split(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no list of JSON objects: {error}.") from None
     rows, unused = {}, {}
-    for line, item in enumerate(items, 1):
+    for number, item in enumerate(items, 1):
         try:
-            if item != "" and not str(item).isspace():
-                rows[line] = {**json.loads(item)} if isinstance(item, str) else {**item}
+            if is_list:
+                rows[number] = {**item}
+            elif item.strip():
+                rows[number] = {**json.loads(item)}
         except (TypeError, ValueError, RecursionError):
             problem = 'no JSON object, such as {"label": "...", "text": "..."}'
-            unused[line] = problem, str(item)
-    return Texts(path, _as_frame(rows), unused, "", encoding, notes)
+            unused[number] = problem, str(item)
+    unit = "row" if is_list else "line"
+    return Texts(path, _as_frame(rows), unused, "", encoding, unit, notes)
 
 
 def _parse_parquet(paths):
@@ -388,7 +412,7 @@ def _parse_parquet(paths):
         if isinstance(feature, ClassLabel):
             for row in rows:
                 row[name] = _named(row[name], feature.names)
-    return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))))
+    return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))), unit="row")
 
 
 def _named(label, names):
@@ -409,9 +433,10 @@ def _as_frame(rows):
 def _has_header(table, label_column, text_columns):
     """Say whether the first row holds names of columns."""
     names = _plain_names(table.iloc[0])
-    asked = [label_column, *text_columns]
-    if any(asked):  # "column 1" is our own name for a column without one
-        return not all(re.fullmatch(r"column \d+", name) for name in asked if name)
+    asked = [*filter(None, [label_column, *text_columns])]
+    # "column 1" is our own name for a column without one.
+    if asked and not all(re.fullmatch(r"column \d+", name) for name in asked):
+        return True
     # Beside a number, which is a label, "Target" is a title.
     if any(map(HEADER_NAME.fullmatch, names)):
         return not any(map(str.isdecimal, names))
@@ -431,10 +456,21 @@ def _repeats(column, share):
     return 2 <= column.map(plain_label).nunique() <= most
 
 
+def _share_of_numbers(column):
+    """Say which share of the values are whole numbers."""
+    return column.map(plain_label).map(str.isdecimal).mean()
+
+
+def _are_one_to_one(columns):
+    """Say whether each value stands beside one value of the other columns alone."""
+    pairs = {tuple(map(plain_label, row)) for row in columns.to_numpy().tolist()}
+    return all(len({*values}) == len(pairs) for values in zip(*pairs))
+
+
 def _is_label_first(column, labelled):
     """Say whether the first column of a file without a header may be its label."""
-    values = column.map(plain_label)
-    return values.map(str.isdecimal).all() or labelled and values.duplicated().any()
+    repeats = column.map(plain_label).duplicated().any()
+    return _share_of_numbers(column) == 1 or labelled and repeats
 
 
 def _choose_columns(table, label_column, text_columns, labelled):
@@ -456,13 +492,14 @@ def _choose_columns(table, label_column, text_columns, labelled):
             if i not in taken and not ROW_NUMBER_NAME.fullmatch(name)
         ]
 
-    label = find([label_column or "label_text"])
-    if not label_column and not label:
-        label = find(filter(LABEL_NAME.fullmatch, names))
-    if text_columns:
-        texts = find(text_columns)
-    else:
-        texts = find(["text"]) or find(["title", "description"])
+    label = find(
+        [label_column] if label_column else filter(LABEL_NAME.fullmatch, names)
+    )
+    if len(label) > 1 and _are_one_to_one(table.iloc[:, label]):
+        label = [min(label, key=lambda i: _share_of_numbers(table.iloc[:, i]))]
+    texts = find(text_columns or ["text"])
+    if not text_columns and not texts:
+        texts = find(["title", "description"])
     if labelled and not label and not label_column:
         others = beside(texts)
         most = 0.5 if texts and len(others) == 1 else 0.1
@@ -480,13 +517,6 @@ def _choose_columns(table, label_column, text_columns, labelled):
 def _plain_names(names):
     """Write names of columns as they are compared."""
     return [plain_label(name) for name in names]
-
-
-def _labels(table, label):
-    """Write the label of each row as it is shown; empty if there is no such column."""
-    if not label:
-        return [""] * len(table)
-    return [*map(written_label, table.iloc[:, label[0]])]
 
 
 def _describe(columns, label, texts):
@@ -508,10 +538,9 @@ def _describe(columns, label, texts):
 
 def _join(cells):
     """Join the parts of a text; a cell that is no string is returned alone."""
-    for cell in cells:
-        if not isinstance(cell, str):
-            return cell
-    return " ".join(cells).strip()
+    parts = [cell for cell in cells if cell is not None and cell == cell]
+    odd = [cell for cell in parts if not isinstance(cell, str)]
+    return odd[0] if odd else " ".join(parts).strip()
 
 
 def written_label(label: object) -> str:
@@ -526,12 +555,15 @@ def written_label(label: object) -> str:
     -------
     str
         The label without control characters and needless spaces, and with 3.0 as 3; of
-        a list of one label that label. Empty for None, NaN and an empty list.
+        a list of one label that label. Empty for None, NaN and an empty list, and in
+        square brackets if it is neither text nor a number.
     """
     if isinstance(label, list) and len(label) < 2:
         label = label[0] if label else None
     if label is None or label != label:
         return ""
+    if not isinstance(label, (str, int, float, list)):
+        label = [label]
     text = "".join(
         char
         for char in str(label)
