@@ -221,9 +221,12 @@ def read_source(recipe: Recipe) -> Source:
         except DataError:  # its header is another
             texts = read_texts(found[split], *columns)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
-            notes.append(f"note: {texts.path.name} has no labels, and is not used.")
+            notes.append(
+                f"note: {texts.path.name} has no labels: its {texts.rows_read:,} rows "
+                "are not used."
+            )
         else:
-            rule = f"the classes are {', '.join(names)}"
+            rule = f"the classes are {', '.join(coding)}"
             files[split] = _assign_classes(texts, coding, rule)
     notes[:0] = [_summary(texts, names) for texts in files.values()]
     return Source([*names], files, notes)
@@ -270,7 +273,7 @@ def _classes(train):
     } - {""}
     is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
     codings = _codings(LABELS) if is_ag_news else _codings(LABELS)[:1]
-    if any(common == coding.keys() for coding in codings):
+    if any(coding.keys() in (common, counts.keys()) for coding in codings):
         return LABELS
     if len(common) < 2:
         found = ", ".join(repr(label[:40]) for label in [*counts][:5])
@@ -316,6 +319,8 @@ def _assign_classes(texts, coding, rule):
             problem += f". Is {similar!r} meant?"
         if NO_CLASS.fullmatch(label):
             problem = f"the label {label[:40]!r}, where one class is needed"
+        if not label:
+            problem = "without a label"
         problems[label] = problem
     is_new = ~rows["plain"].isin(coding) & (rows["problem"] == "")
     rows.loc[is_new, "problem"] = rows["plain"].map(problems)

@@ -492,9 +492,9 @@ def _choose_columns(table, label_column, text_columns, labelled):
             if i not in taken and not ROW_NUMBER_NAME.fullmatch(name)
         ]
 
-    label = find(
-        [label_column] if label_column else filter(LABEL_NAME.fullmatch, names)
-    )
+    label = find([label_column]) if label_column else []
+    if not label and not (label_column and labelled):
+        label = find(filter(LABEL_NAME.fullmatch, names))
     if len(label) > 1 and _are_one_to_one(table.iloc[:, label]):
         label = [min(label, key=lambda i: _share_of_numbers(table.iloc[:, i]))]
     texts = find(text_columns or ["text"])
