@@ -1,4 +1,4 @@
-"""The ``agnews`` command: doctor, budget, train, evaluate, predict, notebooks."""
+"""The ``agnews`` command: doctor, budget, check, train, evaluate, predict and so on."""
 
 import argparse
 import atexit
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from . import __version__
-from .plumbing.errors import AgnewsError, InvalidValue, SaveError
+from .plumbing.errors import AgnewsError, DataError, InvalidValue, SaveError
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
@@ -18,6 +18,7 @@ BUDGET_FIELDS = (
     "model max_length padding group_by_length batch_size micro_batch_size "
     "gradient_checkpointing epochs precision"
 )
+CHECK_FIELDS = "label_column text_columns model max_length batch_size epochs"
 EVALUATE_FIELDS = "data label_column text_columns test_rows max_length padding seed"
 
 
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # nothing reaches a user as a traceback
         known = isinstance(error, (AgnewsError, OSError, ValueError))
         kind = "" if known else f"{type(error).__name__}: "
-        message = f"agnews {options.command}: {kind}{_printable(str(error))}"
+        lines = "\n".join(map(_printable, str(error).split("\n")))
+        message = f"agnews {options.command}: {kind}{lines}"
         print(message, file=sys.stderr)
         return 2
     return status
@@ -101,6 +103,13 @@ def _parser():
 
     add("doctor", _doctor, "say what this machine is, and what it lacks")
     _budget_flags(add("budget", _budget, "say whether a training step fits a card"))
+    check = add("check", _check, "list all that is wrong with labelled texts")
+    check.add_argument("data", help=ALLOWED["data"][1])
+    check.add_argument(
+        "--write", type=_path, help="a new folder for the usable rows and the others"
+    )
+    _json_flag(check)
+    _recipe_flags(check, CHECK_FIELDS.split())
     _train_flags(add("train", _train, "train a classifier, keep the best epoch"))
     evaluate = add("evaluate", _evaluate, "test a trained classifier")
     _output_dir_flag(evaluate)
@@ -362,10 +371,14 @@ def _label_file(options):
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
     trained = run_facts(options.output_dir).get("recipe", {})
     own = environment_overrides().get("text_columns", trained.get("text_columns"))
-    columns = options.text_columns or own
-    read = read_texts(options.file, text_columns=columns, labelled=False)
-    print(f"{options.file.name} · {read.layout}")
-    has_text = read.rows["text"] != ""
+    columns = (options.text_columns or own or "").split(",")
+    columns = [name for name in columns if name]
+    read = read_texts([options.file], text_columns=columns, labelled=False)
+    print(f"{options.file.name} · {' · '.join(read.notes)}")
+    if read.unused:
+        line, (problem, _) = min(read.unused.items())
+        raise DataError(f"{options.file}, {read.unit} {line}: {problem}.")
+    has_text = read.rows["problem"] == ""
     answers = classify([*read.rows["text"][has_text]], options.output_dir)
     table = read.table
     added = {
@@ -391,3 +404,13 @@ def _notebooks(options):
     places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
     source = options.source or next(filter(Path.is_dir, places), places[0])
     return 1 if run_notebooks(source, options.target) else 0, {}
+
+
+def _check(options):
+    """List all that is wrong with labelled texts, and what fits them."""
+    from .checking import check_data, print_check
+
+    recipe = recipe_for_this_machine().replace(**_flags(options))
+    figures = check_data(recipe, options.write)
+    print_check(figures)
+    return 1 if figures["problems"] else 0, figures

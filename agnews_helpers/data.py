@@ -86,8 +86,8 @@ def load_data(recipe: Recipe) -> DatasetDict:
     if problems := source.problems():
         lines = "\n".join(problems)
         raise DataError(
-            f"{lines}\nMend these rows, or use the others: agnews check {recipe.data} "
-            "--write FOLDER."
+            f"{lines}\nMend these rows, or use the others: "
+            f'agnews check "{recipe.data}" --write FOLDER.'
         )
     train, validation, test = map(source.usable, SPLITS)
     if test is None:
@@ -151,7 +151,8 @@ class Source:
                 found.append(f"{place}: {problem}")
             if len(kinds) > NAMED:
                 found.append(f"{texts.path.name}: {len(kinds) - NAMED:,} kinds more")
-        return found
+        small = _small_classes(self.usable("train"), self.names)
+        return [*found, small] if small else found
 
     def usable(self, split: str) -> pd.DataFrame | None:
         """Return the usable rows of a split.
@@ -347,13 +348,8 @@ def _split(train, validation, test, names, recipe):
     """Draw the rows, hold out those for validation, and check all three splits."""
     train = _draw("train", train, recipe.train_rows, recipe)
     test = _draw("test", test, recipe.test_rows, recipe)
-    counts = Counter(train["label"])
-    small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
-    if small:
-        raise DataError(
-            f"{recipe.data}: each class needs at least 2 training rows, one to learn "
-            f"from and one to validate with; found {', '.join(small)}."
-        )
+    if small := _small_classes(train, names):
+        raise DataError(f"{recipe.data}: {small}.")
     n_train = len(train)
     if validation is None:
         share = round(recipe.validation_share * len(train))
@@ -378,6 +374,17 @@ def _split(train, validation, test, names, recipe):
             for split, frame in splits.items()
         }
     )
+
+
+def _small_classes(train, names):
+    """Say which classes have too few training rows; None if there is none."""
+    counts = Counter(train["label"])
+    small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
+    if small:
+        return (
+            "each class needs at least 2 training rows, one to learn from and one to "
+            f"validate with; found {', '.join(small)}"
+        )
 
 
 def _note(split, frame, train, names):

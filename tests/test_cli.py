@@ -544,7 +544,7 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
     ]
     source.write_text("headline,body\nWhere is it,I wait\n", encoding="utf-8")
     assert main(command) == 2 and not target.exists()
-    assert "which are the text? Say so" in capsys.readouterr().err
+    assert "Which are the text? Say so: --text-columns" in capsys.readouterr().err
     assert (
         main([*command, "--text-columns", "headline,body"]) == 0
         and len(pd.read_csv(target)) == 1
@@ -740,11 +740,11 @@ def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "error, message",
     [
-        (SaveError("a\x1b[2J\nb is full"), "agnews doctor: a [2J b is full\n"),
+        (SaveError("a\x1b[2J\nb is full"), "agnews doctor: a [2J\nb is full\n"),
         (KeyError("rows"), "agnews doctor: KeyError: 'rows'\n"),
     ],
 )
-def test_an_error_is_one_line_without_control_characters(
+def test_an_error_is_printed_without_control_characters(
     error, message, monkeypatch, capsys
 ):
     """An error that is not one of ours keeps its type, without which it says little."""
@@ -765,6 +765,15 @@ def test_a_class_that_is_never_answered_is_said(small, tmp_path, capsys):
         "note: (.*): never answered.* --class-w", capsys.readouterr().out
     )
     assert {*note.split(", ")} < {*LABELS}
+
+
+def test_a_row_that_cannot_be_read_is_named_before_any_work(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    command = ["predict", "--output-dir", str(shop), "--file", str(source)]
+    for row in ('3,"never closed', "3,one,two", '3,"5 inch\n4,of 5"\n5,a'):
+        source.write_text(f"id,text\n2,Where is it?\n{row}\n", encoding="utf-8")
+        assert main([*command, "--output", str(target)]) == 2 and not target.exists()
+        assert "texts.csv, line 3: " in capsys.readouterr().err
 
 
 def test_rows_without_text_get_no_label_and_are_counted(shop, tmp_path, capsys):

@@ -192,10 +192,13 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        both = "Which is the label, and which are" if labelled else "Which are"
+        question, flag = "Which are", ""
+        if labelled:
+            question = "Which is the label, and which are"
+            flag = "--label-column NAME, "
         raise DataError(
             f"{found.path} has the columns {', '.join(map(repr, table.columns))}. "
-            f"{both} the text? Say so: --label-column NAME, --text-columns A,B "
+            f"{question} the text? Say so: {flag}--text-columns A,B "
             "(AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
         )
     words = [_join(row) for row in table.iloc[:, texts].to_numpy().tolist()]
@@ -348,27 +351,35 @@ def _reader(lines, separator):
 def _swallowing(rows, separator):
     """Find fields that hold whole rows: the line of each, and how many lines it has.
 
-    They have several lines; each of these splits into as many cells as a row has, and
-    one of the cells, such as the label, stands in the same column of a row.
+    Most of their lines split into as many cells as a row has, and one of the cells,
+    such as the label, stands in the same column of a row.
     """
-
-    def places(cells):
-        return {(i, cell.strip().casefold()) for i, cell in enumerate(cells)}
-
     tall = {
         line: [part.split(separator) for part in LINE_END.split(separator.join(row))]
         for line, row in rows.items()
         if any("\n" in cell or "\r" in cell for cell in row)
     }
-    seen = set().union(*map(places, rows.values() if tall else ()))
-    seen -= {(i, "") for i, _ in seen}
-    return [
-        (line, len(parts))
-        for line, parts in tall.items()
-        if all(
-            len(cells) >= len(rows[line]) and places(cells) & seen for cells in parts
+    seen = set().union(*map(_marks, rows.values() if tall else ()))
+    found = []
+    for line, parts in tall.items():
+        width = len(rows[line])
+        alike = sum(
+            len(part) >= width and not seen.isdisjoint(_marks(part)) for part in parts
         )
-    ]
+        # One of them is the row's own.
+        if alike - 1 > (len(parts) - 1) / 2:
+            found.append((line, len(parts)))
+    return found
+
+
+def _marks(cells):
+    """Return the short cells by column, from the left and from the right."""
+    marks = set()
+    for i, cell in enumerate(cells):
+        word = re.sub(r"\d+", "0", cell.strip().casefold())  # all numbers are alike
+        if 0 < len(word) < 100:
+            marks |= {(i, word), (i - len(cells), word)}
+    return marks
 
 
 def _parse_json(path):
