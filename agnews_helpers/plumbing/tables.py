@@ -496,29 +496,24 @@ def _choose_columns(table, label_column, text_columns, labelled):
             return [names.index(name) for name in wanted]
         return []
 
-    def beside(taken):
-        return [
-            i
-            for i, name in enumerate(names)
-            if i not in taken and not ROW_NUMBER_NAME.fullmatch(name)
-        ]
-
-    label = find([label_column]) if label_column else []
-    if not label and not (label_column and labelled):
-        label = find(filter(LABEL_NAME.fullmatch, names))
-    if len(label) > 1 and _are_one_to_one(table.iloc[:, label]):
-        label = [min(label, key=lambda i: _share_of_numbers(table.iloc[:, i]))]
+    free = [i for i, name in enumerate(names) if not ROW_NUMBER_NAME.fullmatch(name)]
+    named = find([label_column]) if label_column else []
+    if not named and not (label_column and labelled):
+        named = find(filter(LABEL_NAME.fullmatch, names))
+    label = named
+    if len(named) > 1 and _are_one_to_one(table.iloc[:, named]):
+        label = [min(named, key=lambda i: _share_of_numbers(table.iloc[:, i]))]
     texts = find(text_columns or ["text"])
     if not text_columns and not texts:
         texts = find(["title", "description"])
     if labelled and not label and not label_column:
-        others = beside(texts)
+        others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
         label = [i for i in others if _repeats(table.iloc[:, i], most)]
     if not has_header and not label and _is_label_first(table.iloc[:, 0], labelled):
         label = [0]
     if not texts and not text_columns:
-        others = beside(label)
+        others = [i for i in free if i not in {*label, *named}]
         # Without a header behind a label: title and text, as of Zhang et al.
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
