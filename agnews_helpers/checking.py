@@ -49,8 +49,7 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     if target and target.exists():
         raise SaveError(f"{target} must be the name of a new folder.")
     source = read_source(recipe)
-    usable = pd.concat({split: source.usable(split) for split in source.files})
-    usable = usable.reset_index(0, names="split")
+    usable = pd.concat(source.usable()).reset_index(0, names="split")
     usable["label"] = usable["label"].map(dict(enumerate(source.names)))
     counts = pd.crosstab(usable["label"], usable["split"]).reindex(
         index=source.names, columns=[*source.files], fill_value=0
@@ -91,9 +90,12 @@ def _write(target, source, usable):
 
 def _tokens(usable, recipe):
     """Count the tokens of all texts, and those that are cut."""
-    rows = Dataset.from_dict({"text": [*usable["text"]]})
-    whole = recipe.replace(max_length=8192)
-    lengths = pd.Series(tokenize(rows, load_tokenizer(recipe), whole)["length"][:])
+    lengths, tokenizer = [], load_tokenizer(recipe)
+    for start in range(0, len(usable), 10_000):  # all at once would take memory
+        texts = Dataset.from_dict({"text": usable["text"][start : start + 10_000]})
+        whole = recipe.replace(max_length=8192)
+        lengths += tokenize(texts, tokenizer, whole)["length"][:]
+    lengths = pd.Series(lengths)
     return {
         "median": int(lengths.median()),
         "longest": int(lengths.max()),

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from huggingface_hub import hf_hub_download
 from .plumbing import hub
 from .plumbing.errors import DataError, check_types
 from .plumbing.tables import (
-    KINDS,
     Texts,
     decode_file,
     find_tables,
@@ -89,14 +88,15 @@ def load_data(recipe: Recipe) -> DatasetDict:
             f"{lines}\nMend these rows, or use the others: "
             f'agnews check "{recipe.data}" --write FOLDER.'
         )
-    train, validation, test = map(source.usable, SPLITS)
+    rows = source.usable()
+    train, test = rows["train"], rows.get("test")
     if test is None:
         train, test = _hold_out(train)
         print(
             f"note: no test file; {len(test):,} rows of the training file are held out "
             "as test."
         )
-    return _split(train, validation, test, source.names, recipe)
+    return _split(train, rows.get("validation"), test, source.names, recipe)
 
 
 def _read_hub():
@@ -123,7 +123,7 @@ class Source:
     names : list of str
         The classes.
     files : dict
-        Split ("train", "validation", "test") -> its `Texts`, whose rows have ``class``
+        Split ("train", "validation", "test") -> its `Texts`, whose rows have ``label``
         as well: the index of the class.
     notes : list of str
         What was found, and what was assumed.
@@ -131,7 +131,7 @@ class Source:
 
     names: list[str]
     files: dict[str, Texts]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     def problems(self) -> list[str]:
         """Say which rows cannot be used: each kind of problem with its first lines.
@@ -143,35 +143,29 @@ class Source:
         """
         found = []
         for texts in self.files.values():
-            kinds = texts.problems().groupby("problem", sort=False)["line"]
-            for problem, lines in [*kinds][:NAMED]:
+            kinds = [*texts.problems().groupby("problem", sort=False)["line"]]
+            for problem, lines in kinds[:NAMED]:
                 named = ", ".join(map(str, lines[:NAMED]))
-                more = f" and {len(lines) - NAMED:,} more" * (len(lines) > NAMED)
-                place = f"{texts.path.name}, {texts.unit} {named}{more}"
-                found.append(f"{place}: {problem}")
-            if len(kinds) > NAMED:
-                found.append(f"{texts.path.name}: {len(kinds) - NAMED:,} kinds more")
-        small = _small_classes(self.usable("train"), self.names)
+                if len(lines) > NAMED:
+                    named += f" and {len(lines) - NAMED:,} more"
+                found.append(f"{texts.path.name}, {texts.unit} {named}: {problem}")
+            if rest := kinds[NAMED:]:
+                found.append(f"{texts.path.name}: {len(rest):,} kinds more")
+        small = _small_classes(self.usable()["train"], self.names)
         return [*found, small] if small else found
 
-    def usable(self, split: str) -> pd.DataFrame | None:
-        """Return the usable rows of a split.
-
-        Parameters
-        ----------
-        split : str
-            "train", "validation" or "test".
+    def usable(self) -> dict[str, pd.DataFrame]:
+        """Return the usable rows.
 
         Returns
         -------
-        pd.DataFrame or None
-            ``text`` and ``label``, the index of the class; None if there is no file.
+        dict
+            Split -> ``text`` and ``label``, the index of the class.
         """
-        if split not in self.files:
-            return None
-        rows = self.files[split].rows
-        rows = rows[rows["problem"] == ""]
-        return pd.DataFrame({"text": rows["text"], "label": rows["class"].astype(int)})
+        return {
+            split: texts.usable[["text", "label"]].astype({"label": int})
+            for split, texts in self.files.items()
+        }
 
 
 def read_source(recipe: Recipe) -> Source:
@@ -197,24 +191,19 @@ def read_source(recipe: Recipe) -> Source:
     if not place.is_file():
         found = {split: find_tables(place, names) for split, names in SPLITS.items()}
     if not found["train"]:
-        tables = [
-            f', such as "{path}"'
-            for path in sorted(place.glob("*"))
-            if re.search(rf"\.({KINDS})(\.gz)?$", path.name, re.IGNORECASE)
-        ]
+        held = ", ".join(sorted(path.name for path in place.glob("*"))[:9])
         raise DataError(
             f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
             "name one with train.csv and, if there are any, test.csv and "
-            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such "
-            f"file{''.join(tables[:1])}."
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file. It "
+            f"holds {held or 'nothing'}."
         )
     text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
     train = read_texts(found.pop("train"), *columns)
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
-    rule = f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it"
-    files = {"train": _assign_classes(train, coding, rule)}
+    files = {"train": _assign_classes(train, coding)}
     notes = []
     for split in [split for split, paths in found.items() if paths]:
         try:
@@ -227,20 +216,19 @@ def read_source(recipe: Recipe) -> Source:
                 "are not used."
             )
         else:
-            rule = f"the classes are {', '.join(coding)}"
-            files[split] = _assign_classes(texts, coding, rule)
-    notes[:0] = [_summary(texts, names) for texts in files.values()]
-    return Source([*names], files, notes)
+            files[split] = _assign_classes(texts, coding)
+    found = [_summary(texts, names) for texts in files.values()]
+    return Source([*names], files, [*found, *notes])
 
 
 def _summary(texts, names):
     """Say in one line what a file holds, and what was taken for what."""
-    used = texts.rows[texts.rows["problem"] == ""]
-    counts = used["class"].value_counts()
+    used = texts.usable
+    counts = used["label"].value_counts()
     sizes = ", ".join(f"{name} {counts.get(i, 0):,}" for i, name in enumerate(names))
     unused = texts.rows_read - len(used)
     rows = f"{texts.rows_read:,} rows read, {len(used):,} used, {unused:,} not"
-    spellings = used.groupby("plain")["label"].unique()
+    spellings = used.groupby("plain")["name"].unique()
     notes = [
         f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1
     ]
@@ -253,8 +241,7 @@ def _listed_classes(folder):
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    names = [written_label(line) for line in decode_file(path)[0].splitlines()]
-    names = [name for name in names if name]
+    names = [*filter(None, map(written_label, decode_file(path)[0].splitlines()))]
     if len({*map(plain_label, names)}) < max(2, len(names)):
         raise DataError(f"{path} must name two classes or more, one a line, each once.")
     return names
@@ -262,18 +249,15 @@ def _listed_classes(folder):
 
 def _classes(train):
     """Name the classes: AG News' four, or the labels as they are written first."""
-    used = train.rows[train.rows["problem"] == ""]
+    used = train.usable
     counts = Counter(used["plain"])
-    has_signs = {"-1", "1"} <= {*counts} - {""} <= {"-1", "0", "1"}  # of a sentiment
-    if has_signs:
+    frequent = {label for label, n in counts.items() if n >= MIN_ROWS_PER_CLASS}
+    common = {label for label in frequent if not NO_CLASS.fullmatch(label)}
+    if {"-1", "1"} <= frequent <= {"-1", "0", "1", ""}:
+        common |= {"-1"}
         train.notes.append("-1 is taken for a class")
-    common = {
-        label
-        for label, n in counts.items()
-        if n >= MIN_ROWS_PER_CLASS and (has_signs or not NO_CLASS.fullmatch(label))
-    } - {""}
     is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
-    codings = _codings(LABELS) if is_ag_news else _codings(LABELS)[:1]
+    codings = _codings(LABELS)[: 3 if is_ag_news else 1]
     if any(coding.keys() in (common, counts.keys()) for coding in codings):
         return LABELS
     if len(common) < 2:
@@ -283,7 +267,7 @@ def _classes(train):
             f"have; its labels are {found}. If another column is the label, "
             "--label-column NAME says so."
         )
-    names = used["label"][used["plain"].isin(common) & ~used["plain"].duplicated()]
+    names = used["name"][used["plain"].isin(common) & ~used["plain"].duplicated()]
     digits = {name: len(name.strip("-")) for name in names if NUMBER.fullmatch(name)}
     return sorted(names, key=lambda name: (digits.get(name, 99), name.casefold()))
 
@@ -307,25 +291,27 @@ def _coding(train, names):
     return codings[scores.index(max(scores))]
 
 
-def _assign_classes(texts, coding, rule):
+def _assign_classes(texts, coding):
     """Add to each row the index of its class; a label without one is a problem."""
     rows = texts.rows
+    counts = Counter(rows["plain"])
     problems = {}
-    for label, count in Counter(rows["plain"]).items():
+    for label in [label for label in counts if label not in coding]:
         problem = (
-            f"the label {label[:40]!r} has {count} of {len(rows)} rows; {rule}. If "
-            "another column is the label, --label-column NAME says so"
+            f"the label {label[:40]!r} has {counts[label]} of {len(rows)} rows; the "
+            f"classes are {', '.join([*coding][:9])} (one needs {MIN_ROWS_PER_CLASS} "
+            "training rows, or 2 if classes.txt lists it). If another column is the "
+            "label, --label-column NAME says so"
         )
-        for similar in get_close_matches(label[:40], coding, 1):
-            problem += f". Is {similar!r} meant?"
+        similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
+        if similar:
+            problem += f". Is {similar[0]!r} meant?"
         if NO_CLASS.fullmatch(label):
             problem = f"the label {label[:40]!r}, where one class is needed"
-        if not label:
-            problem = "without a label"
-        problems[label] = problem
-    is_new = ~rows["plain"].isin(coding) & (rows["problem"] == "")
+        problems[label] = problem if label else "without a label"
+    is_new = rows["plain"].isin(problems) & (rows["problem"] == "")
     rows.loc[is_new, "problem"] = rows["plain"].map(problems)
-    rows["class"] = rows["plain"].map(coding)
+    rows["label"] = rows["plain"].map(coding)
     return texts
 
 

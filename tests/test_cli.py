@@ -544,7 +544,7 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
     ]
     source.write_text("headline,body\nWhere is it,I wait\n", encoding="utf-8")
     assert main(command) == 2 and not target.exists()
-    assert "Which are the text? Say so: --text-columns" in capsys.readouterr().err
+    assert "Which are the text and, to train with them" in capsys.readouterr().err
     assert (
         main([*command, "--text-columns", "headline,body"]) == 0
         and len(pd.read_csv(target)) == 1

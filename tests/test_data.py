@@ -48,7 +48,7 @@ def load(folder, **fields):
 def read(path):
     """Labels, texts and lines of a file."""
     texts = read_texts([path])
-    return texts.rows["label"].tolist(), texts.rows["text"].tolist(), texts.rows.index
+    return texts.rows["name"].tolist(), texts.rows["text"].tolist(), texts.rows.index
 
 
 @pytest.fixture
@@ -500,7 +500,7 @@ def fails(folder, *parts, **fields):
 def test_the_label_is_no_text(tmp_path):
     fails(
         own(tmp_path, mail()),
-        "Which is the label, and which are the text?",
+        "which is the label?",
         text_columns="text,label",
     )
 
@@ -536,11 +536,11 @@ def test_a_missing_train_file(folder):
     fails(
         folder,
         "rows is no folder with a training file",
-        "(or .tsv, .jsonl, .json, .parquet), or one such file, such as",
-        str(folder / "test.csv"),
+        "(or .tsv, .jsonl, .json, .parquet), or one such file. It holds test.csv, "
+        "training.xlsx.",
     )
-    (folder / "test.csv").unlink()
-    fails(folder, "or one such file.")
+    (tmp_path / "empty").mkdir()
+    fails(tmp_path / "empty", "It holds nothing.")
 
 
 @pytest.mark.skipif(
@@ -582,7 +582,7 @@ def test_a_label_that_few_rows_have(folder, label, meant):
     replaced(folder, b'"2","Title 1train"', f'"{label}","Title 1train"'.encode())
     said = fails(
         folder,
-        f"train.csv, line 6: the label '{label}' has 1 of 48 rows; a class needs 4",
+        f"train.csv, line 6: the label '{label}' has 1 of 48 rows; the classes are",
     )
     if meant:
         assert f"Is {meant} meant?" in said
@@ -612,7 +612,7 @@ def test_a_name_that_is_written_almost_right(tmp_path, label, meant):
     )
     few = f"the label '{label.casefold()}' has 1 of "
     similar = f"Is '{meant.casefold()}' meant?"
-    fails(folder, "train.csv, line", f"{few}48 rows; a class needs 4", similar)
+    fails(folder, "train.csv, line", f"{few}48 rows; the classes are", similar)
     write(folder, convert=lambda number: LABELS[number - 1])
     replaced(
         folder,
@@ -632,7 +632,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
     )
     fails(
         own(tmp_path, rows),
-        "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; a class needs",
+        "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; the classes are",
     )
     own(tmp_path, [*rows, ("other", "four")])
     assert "Other" in names_of(load(tmp_path))  # as it is written first
@@ -676,7 +676,7 @@ def test_a_header_in_other_words(tmp_path, first):
 
 def test_a_first_column_that_is_no_label(tmp_path):
     rows = [(text, label) for label, text in mail()]
-    fails(own(tmp_path, rows, header=None), "'column 2'. Which is the label", "--label")
+    fails(own(tmp_path, rows, header=None), "'column 2'. Which", "--label")
     rows = [(i, label, text) for i, (label, text) in enumerate(mail())]
     few = "needs two labels or more that 4 rows have; its labels are '0', '1'"
     fails(own(tmp_path, rows, header=None), few, "--label-column")
@@ -847,7 +847,7 @@ def test_a_broken_parquet_file(tmp_path):
 
 def test_a_parquet_file_with_other_columns(tmp_path):
     pd.DataFrame({"headline": ["a"]}).to_parquet(tmp_path / "train.parquet")
-    fails(tmp_path, "the columns 'headline'", "Which is the label")
+    fails(tmp_path, "the columns 'headline'", "which is the label")
 
 
 def test_few_rows_without_a_test_file(tmp_path):

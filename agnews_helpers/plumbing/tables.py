@@ -29,6 +29,8 @@ LABEL_NAME = re.compile(
 )
 HEADER_NAME = re.compile(f"text|description|{LABEL_NAME.pattern}")
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
+# What no text in Windows-1252 has: bytes without a meaning, most control characters
+NOT_WINDOWS = re.compile(rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]")
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
 JOINERS = "\u200c\u200d"  # not printable, and yet part of words
@@ -58,8 +60,8 @@ class Texts:
     notes : list of str
         What was taken for what, and what was assumed.
     rows : pd.DataFrame
-        ``text``, ``label``, ``plain`` and ``problem`` of each row, with the index of
-        `table`. A label is written as in the file; it is empty if there is none.
+        ``text``, ``name``, ``plain`` and ``problem`` of each row, with the index of
+        `table`. The name is the label as in the file, empty if there is none, and
         ``plain`` is what it is compared by. The problem is the reason why a row cannot
         be used; empty if it can.
     columns : tuple
@@ -78,8 +80,13 @@ class Texts:
 
     @property
     def rows_read(self) -> int:
-        """int: All rows, usable or not."""
+        """int: How many rows there are, usable or not."""
         return len(self.rows) + len(self.unused)
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """pd.DataFrame: Those of `rows` that have no problem."""
+        return self.rows[self.rows["problem"] == ""]
 
     def problems(self) -> pd.DataFrame:
         """List the rows that cannot be used.
@@ -91,13 +98,12 @@ class Texts:
         """
         bad = self.rows["problem"] != ""
         cells = self.table[bad].to_numpy().tolist()
-        separator = self.separator or " | "
-        content = [separator.join(map(str, row)) for row in cells]
-        found = zip(self.rows.index[bad], self.rows["problem"][bad], content)
-        lost = ((line, *reason) for line, reason in self.unused.items())
-        names = ["line", "problem", "content"]
-        problems = pd.DataFrame([*found, *lost], columns=names, dtype=object)
-        return problems.sort_values("line")
+        content = [(self.separator or " | ").join(map(str, row)) for row in cells]
+        reasons = zip(self.rows["problem"][bad], content)
+        found = dict(zip(self.rows.index[bad], reasons)) | self.unused
+        names = ["problem", "content"]
+        table = pd.DataFrame.from_dict(found, "index", object, names)
+        return table.sort_index().rename_axis("line").reset_index()
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
@@ -122,15 +128,13 @@ def find_tables(folder: Path, split: str) -> list[Path]:
         If there are several files, or one of several parts is missing.
     """
     pattern = re.compile(
-        rf"({split})(-(\d+)-of-(\d+)(-\w+)?)?\.({KINDS})(\.gz)?", re.IGNORECASE
+        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)(\.gz)?", re.IGNORECASE
     )
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
         found = [*filter(None, map(pattern.fullmatch, names))]
-        count = len(found)
-        parts = [(int(match[3] or 0), int(match[4] or 1)) for match in found]
-        is_parquet = all(match[6].lower() == "parquet" for match in found)
-        if parts != [(i, count) for i in range(count)] or count > 1 and not is_parquet:
+        parts = [(int(match[4] or 0), int(match[5] or 1)) for match in found]
+        if parts != [(i, len(found)) for i in range(len(found))]:
             raise DataError(
                 f"{place} holds {' and '.join(match[0] for match in found[:4])}. One "
                 "whole file is needed, or all parts of one Parquet file: keep one, or "
@@ -192,28 +196,18 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        question, flag = "Which are", ""
-        if labelled:
-            question = "Which is the label, and which are"
-            flag = "--label-column NAME, "
+        names = ", ".join(map(repr, table.columns))
         raise DataError(
-            f"{found.path} has the columns {', '.join(map(repr, table.columns))}. "
-            f"{question} the text? Say so: {flag}--text-columns A,B "
-            "(AGNEWS_LABEL_COLUMN, AGNEWS_TEXT_COLUMNS)."
+            f"{found.path} has the columns {names}. Which are the text and, to train "
+            "with them, which is the label? Say so: --text-columns A,B, --label-column "
+            "NAME (AGNEWS_TEXT_COLUMNS, AGNEWS_LABEL_COLUMN)."
         )
-    words = [_join(row) for row in table.iloc[:, texts].to_numpy().tolist()]
-    labels = [""] * len(table)
-    if label:
-        labels = [*map(written_label, table.iloc[:, label[0]])]
-    plain = {written: plain_label(written) for written in {*labels}}
-    rows = {
-        "text": words,
-        "label": labels,
-        "plain": [plain[written] for written in labels],
-        "problem": [problem_of(text) or "" for text in words],
-    }
-    found.table = table
-    found.rows = pd.DataFrame(rows, table.index, dtype=object)
+    words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
+    rows = pd.DataFrame({"text": words}, table.index, dtype=object)
+    rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
+    rows["plain"] = rows["name"].map(plain_label)
+    rows["problem"] = rows["text"].map(problem_of).fillna("")
+    found.table, found.rows = table, rows
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
     found.notes.insert(0, _describe(table.columns, label, texts))
     return found
@@ -224,10 +218,9 @@ def read_texts(
 
 def _read_table(paths):
     """Read the cells of a file; its name tells of which kind it is."""
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} is not there, or is a folder or a pipe.")
     path = paths[0]
+    if not all(map(Path.is_file, paths)):
+        raise DataError(f"{path} is not there, or is a folder or a pipe.")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
         return _parse_parquet(paths)
@@ -270,19 +263,14 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
         return content.decode(encoding), encoding, []
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-    # Neither a null byte nor other control characters stand in a text of Windows.
-    if encoding == "utf-8" and not re.search(rb"[\0-\b\x0e-\x1a\x1c-\x1f]", content):
-        try:
-            text = content.decode("cp1252")
-            word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
-            note = f"not UTF-8, so read as Windows-1252, such as {word!r}"
-            return text, "cp1252", [note]
-        except UnicodeDecodeError:
-            pass
-    raise DataError(
-        f"{path}, line {line}: neither UTF-8 text nor Windows-1252. Save the file as "
-        "UTF-8; Excel calls that CSV UTF-8."
-    )
+    if encoding != "utf-8" or NOT_WINDOWS.search(content):
+        raise DataError(
+            f"{path}, line {line}: neither UTF-8 text nor Windows-1252. Save the file "
+            "as UTF-8; Excel calls that CSV UTF-8."
+        )
+    text = content.decode("cp1252")
+    word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
+    return text, "cp1252", [f"not UTF-8, so read as Windows-1252, such as {word!r}"]
 
 
 def _parse_csv(path, kind):
@@ -294,52 +282,48 @@ def _parse_csv(path, kind):
     lines = list(io.StringIO(text, newline=""))
     rows, unused = _split(lines, separator)
     if kind == "tsv" and (unused or len({*map(len, rows.values())}) > 1):
-        cells = (line.rstrip("\r\n").split("\t") for line in lines if line.strip())
-        unquoted = dict(enumerate(cells, 1))
+        unquoted = {
+            number: line.rstrip("\r\n").split("\t")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        }
         if len({*map(len, unquoted.values())}) == 1:
             rows, unused = unquoted, {}
             notes.append("quotation marks are part of the texts")
     width = len(next(iter(rows.values()), ()))
-    for line in [line for line, cells in rows.items() if len(cells) != width]:
-        cells = rows.pop(line)
-        problem = (
-            f"{len(cells)} fields, and the first row has {width}; put quotation marks "
-            f"around a field with {separator!r} in it"
-        )
-        unused[line] = problem, separator.join(cells)
+    for line, cells in [*rows.items()]:
+        if len(cells) != width:
+            problem = (
+                f"{len(cells)} fields, and the first row has {width}; put quotation "
+                f"marks around a field with {separator!r} in it"
+            )
+            unused[line] = problem, separator.join(rows.pop(line))
     return Texts(path, _as_frame(rows), unused, separator, encoding, notes=notes)
 
 
 def _split(lines, separator):
     """Split lines into rows of cells, by the line on which each begins."""
-    rows, unused = {}, {}
-
-    def split_alone(numbers):
-        for number in numbers:
-            line = lines[number - 1]
-            try:
-                if line.count('"') % 2:
-                    raise csv.Error
-                rows[number] = next(_reader([line], separator), [])
-            except csv.Error:
-                unused[number] = WRONG_MARK, line.rstrip("\r\n")
-
+    rows, unused, alone = {}, {}, []
     limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
-    end = 0
-    while end < len(lines):
-        reader, begin, start = _reader(lines[end:], separator), end, end
+    reader, start = _reader(lines, separator), 0
+    while start < len(lines):
         try:
-            for cells in reader:
-                rows[start + 1] = cells
-                start = begin + reader.line_num
-            end = len(lines)
+            rows[start + 1] = next(reader)
         except csv.Error:
-            end = begin + reader.line_num
-            split_alone(range(start + 1, end + 1))
-    csv.field_size_limit(limit)
+            alone += range(start + 1, reader.line_num + 1)
+        start = reader.line_num
     for line, count in _swallowing(rows, separator):
-        del rows[line]
-        split_alone(range(line, line + count))
+        alone += range(line, line + count)
+    for number in alone:
+        line = lines[number - 1]
+        rows.pop(number, None)
+        try:
+            if line.count('"') % 2:
+                raise csv.Error
+            rows[number] = next(_reader([line], separator))
+        except csv.Error:
+            unused[number] = WRONG_MARK, line.rstrip("\r\n")
+    csv.field_size_limit(limit)
     return {n: row for n, row in sorted(rows.items()) if "".join(row).strip()}, unused
 
 
@@ -393,10 +377,8 @@ def _parse_json(path):
     rows, unused = {}, {}
     for number, item in enumerate(items, 1):
         try:
-            if is_list:
-                rows[number] = {**item}
-            elif item.strip():
-                rows[number] = {**json.loads(item)}
+            if is_list or item.strip():
+                rows[number] = {**(item if is_list else json.loads(item))}
         except (TypeError, ValueError, RecursionError):
             problem = 'no JSON object, such as {"label": "...", "text": "..."}'
             unused[number] = problem, str(item)
@@ -419,18 +401,12 @@ def _parse_parquet(paths):
             "again."
         ) from error
     for name, feature in dataset.features.items():
-        feature = getattr(feature, "feature", feature)  # of a list
         if isinstance(feature, ClassLabel):
             for row in rows:
-                row[name] = _named(row[name], feature.names)
+                label = row[name]
+                if label in range(feature.num_classes):  # -1 stays
+                    row[name] = feature.names[label]
     return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))), unit="row")
-
-
-def _named(label, names):
-    """Replace an index, or those of a list, by names; -1 stays."""
-    if isinstance(label, list):
-        return [_named(one, names) for one in label]
-    return names[label] if label in range(len(names)) else label
 
 
 def _as_frame(rows):
@@ -444,9 +420,9 @@ def _as_frame(rows):
 def _has_header(table, label_column, text_columns):
     """Say whether the first row holds names of columns."""
     names = _plain_names(table.iloc[0])
-    asked = [*filter(None, [label_column, *text_columns])]
+    asked = filter(None, [label_column, *text_columns])
     # "column 1" is our own name for a column without one.
-    if asked and not all(re.fullmatch(r"column \d+", name) for name in asked):
+    if any(not re.fullmatch(r"column \d+", name) for name in asked):
         return True
     # Beside a number, which is a label, "Target" is a title.
     if any(map(HEADER_NAME.fullmatch, names)):
@@ -467,21 +443,19 @@ def _repeats(column, share):
     return 2 <= column.map(plain_label).nunique() <= most
 
 
-def _share_of_numbers(column):
-    """Say which share of the values are whole numbers."""
-    return column.map(plain_label).map(str.isdecimal).mean()
-
-
-def _are_one_to_one(columns):
-    """Say whether each value stands beside one value of the other columns alone."""
-    pairs = {tuple(map(plain_label, row)) for row in columns.to_numpy().tolist()}
-    return all(len({*values}) == len(pairs) for values in zip(*pairs))
+def _without_numbers(table, columns):
+    """Of columns that are one to one, as label and label_text, take that of names."""
+    rows = zip(*(table.iloc[:, i].map(plain_label) for i in columns))
+    pairs = {*rows}
+    if any(len({*values}) < len(pairs) for values in zip(*pairs)):
+        return columns
+    return [i for i, value in zip(columns, max(pairs)) if not value.isdecimal()]
 
 
 def _is_label_first(column, labelled):
     """Say whether the first column of a file without a header may be its label."""
-    repeats = column.map(plain_label).duplicated().any()
-    return _share_of_numbers(column) == 1 or labelled and repeats
+    values = column.map(plain_label)
+    return values.map(str.isdecimal).all() or labelled and values.duplicated().any()
 
 
 def _choose_columns(table, label_column, text_columns, labelled):
@@ -500,9 +474,7 @@ def _choose_columns(table, label_column, text_columns, labelled):
     named = find([label_column]) if label_column else []
     if not named and not (label_column and labelled):
         named = find(filter(LABEL_NAME.fullmatch, names))
-    label = named
-    if len(named) > 1 and _are_one_to_one(table.iloc[:, named]):
-        label = [min(named, key=lambda i: _share_of_numbers(table.iloc[:, i]))]
+    label = _without_numbers(table, named) if len(named) > 1 else named
     texts = find(text_columns or ["text"])
     if not text_columns and not texts:
         texts = find(["title", "description"])
@@ -576,7 +548,7 @@ def written_label(label: object) -> str:
         if char.isprintable() or char.isspace() or char in JOINERS
     )
     text = " ".join(text.split())
-    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", text)
 
 
 def plain_label(label: object) -> str:
