@@ -1,5 +1,6 @@
 """What is wrong with labelled texts, and what to train them with: ``agnews check``."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,8 @@ def _write(target, source, usable):
     for split, rows in usable.groupby("split"):
         tables[split] = rows[["label", "text"]]
     for name, table in tables.items():
-        text = table.to_csv(index=False, lineterminator="\n")
+        # All quoted: Python leaves a line that ends in \r alone as it is.
+        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
         # Half a character can be a reason not to use a row.
         text = text.encode(errors="backslashreplace").decode()
         save_text(target / f"{name}.csv", text)

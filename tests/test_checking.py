@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -176,6 +177,7 @@ def test_a_row_that_is_no_unicode_is_written_with_its_reason(tmp_path):
 @given(texts=st.lists(st.text(max_size=20), min_size=12, max_size=12))
 def test_any_text_that_is_usable_is_written_and_read_again(tmp_path, texts):
     source, target = tmp_path / "source.parquet", tmp_path / "usable"
+    shutil.rmtree(target, ignore_errors=True)
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     labels = ["Praise", "Blame"] * 6
     rows = [*zip(labels * 2, texts + [f"plain words {i}" for i in range(12)])]
@@ -189,6 +191,3 @@ def test_any_text_that_is_usable_is_written_and_read_again(tmp_path, texts):
     assert again["rows"] == {"train": {"read": len(used), "used": len(used)}}
     written = pd.read_csv(target / "train.csv", keep_default_na=False)
     assert len(written) == len(used)
-    for path in target.iterdir():
-        path.unlink()
-    target.rmdir()

@@ -539,8 +539,8 @@ def test_a_missing_train_file(folder):
         "(or .tsv, .jsonl, .json, .parquet), or one such file. It holds test.csv, "
         "training.xlsx.",
     )
-    (tmp_path / "empty").mkdir()
-    fails(tmp_path / "empty", "It holds nothing.")
+    (folder / "empty").mkdir()
+    fails(folder / "empty", "It holds nothing.")
 
 
 @pytest.mark.skipif(
