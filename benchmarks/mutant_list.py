@@ -48,10 +48,10 @@ MUTANTS = {
     },
     ("agnews_helpers/data.py", "tests/test_data.py"): {
         "test_with_many_classes_each_has_a_row_to_validate_with": [
-            ("max(4, len(names), round(", "max(4, round("),
+            ("max(4, len(names), share)", "max(4, share)"),
         ],
         "test_a_folder_becomes_three_splits": [
-            ("max(4, len(names), round(", "max(5, len(names), round("),
+            ("max(4, len(names), share)", "max(5, len(names), share)"),
         ],
         "test_of_each_class_two_rows_remain_for_training": [
             ("place < size - 2", "place < size - 1"),
@@ -92,10 +92,33 @@ MUTANTS = {
         ],
         "test_three_codings": [
             ("range(1, len(names) + 1)", "range(1, len(names))"),
-            ("return max(codings", "return min(codings"),
+            ("scores.index(max(scores))", "scores.index(min(scores))"),
         ],
-        "test_at_most_twenty_lines_are_named": [
-            ("lines[:20]", "lines[:21]"),
+        "test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named": [
+            ("map(str, lines[:NAMED])", "map(str, lines[: NAMED + 1])"),
+            ("in kinds[:NAMED]:", "in kinds[: NAMED + 1]:"),
+        ],
+        "test_a_test_file_without_labels_is_left_out_with_a_note": [
+            ("*train.columns, labelled=False)", "*train.columns)"),
+        ],
+        "test_a_test_file_with_another_header": [
+            ("texts = read_texts(found[split], *columns)", "raise"),
+        ],
+        "test_minus_one_is_a_class_beside_one": [
+            (
+                'if {"-1", "1"} <= frequent',
+                'if {"-1"} <= frequent <= {"-1"} or frequent',
+            ),
+            ('common |= {"-1"}', "pass"),
+        ],
+        "test_a_file_for_validation_is_used": [
+            ("validation|valid|val|dev|eval", "validation|valid|val|dev"),
+        ],
+        "test_labels_that_are_written_in_two_ways_are_told": [
+            ("if len(s) > 1", "if len(s) > 2"),
+        ],
+        "test_a_row_without_one_label": [
+            (r"|\d+(,\d+)+", ""),
         ],
         "test_a_list_of_classes_that_names_too_few": [
             (
@@ -104,13 +127,13 @@ MUTANTS = {
             ),
         ],
         "test_names_stand_behind_numbers": [
-            ("if name.isdecimal() else 99", "if name.isdecimal() else 0"),
+            ("digits.get(name, 99)", "digits.get(name, 0)"),
         ],
         "test_a_subset_is_in_the_order_of_the_file": [
             ("part.sort_index() for part", "part for part"),
         ],
         "test_labels_that_fit_two_codings_are_not_guessed": [
-            ("if not used <= by_name.keys() and used", "if used"),
+            ("if scores[1] == scores[2] > scores[0]", "if scores[1] == scores[2]"),
         ],
     },
     ("agnews_helpers/model.py", "tests/test_model.py"): {
@@ -491,7 +514,7 @@ MUTANTS = {
             ("mapping[labels]", "labels"),
         ],
         "test_another_models_texts_are_truncated_to_its_positions": [
-            ("min(512, tokenizer", "max(512, tokenizer"),
+            ("min(512, self.tokenizer", "max(512, self.tokenizer"),
         ],
         "test_groups_weigh_as_many_rows_as_they_have": [
             ('weights=groups["rows"]', "weights=None"),
@@ -713,24 +736,31 @@ MUTANTS = {
     },
     ("agnews_helpers/plumbing/tables.py", "tests/test_tables.py"): {
         "test_swallowed_rows_are_found_wherever_the_label_is": [
-            ("len(row) >= len(cells) and", "len(row) > len(cells) and"),
+            ("len(part) >= width and", "len(part) > width and"),
+            ("(i - len(cells), word)", "(i, word)"),
+            ("cell.strip().casefold()", "cell"),
         ],
         "test_a_text_of_several_lines_is_no_swallowed_row": [
-            ("if len(rows) > 1 and all(", "if len(rows) > 1 and not all("),
+            ("alike - 1 > (len(parts) - 1) / 2", "alike > 0"),
         ],
         "test_rows_that_cannot_be_used": [
-            ("len(cells) != width", "len(cells) > width"),
+            ("if len(cells) != width", "if len(cells) > width"),
             ("strict=True)", "strict=False)"),
         ],
+        "test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost": [
+            ("alike - 1 > (len(parts) - 1) / 2", "alike == len(parts) > 9"),
+            ("len(self.rows) + len(self.unused)", "len(self.rows)"),
+            (" | self.unused", ""),
+        ],
         "test_the_line_of_a_row_is_the_one_on_which_it_begins": [
-            ("line = reader.line_num + 1", "line = reader.line_num"),
+            ("rows[start + 1] = next(reader)", "rows[reader.line_num] = next(reader)"),
         ],
         "test_blank_lines_and_empty_rows": [
             ("skipinitialspace=True", "skipinitialspace=False"),
         ],
         "test_labels_are_read_as_they_are_meant": [
             ('normalize("NFKC"', 'normalize("NFC"'),
-            ('text.partition(".")[0] if', "text if"),
+            (r'r"^(-?\d+)\.0*$"', r'r"^(-?\d+)\.0$"'),
             ("char.isprintable() or char.isspace()", "char.isprintable()"),
         ],
         "test_a_header_that_leaves_a_question_is_asked_about": [
@@ -740,14 +770,24 @@ MUTANTS = {
             ("{*label} & {*texts}", "{*label} - {*label}"),
             ("names.count(name) == 1", "names.count(name) >= 1"),
         ],
-        "test_two_files_of_a_split": [
-            ("if len(files) > 1 or", "if len(files) > 2 or"),
+        "test_two_columns_of_the_label_that_are_not_one_to_one_are_asked_about": [
+            (
+                "if any(len({*values}) < len(pairs)",
+                "if all(len({*values}) < len(pairs)",
+            ),
+        ],
+        "test_of_two_columns_of_the_label_the_names_are_taken": [
+            ("if not value.isdecimal()]", "if value.isdecimal()]"),
+        ],
+        "test_files_of_which_some_would_be_lost": [
+            ("int(match[5] or 1)) for", "len(found)) for"),
+            ("(int(match[4] or 0),", "(found.index(match),"),
         ],
         "test_a_field_of_three_million_characters": [
             ("field_size_limit(2**31 - 1)", "field_size_limit(131_072)"),
         ],
         "test_a_first_row_is_no_header_for_one_word_in_it": [
-            ("not any(map(str.isdecimal, names)) and", ""),
+            ("return not any(map(str.isdecimal, names))", "return True"),
         ],
         "test_what_cannot_be_a_text": [
             ('char.isprintable() and char != " "', "char.isprintable()"),
@@ -757,6 +797,38 @@ MUTANTS = {
         ],
         "test_bytes_that_are_no_text": [
             ('count(b"\\n", 0, error.start) + 1', 'count(b"\\n", 0, error.start)'),
+            (r"\x1c-\x1f\x81", r"\x1c-\x1f"),
+        ],
+        "test_a_list_of_json_objects_counts_its_rows": [
+            ('unit = "row" if is_list', 'unit = "row" if not is_list'),
+            ("if is_list or item.strip()", "if item and (is_list or item.strip())"),
+        ],
+    },
+    ("agnews_helpers/plumbing/tables.py", "tests/test_layouts.py"): {
+        "test_a_layout_that_is_read": [
+            ("if len({*map(len, unquoted.values())}) == 1", "if False"),
+            ("_repeats(rest[i], 0.1)", "_repeats(rest[i], 0.5)"),
+            ("not in {*label, *named}", "not in {*label}"),
+            ("row[name] = feature.names[label]", "pass"),
+        ],
+    },
+    ("agnews_helpers/checking.py", "tests/test_checking.py"): {
+        "test_any_text_that_is_usable_is_written_and_read_again": [
+            ("quoting=csv.QUOTE_ALL", "quoting=csv.QUOTE_MINIMAL"),
+        ],
+        "test_check_prints_classes_tokens_and_flags": [
+            ("counts.max() >= UNEQUAL * counts.min()", "counts.max() < counts.min()"),
+            ("if steps < FEW_STEPS", "if steps > FEW_STEPS"),
+        ],
+        "test_equal_texts_are_counted_by_where_they_stand": [
+            (".nunique() > 1", ".nunique() > 0"),
+            ('duplicated(["split", "text"])', 'duplicated(["text"])'),
+        ],
+        "test_tokens_are_counted_whole": [
+            ("replace(max_length=8192)", "replace(max_length=512)"),
+        ],
+        "test_a_class_that_has_too_few_rows_is_a_problem": [
+            ("fill_value=0", "fill_value=2"),
         ],
     },
     ("agnews_helpers/plumbing/cpu_kernels.py", "tests/test_cpu_kernels.py"): {

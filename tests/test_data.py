@@ -632,7 +632,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
     )
     fails(
         own(tmp_path, rows),
-        "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; the classes are",
+        "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; the",
     )
     own(tmp_path, [*rows, ("other", "four")])
     assert "Other" in names_of(load(tmp_path))  # as it is written first
