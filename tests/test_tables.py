@@ -198,6 +198,7 @@ def test_a_file_without_rows_is_an_error(tmp_path, name, content):
     "content, parts",
     [
         ("3,one\n4,two, three\n", ["line 2", "3 fields", "first row has 2", "','"]),
+        ("3,one,two\n4,three\n", ["line 2", "2 fields", "first row has 3"]),
         ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
         ("3~one\n4~two\n", ["the columns 'column 1'", "which is the label"]),
         ('3,"one\n4,two\n3,three\n', ["line 1: a quotation mark opens", "Close it"]),
@@ -317,6 +318,7 @@ def test_text_is_kept_as_it_is(tmp_path):
     "label, plain",
     [
         ("3.0", "3"),
+        ("-3.00", "-3"),
         ("0", "0"),
         ("0.0", "0"),
         ("0123", "0123"),
@@ -377,8 +379,11 @@ def test_a_label_of_a_million_characters_takes_no_time():
     assert plain_label("0" * 10**6 + "x") == "0" * 10**6 + "x"
 
 
-def test_two_columns_of_the_label_that_are_not_one_to_one_are_asked_about(tmp_path):
-    rows = [("0", "calm", "joy"), ("1", "loud", "joy"), ("1", "fair", "fear")]
+@pytest.mark.parametrize("number", ["0", "1", "2"])
+def test_two_columns_of_the_label_that_are_not_one_to_one_are_asked_about(
+    tmp_path, number
+):
+    rows = [("0", "calm", "joy"), ("1", "loud", "joy"), (number, "fair", "fear")]
     content = as_csv(rows, header=("label", "text", "label_text"))
     refused(tmp_path, content, "'label_text'. Which")
 
@@ -494,6 +499,7 @@ def test_names_of_files_that_are_found(tmp_path, name):
         ("train.csv", "train.jsonl"),
         ("train.csv", "training.csv"),
         ("train-00000-of-00002.parquet",),
+        ("train-00000-of-00002-0a1b.parquet", "train-00000-of-00002.parquet"),
         ("train-00001-of-00002.parquet", "train.parquet"),
         ("train-00000-of-00003.parquet", "train-00002-of-00003.parquet"),
         ("train-00000-of-00002.parquet", "train-00001-of-00003.parquet"),
@@ -790,6 +796,7 @@ def test_columns_that_come_later_are_kept(tmp_path):
         'id,label,text\n1,Praise,"5 inch\n2,Blame,of 5"\n3,Praise,a\n4,Blame,b\n',
         'id,text,label\n1,"5 inch,Praise\n2,of 5",Blame\n3,a,Praise\n4,b,Blame\n',
         'label,title,text\nPraise,"a, b","5\nBlame,c,5"\nPraise,a,b\nBlame,c,d\n',
+        'text,label\n"5 inch,Praise\nof, 5",Blame\na,Praise\nb,Blame\n',
         'label, text\nPraise, "5 inch\n blame, of 5"\nPraise, a\nBlame, b\n',
     ],
 )
