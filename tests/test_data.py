@@ -1046,9 +1046,9 @@ def test_minus_one_is_a_class_beside_one(tmp_path, capsys, labels):
     news = load(own(tmp_path, mail(30, labels), header=("sentiment", "review")))
     assert names_of(news) == [*labels]
     assert "-1 is taken for a class" in capsys.readouterr().out
-    few = "30 rows read, 20 used, 10 not"
-    fails(own(tmp_path, mail(30, ("-1", "0", "2"))), "the label '-1', where one class")
-    assert few in capsys.readouterr().out
+    fails(own(tmp_path, mail(30, ("-1", "1", "2"))), "the label '-1', where one class")
+    assert "30 rows read, 20 used, 10 not" in capsys.readouterr().out
+    fails(own(tmp_path, mail(30, ("-1", "0"))), "needs two labels or more")
 
 
 def test_one_file_is_enough(tmp_path):
