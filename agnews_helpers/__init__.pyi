@@ -10,8 +10,10 @@ from .budgeting import config_for as config_for
 from .budgeting import full_run_hours as full_run_hours
 from .budgeting import options_of as options_of
 from .budgeting import training_step as training_step
+from .checking import check_data as check_data
 from .data import SUPPORT as SUPPORT
 from .data import load_data as load_data
+from .evaluation import Classifier as Classifier
 from .evaluation import Report as Report
 from .evaluation import calibration as calibration
 from .evaluation import calibration_error as calibration_error

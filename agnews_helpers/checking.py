@@ -92,12 +92,9 @@ def _write(target, source, usable):
 
 def _tokens(usable, recipe):
     """Count the tokens of all texts, and those that are cut."""
-    lengths, tokenizer = [], load_tokenizer(recipe)
-    for start in range(0, len(usable), 10_000):  # all at once would take memory
-        texts = Dataset.from_dict({"text": usable["text"][start : start + 10_000]})
-        whole = recipe.replace(max_length=8192)
-        lengths += tokenize(texts, tokenizer, whole)["length"][:]
-    lengths = pd.Series(lengths)
+    rows = Dataset.from_dict({"text": usable["text"]})
+    whole = recipe.replace(max_length=8192)
+    lengths = pd.Series(tokenize(rows, load_tokenizer(recipe), whole)["length"][:])
     return {
         "median": int(lengths.median()),
         "longest": int(lengths.max()),

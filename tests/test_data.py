@@ -2,6 +2,7 @@ import csv
 import gzip
 import hashlib
 import itertools
+import json
 import os
 import statistics
 from collections import Counter
@@ -1049,6 +1050,13 @@ def test_minus_one_is_a_class_beside_one(tmp_path, capsys, labels):
     fails(own(tmp_path, mail(30, ("-1", "1", "2"))), "the label '-1', where one class")
     assert "30 rows read, 20 used, 10 not" in capsys.readouterr().out
     fails(own(tmp_path, mail(30, ("-1", "0"))), "needs two labels or more")
+
+
+def test_half_a_character_in_a_column_that_may_be_the_label(tmp_path):
+    rows = [json.dumps({"a": text, "b": label}) for label, text in mail(60)]
+    rows[2] = '{"a": "half \\ud800", "b": "Praise"}'
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    fails(tmp_path, "train.jsonl, line 3: with a null byte or half a character")
 
 
 def test_one_file_is_enough(tmp_path):

@@ -25,7 +25,7 @@ FLOORS = [
     {"budgeting", "plots"},
     {"training"},
     {"runs"},
-    {"checkpoints", "evaluation"},
+    {"checkpoints", "evaluation", "checking"},
     {"data", "model", "batching"},
     {"profiles"},
     {"recipe", "hardware"},

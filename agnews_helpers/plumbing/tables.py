@@ -53,8 +53,10 @@ class Texts:
         Parquet and in a JSON list the number of the row, from 1).
     unused : dict
         Line -> why a row could not be read, and what stands there.
-    separator, encoding : str
-        How the file is written; no separator if it has no fields.
+    separator : str
+        What separates the fields; empty if the file has none.
+    encoding : str
+        How the file is written.
     unit : str
         What the index counts: "line" or "row".
     notes : list of str
@@ -133,8 +135,10 @@ def find_tables(folder: Path, split: str) -> list[Path]:
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
         found = [*filter(None, map(pattern.fullmatch, names))]
-        parts = [(int(match[4] or 0), int(match[5] or 1)) for match in found]
-        if parts != [(i, len(found)) for i in range(len(found))]:
+        numbers = [int(match[4] or 0) for match in found]
+        totals = {int(match[5] or 1) for match in found}
+        count = len(found)
+        if numbers != [*range(count)] or totals - {count}:
             raise DataError(
                 f"{place} holds {' and '.join(match[0] for match in found[:4])}. One "
                 "whole file is needed, or all parts of one Parquet file: keep one, or "
@@ -206,7 +210,7 @@ def read_texts(
     rows = pd.DataFrame({"text": words}, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
-    rows["problem"] = rows["text"].map(problem_of).fillna("")
+    rows["problem"] = [problem_of(text) or "" for text in words]
     found.table, found.rows = table, rows
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
     found.notes.insert(0, _describe(table.columns, label, texts))
@@ -298,7 +302,14 @@ def _parse_csv(path, kind):
                 f"marks around a field with {separator!r} in it"
             )
             unused[line] = problem, separator.join(rows.pop(line))
-    return Texts(path, _as_frame(rows), unused, separator, encoding, notes=notes)
+    return Texts(
+        path,
+        _as_frame(rows),
+        unused,
+        separator,
+        encoding,
+        notes=notes,
+    )
 
 
 def _split(lines, separator):
@@ -329,7 +340,12 @@ def _split(lines, separator):
 
 def _reader(lines, separator):
     """Read CSV, in which a wrong quotation mark is an error."""
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    return csv.reader(
+        lines,
+        delimiter=separator,
+        skipinitialspace=True,
+        strict=True,
+    )
 
 
 def _swallowing(rows, separator):
@@ -338,20 +354,18 @@ def _swallowing(rows, separator):
     Most of their lines split into as many cells as a row has, and one of the cells,
     such as the label, stands in the same column of a row.
     """
-    tall = {
-        line: [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        for line, row in rows.items()
-        if any("\n" in cell or "\r" in cell for cell in row)
-    }
-    seen = set().union(*map(_marks, rows.values() if tall else ()))
-    found = []
-    for line, parts in tall.items():
-        width = len(rows[line])
-        alike = sum(
-            len(part) >= width and not seen.isdisjoint(_marks(part)) for part in parts
-        )
+    tall = [line for line, row in rows.items() if any(map(LINE_END.search, row))]
+    seen, found = set(), []
+    if tall:
+        seen.update(*map(_marks, rows.values()))
+    for line in tall:
+        row = rows[line]
+        parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
+        alike = [
+            part for part in parts if len(part) >= len(row) and seen & _marks(part)
+        ]
         # One of them is the row's own.
-        if alike - 1 > (len(parts) - 1) / 2:
+        if len(alike) - 1 > (len(parts) - 1) / 2:
             found.append((line, len(parts)))
     return found
 
@@ -382,8 +396,14 @@ def _parse_json(path):
         except (TypeError, ValueError, RecursionError):
             problem = 'no JSON object, such as {"label": "...", "text": "..."}'
             unused[number] = problem, str(item)
-    unit = "row" if is_list else "line"
-    return Texts(path, _as_frame(rows), unused, "", encoding, unit, notes)
+    return Texts(
+        path,
+        _as_frame(rows),
+        unused,
+        encoding=encoding,
+        unit="row" if is_list else "line",
+        notes=notes,
+    )
 
 
 def _parse_parquet(paths):
@@ -419,7 +439,7 @@ def _as_frame(rows):
 
 def _has_header(table, label_column, text_columns):
     """Say whether the first row holds names of columns."""
-    names = _plain_names(table.iloc[0])
+    names = [*map(plain_label, table.iloc[0])]
     asked = filter(None, [label_column, *text_columns])
     # "column 1" is our own name for a column without one.
     if any(not re.fullmatch(r"column \d+", name) for name in asked):
@@ -428,8 +448,10 @@ def _has_header(table, label_column, text_columns):
     if any(map(HEADER_NAME.fullmatch, names)):
         return not any(map(str.isdecimal, names))
     rest = table[1:]
-    found = [i for i in rest if _repeats(rest[i], 0.1)]
-    return bool(found) and all(names[i] not in _plain_names(rest[i]) for i in found)
+    labels = [i for i in rest if _repeats(rest[i], 0.1)]
+    return bool(labels) and all(
+        names[i] not in {*map(plain_label, rest[i])} for i in labels
+    )
 
 
 def _repeats(column, share):
@@ -438,34 +460,26 @@ def _repeats(column, share):
     One value alone tells nothing.
     """
     most = share * len(column)
-    if column.astype(str).nunique() > 5 * most:  # without the slower comparison
-        return False
-    return 2 <= column.map(plain_label).nunique() <= most
-
-
-def _without_numbers(table, columns):
-    """Of columns that are one to one, as label and label_text, take that of names."""
-    rows = zip(*(table.iloc[:, i].map(plain_label) for i in columns))
-    pairs = {*rows}
-    if any(len({*values}) < len(pairs) for values in zip(*pairs)):
-        return columns
-    return [i for i, value in zip(columns, max(pairs)) if not value.isdecimal()]
+    values = {*map(str, column)}
+    return len(values) <= 5 * most and 2 <= len({*map(plain_label, values)}) <= most
 
 
 def _is_label_first(column, labelled):
     """Say whether the first column of a file without a header may be its label."""
-    values = column.map(plain_label)
-    return values.map(str.isdecimal).all() or labelled and values.duplicated().any()
+    values = [*map(plain_label, column)]
+    if all(map(str.isdecimal, values)):
+        return True
+    return labelled and len({*values}) < len(values)
 
 
 def _choose_columns(table, label_column, text_columns, labelled):
     """Return the indices of label and text: as asked for, by name, or by values."""
-    names = _plain_names(table.columns)
+    names = [*map(plain_label, table.columns)]
     has_header = names[0] != "column 1"
 
     def find(wanted):
         # Empty unless each of them is there exactly once
-        wanted = _plain_names(wanted)
+        wanted = [*map(plain_label, wanted)]
         if all(names.count(name) == 1 for name in wanted):
             return [names.index(name) for name in wanted]
         return []
@@ -474,7 +488,11 @@ def _choose_columns(table, label_column, text_columns, labelled):
     named = find([label_column]) if label_column else []
     if not named and not (label_column and labelled):
         named = find(filter(LABEL_NAME.fullmatch, names))
-    label = _without_numbers(table, named) if len(named) > 1 else named
+    label = named
+    if len(named) > 1:
+        pairs = table.iloc[:, named].map(plain_label).drop_duplicates()
+        if (pairs.nunique() == len(pairs)).all():  # such as label and label_text
+            label = [i for i, name in zip(named, pairs.max()) if not name.isdecimal()]
     texts = find(text_columns or ["text"])
     if not text_columns and not texts:
         texts = find(["title", "description"])
@@ -490,11 +508,6 @@ def _choose_columns(table, label_column, text_columns, labelled):
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
     return label, texts
-
-
-def _plain_names(names):
-    """Write names of columns as they are compared."""
-    return [plain_label(name) for name in names]
 
 
 def _describe(columns, label, texts):
