@@ -743,7 +743,7 @@ MUTANTS = {
         ],
         "test_rows_that_cannot_be_used": [
             ("if len(cells) != width", "if len(cells) > width"),
-            ("strict=True)", "strict=False)"),
+            ("strict=True", "strict=False"),
         ],
         "test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost": [
             ("len(alike) - 1 > (len(parts) - 1) / 2", "len(alike) == len(parts)"),

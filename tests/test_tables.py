@@ -221,16 +221,16 @@ def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_pa
     """The quotation marks of third-look, among other faults: 60 lines, 60 rows."""
     lines = [f"words of message {i},{('neg', 'pos')[i % 2]}" for i in range(60)]
     lines[10] = '"He said it would not,neg'
-    lines[14] = 'and then he left",pos'
+    lines[12], lines[14] = "one field", 'and then he left",pos'
     lines[20], lines[30], lines[40] = ",neg", "one,two,three", '"never, closed,pos'
     (tmp_path / "any.csv").write_text("\n".join(["text,label", *lines]))
     texts = read_texts([tmp_path / "any.csv"])
     problems = texts.problems()
-    assert problems["line"].tolist() == [12, 16, 22, 32, 42]
+    assert problems["line"].tolist() == [12, 14, 16, 22, 32, 42]
     marks = problems["problem"].str.startswith("a quotation mark")
-    assert marks.tolist() == [True, True, False, False, True]
-    assert problems["content"].tolist() == [lines[i] for i in (10, 14, 20, 30, 40)]
-    assert texts.rows_read == 60 and (texts.rows["problem"] == "").sum() == 55
+    assert marks.tolist() == [True, False, True, False, False, True]
+    assert problems["content"].tolist() == [lines[n - 2] for n in problems["line"]]
+    assert texts.rows_read == 60 and (texts.rows["problem"] == "").sum() == 54
 
 
 # encodings
