@@ -104,7 +104,7 @@ def _parser():
     add("doctor", _doctor, "say what this machine is, and what it lacks")
     _budget_flags(add("budget", _budget, "say whether a training step fits a card"))
     check = add("check", _check, "list all that is wrong with labelled texts")
-    check.add_argument("data", help=ALLOWED["data"][1])
+    check.add_argument("data", help="a folder with a training file, or one file")
     check.add_argument(
         "--write", type=_path, help="a new folder for the usable rows and the others"
     )
@@ -413,4 +413,6 @@ def _check(options):
     recipe = recipe_for_this_machine().replace(**_flags(options))
     figures = check_data(recipe, options.write)
     print_check(figures)
+    if options.write:
+        print(f"usable rows and unused.csv in {options.write}")
     return 1 if figures["problems"] else 0, figures

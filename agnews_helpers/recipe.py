@@ -25,7 +25,7 @@ class Recipe:
     model : str
         A Hub id, a folder written by save_pretrained, or "mini" (the offline model).
     data : str
-        The Hub id fancyzhx/ag_news, a folder with train and test files, or "sample".
+        The Hub id fancyzhx/ag_news, a folder with a training file, a file, or "sample".
     label_column : str | None
         The name of the column of labels; None: found by data.load_data.
     text_columns : str | None
@@ -135,7 +135,7 @@ class Recipe:
         values = asdict(self)
         for name in ("model", "data"):
             folder = Path(values[name])
-            if absolute_paths and folder.is_dir():
+            if absolute_paths and folder.exists():
                 values[name] = str(folder.resolve())
         return values
 
@@ -208,7 +208,7 @@ ALLOWED = {
         f"one of {', '.join(PROFILE_NAMES)}",
     ),
     "model": (len, "a Hub id, the path of a folder, or 'mini'"),
-    "data": (len, f"'{HUB_DATA}', the path of a folder, or 'sample'"),
+    "data": (len, f"'{HUB_DATA}', the path of a folder or a file, or 'sample'"),
     "label_column": (
         lambda name: name != "",
         "the name of the column of labels; by default it is found",

@@ -1059,6 +1059,12 @@ def test_half_a_character_in_a_column_that_may_be_the_label(tmp_path):
     fails(tmp_path, "train.jsonl, line 3: with a null byte or half a character")
 
 
+def test_a_first_row_whose_label_is_rare_is_no_header(tmp_path):
+    first = ("Complaint", "It came late, it was wet, and nobody answered the telephone")
+    own(tmp_path, [first, *mail(60)], header=None)
+    fails(tmp_path, "train.csv, line 1: the label 'complaint' has 1 of 61 rows")
+
+
 def test_one_file_is_enough(tmp_path):
     for name in ("tickets.csv", "tickets.tsv"):
         folder = own(

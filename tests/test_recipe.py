@@ -160,6 +160,9 @@ def test_folders_are_absolute_if_asked_for(tmp_path, monkeypatch):
     assert recipe.to_dict() == asdict(recipe)
     absolute = recipe.to_dict(absolute_paths=True)
     assert absolute == asdict(recipe) | {"data": str(tmp_path.resolve() / "rows")}
+    (tmp_path / "rows.csv").touch()
+    absolute = recipe.replace(data="rows.csv").to_dict(absolute_paths=True)
+    assert absolute["data"] == str(tmp_path.resolve() / "rows.csv")
 
 
 def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):

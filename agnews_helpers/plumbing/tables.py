@@ -447,6 +447,8 @@ def _has_header(table, label_column, text_columns):
     # Beside a number, which is a label, "Target" is a title.
     if any(map(HEADER_NAME.fullmatch, names)):
         return not any(map(str.isdecimal, names))
+    if max(map(len, names)) > 50:  # a text
+        return False
     rest = table[1:]
     labels = [i for i in rest if _repeats(rest[i], 0.1)]
     return bool(labels) and all(
