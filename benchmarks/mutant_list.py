@@ -22,7 +22,7 @@ MUTANTS = {
             ("cls.__annotations__.keys() & values.keys()", "values.keys()"),
         ],
         "test_folders_are_absolute_if_asked_for": [
-            ("if absolute_paths and folder.is_dir()", "if folder.is_dir()"),
+            ("if absolute_paths and folder.exists()", "if folder.exists()"),
         ],
     },
     ("agnews_helpers/profiles.py", "tests/test_recipe.py"): {

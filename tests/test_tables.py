@@ -218,7 +218,7 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
 
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
-    """The quotation marks of third-look, among other faults: 60 lines, 60 rows."""
+    """One quotation mark opens in a row and one ends in another: 60 lines, 60 rows."""
     lines = [f"words of message {i},{('neg', 'pos')[i % 2]}" for i in range(60)]
     lines[10] = '"He said it would not,neg'
     lines[12], lines[14] = "one field", 'and then he left",pos'
