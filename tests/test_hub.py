@@ -14,7 +14,7 @@ import pytest
 from hub_server import make_repositories, serve
 
 from agnews_helpers import HubUnreachable, Recipe
-from agnews_helpers.data import _read_folder
+from agnews_helpers.data import read_source
 from agnews_helpers.plumbing import hub as hub_module
 from agnews_helpers.plumbing.hub import FILES, in_cache
 from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
@@ -30,8 +30,8 @@ def repositories(tmp_path_factory):
 
     The profile `laptop` draws 800 of these 1,200 rows.
     """
-    frames = _read_folder(Recipe(data="sample"))[1:]
-    rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
+    frames = read_source(Recipe(data="sample")).usable()
+    rows = {split: frame.to_dict("list") for split, frame in frames.items()}
     rows = {
         split: {
             "text": [f"{text} ({i})" for i in range(3) for text in columns["text"]],
@@ -378,8 +378,8 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_distilbert_itself_trains_within_4_gib(tmp_path):
-    frames = _read_folder(Recipe(data="sample"))[1:]
-    rows = dict(zip(("train", "test"), [frame.to_dict("list") for frame in frames]))
+    frames = read_source(Recipe(data="sample")).usable()
+    rows = {split: frame.to_dict("list") for split, frame in frames.items()}
     size = dict(dim=768, n_layers=6, n_heads=12, hidden_dim=3072)
     folder = make_repositories(tmp_path / "hub", rows, **size)
     weights = next(folder.rglob("model.safetensors"))
