@@ -13,12 +13,17 @@ from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
-# The fields of the recipe that a command has flags for; `train` has all.
-BUDGET_FIELDS = (
-    "model max_length padding group_by_length batch_size micro_batch_size "
-    "gradient_checkpointing epochs precision"
-)
-EVALUATE_FIELDS = "data label_column text_columns test_rows max_length padding seed"
+# The fields of the recipe that a command has flags for
+FIELDS = {
+    "budget": (
+        "model max_length padding group_by_length batch_size micro_batch_size "
+        "gradient_checkpointing epochs precision"
+    ).split(),
+    "train": ALLOWED,
+    "evaluate": (
+        "data label_column text_columns test_rows max_length padding seed"
+    ).split(),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,45 +93,104 @@ def _path(text):
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
+# The words and flags of the commands, beside those of the recipe.
+FLAGS = {
+    "texts": {
+        "nargs": "*",
+        "metavar": "TEXT",
+        "help": "a text, or - for each line of the input that has one",
+    },
+    "--card": {"help": "such as T4 (default: the one here, or the GTX 1650 Ti)"},
+    "--system": {
+        "default": "windows" if os.name == "nt" else "linux-desktop",
+        "help": "windows, linux-desktop; no screen: linux (default: %(default)s)",
+    },
+    "--output-dir": {
+        "type": _path,
+        "default": Path("runs/agnews"),
+        "help": "the folder of the trained classifier (default: %(default)s)",
+    },
+    "--resume": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "resume the folder's unfinished run; or discard it and start over",
+    },
+    "--steps": {
+        "type": int,
+        "help": "stop after this many steps; --resume goes on from there",
+    },
+    "--checkpoint-minutes": {
+        "type": float,
+        "default": 10.0,
+        "help": "between two saves (default: %(default)s)",
+    },
+    "--file": {
+        "type": _path,
+        "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
+    },
+    "--output": {"type": _path, "help": "a new CSV file for its labels"},
+    "--text-columns": {"help": "which of its columns are text: A,B"},
+    "--json": {"type": _path, "help": "a new file for the figures"},
+    "--source": {
+        "type": _path,
+        "help": "their folder (default: notebooks, or those that came with this)",
+    },
+    "--target": {
+        "type": _path,
+        "default": Path("build/notebooks"),
+        "help": "the folder for the results (default: %(default)s)",
+    },
+}
+
+
 def _parser():
     """Make the parser of all commands."""
     parser = _Parser("agnews", description="Fine-tune DistilBERT; see README.md.")
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, run, summary):
+    def add(name, run, summary, *flags):
         command = commands.add_parser(name, help=summary, description=summary)
         command.set_defaults(run=run, json=None, output=None)
-        return command
+        for flag in flags:
+            command.add_argument(flag, **FLAGS[flag])
+        if name in FIELDS:
+            _add_recipe_flags(command, FIELDS[name])
 
     add("doctor", _doctor, "say what this machine is, and what it lacks")
-    _budget_flags(add("budget", _budget, "say whether a training step fits a card"))
-    _train_flags(add("train", _train, "train a classifier, keep the best epoch"))
-    evaluate = add("evaluate", _evaluate, "test a trained classifier")
-    _output_dir_flag(evaluate)
-    _json_flag(evaluate)
-    _recipe_flags(evaluate, EVALUATE_FIELDS.split())
-    _predict_flags(add("predict", _predict, "label texts with a trained classifier"))
-    _notebooks_flags(add("notebooks", _notebooks, "run the notebooks top to bottom"))
+    add(
+        "budget",
+        _budget,
+        "say whether a training step fits a card",
+        "--card",
+        "--system",
+        "--json",
+    )
+    add(
+        "train",
+        _train,
+        "train a classifier, keep the best epoch",
+        "--output-dir",
+        "--resume",
+        "--steps",
+        "--checkpoint-minutes",
+    )
+    add("evaluate", _evaluate, "test a trained classifier", "--output-dir", "--json")
+    add(
+        "predict",
+        _predict,
+        "label texts with a trained classifier",
+        "texts",
+        "--output-dir",
+        "--file",
+        "--output",
+        "--text-columns",
+        "--json",
+    )
+    add("notebooks", _notebooks, "run notebooks top to bottom", "--source", "--target")
     return parser
 
 
-def _output_dir_flag(command):
-    """Add the flag that names the folder of a classifier."""
-    command.add_argument(
-        "--output-dir",
-        type=_path,
-        default=Path("runs/agnews"),
-        help="the folder of the trained classifier (default: %(default)s)",
-    )
-
-
-def _json_flag(command):
-    """Add the flag that names a file for the figures."""
-    command.add_argument("--json", type=_path, help="a new file for the figures")
-
-
-def _recipe_flags(command, names):
+def _add_recipe_flags(command, names):
     """Add a flag for each of these fields of `Recipe`."""
     summary = "what is left out stays as the profile, or the run, has it"
     group = command.add_argument_group(
@@ -139,74 +203,6 @@ def _recipe_flags(command, names):
             options = {"action": argparse.BooleanOptionalAction}
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, help=ALLOWED[name][1], **options)
-
-
-def _budget_flags(command):
-    """Add the flags of `agnews budget`."""
-    command.add_argument(
-        "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
-    )
-    command.add_argument(
-        "--system",
-        default="windows" if os.name == "nt" else "linux-desktop",
-        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    )
-    _json_flag(command)
-    _recipe_flags(command, BUDGET_FIELDS.split())
-
-
-def _train_flags(command):
-    """Add the flags of `agnews train`."""
-    _output_dir_flag(command)
-    command.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        help="resume the folder's unfinished run; or discard it and start over",
-    )
-    command.add_argument(
-        "--steps",
-        type=int,
-        help="stop after this many steps; --resume goes on from there",
-    )
-    command.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10.0,
-        help="between two saves (default: %(default)s)",
-    )
-    _recipe_flags(command, ALLOWED)
-
-
-def _predict_flags(command):
-    """Add the flags of `agnews predict`."""
-    command.add_argument(
-        "texts",
-        nargs="*",
-        metavar="TEXT",
-        help="a text, or - for each line of the input that has one",
-    )
-    _output_dir_flag(command)
-    command.add_argument(
-        "--file", type=_path, help="a .csv, .tsv, .jsonl or .parquet file of texts"
-    )
-    command.add_argument("--output", type=_path, help="a new CSV file for its labels")
-    command.add_argument("--text-columns", help="which of its columns are text: A,B")
-    _json_flag(command)
-
-
-def _notebooks_flags(command):
-    """Add the flags of `agnews notebooks`."""
-    command.add_argument(
-        "--source",
-        type=_path,
-        help="their folder (default: notebooks, or those that came with this)",
-    )
-    command.add_argument(
-        "--target",
-        type=_path,
-        default=Path("build/notebooks"),
-        help="the folder for the results (default: %(default)s)",
-    )
 
 
 def _flags(options):
@@ -360,9 +356,8 @@ def _label_file(options):
     target = options.output
     if target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
-    trained = run_facts(options.output_dir).get("recipe", {})
-    own = environment_overrides().get("text_columns", trained.get("text_columns"))
-    columns = options.text_columns or own
+    own = run_facts(options.output_dir).get("recipe", {}) | environment_overrides()
+    columns = options.text_columns or own.get("text_columns")
     read = read_texts(options.file, text_columns=columns, labelled=False)
     print(f"{options.file.name} · {read.layout}")
     has_text = read.rows["text"] != ""

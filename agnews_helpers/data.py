@@ -156,8 +156,10 @@ def _classes(train):
             counts.keys() - {rarest},
             f"a class needs {MIN_ROWS_PER_CLASS}, or 2 if classes.txt lists it",
         )
-    names = sorted(labels[~folded.duplicated()], key=str.casefold)
-    return sorted(names, key=lambda name: len(name) if name.isdecimal() else 99)
+    return sorted(
+        labels[~folded.duplicated()],
+        key=lambda name: (len(name) if name.isdecimal() else 99, name.casefold()),
+    )
 
 
 def _label_error(path, labels, label, known, rule):
@@ -207,7 +209,7 @@ def _decode(read, coding):
 
 def _draw(split, frame, n, recipe):
     """Draw as many rows as the recipe asks for, the same share of each class."""
-    wanted = n or max(1, len(frame))
+    wanted = n or len(frame) or 1
     # The number of a profile is a maximum.
     is_maximum = n == PROFILES[recipe.profile].get(f"{split}_rows")
     if frame.empty or wanted > len(frame) and not is_maximum:
@@ -215,6 +217,8 @@ def _draw(split, frame, n, recipe):
             f"{split}_rows is {wanted:,}, but {recipe.data} has only {len(frame):,} "
             f"{split} rows."
         )
+    if wanted >= len(frame):
+        return frame
     return _deal(frame, wanted, recipe.seed)[0]
 
 
@@ -270,12 +274,13 @@ def _hold_out(frame):
     the file, and `evaluate` could then test on rows that had been trained on.
     """
     hashes = frame["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
-    held_out = []
-    for _, of_class in hashes.sort_values(kind="stable").groupby(frame["label"]):
-        tenth = sum(of_class < "1a")  # as 26 of 256 first bytes are
-        n = max(0, min(max(1, tenth), len(of_class) - 2))
-        held_out += of_class.index[:n].tolist()
-    return frame.drop(held_out), frame.loc[sorted(held_out)]
+    labels = frame["label"][hashes.sort_values(kind="stable").index]
+    of_class = labels.groupby(labels)
+    place, size = of_class.cumcount(), of_class.transform("size")
+    # "1a": 26 of 256 first bytes, about a tenth
+    is_chosen = (hashes < "1a") | (place == 0)
+    is_held_out = is_chosen & (place < size - 2)
+    return frame[~is_held_out], frame[is_held_out]
 
 
 def _deal(frame, n, seed):
@@ -285,15 +290,9 @@ def _deal(frame, n, seed):
     """
     from sklearn.model_selection import train_test_split
 
-    if not 0 < n < len(frame):
-        return frame, frame[:0]
-    counts = Counter(frame["label"])
-    n_smaller = min(n, len(frame) - n)
-    can_stratify = n_smaller >= len(counts) and min(counts.values()) >= 2
-    drawn, others = train_test_split(
-        frame,
-        train_size=n,
-        stratify=frame["label"] if can_stratify else None,
-        random_state=seed,
-    )
-    return drawn.sort_index(), others.sort_index()
+    options = {"train_size": n, "random_state": seed}
+    try:
+        parts = train_test_split(frame, stratify=frame["label"], **options)
+    except ValueError:  # fewer rows than classes, or a class of one row
+        parts = train_test_split(frame, **options)
+    return [part.sort_index() for part in parts]

@@ -245,16 +245,12 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
 
     Raises
     ------
-    InvalidValue
-        If the model does not support it.
+    ValueError
+        If the model does not support it, from transformers.
     """
     if not enabled:
         yield
         return
-    if not model.supports_gradient_checkpointing:
-        raise InvalidValue(
-            f"{type(model).__name__} does not support gradient checkpointing."
-        )
     # The newest transformers calls it activation checkpointing.
     new = hasattr(model, "activation_checkpointing_enable")
     kind = "activation" if new else "gradient"
@@ -407,10 +403,8 @@ def load_classifier(
             f"note: the run that wrote {folder} is not finished; this is its best "
             "classifier so far."
         )
-    # Version 2 noted the checksums in its record; since then best/ has a manifest.
     has_manifest = (folder / storage.MANIFEST).is_file()
-    sums = None if has_manifest else facts.get("files", {})
-    if changed := storage.damaged_files(folder, sums):
+    if has_manifest and (changed := storage.damaged_files(folder)):
         print(
             f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "
             "or is damaged."

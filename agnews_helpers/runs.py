@@ -54,14 +54,8 @@ from .recipe import Recipe
 CHECKPOINTS_KEPT = 2
 TRAINED = WeakSet()  # models that are not as they were loaded
 BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
-FINISHED_FILES = (BEST_MANIFEST, storage.HISTORY, storage.STEPS)
-OUTPUTS = (
-    storage.BEST,
-    storage.HISTORY,
-    storage.STEPS,
-    storage.RUN_FILE,
-    "test_report.json",
-)
+RESULTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+OUTPUTS = (*RESULTS, storage.RUN_FILE, "test_report.json")
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -227,29 +221,30 @@ class OpenRun:
             return
         problem = ""
         if self._record.get("finished"):
-            damaged = storage.damaged_files(self.path / storage.BEST)
-            damaged += self._changed(*FINISHED_FILES)
             problem = differences(self._record["identity"], self.identity)
             problem = problem or ", ".join(
-                f"{name} is damaged or missing" for name in damaged
+                f"{name} is damaged or missing"
+                for result in RESULTS
+                for name in self._damaged(result)
             )
             if not problem:
                 self._remove_checkpoints(self._record["run"])
                 # What is left is of another run, perhaps begun with resume=False.
-                left = map(_progress, find_checkpoints(self.path))
-                self.is_finished = self.identity not in [
-                    p.get("identity") for p in left
-                ]
+                paths = find_checkpoints(self.path)
+                left = [_progress(path).get("identity") for path in paths]
+                self.is_finished = self.identity not in left
             if self.is_finished:
                 return
         self.newest = self._newest_checkpoint()
-        if self.newest is None and problem:
+        if self.newest:
+            return
+        if problem:
             raise ResumeError(
                 f"{self.path} holds a finished run that cannot be used: {problem}. "
                 f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
                 "one is finished."
             )
-        if self.newest is None and self.resume is True:
+        if self.resume is True:
             raise ResumeError(
                 f"{self.path} holds no unfinished run that could be resumed. "
                 f"{START_OVER}"
@@ -276,10 +271,17 @@ class OpenRun:
             f"{ANOTHER_FOLDER} Or move them away."
         )
 
-    def _changed(self, *names):
-        """List which of these files are not as run.json says."""
-        sums = self._record.get("files", {})
-        return storage.damaged_files(self.path, {n: sums.get(n) for n in names})
+    def _damaged(self, name):
+        """List the files of a result that are not as they were saved."""
+        damaged = []
+        if name == storage.BEST:
+            damaged = storage.damaged_files(self.path / name)
+            # Unless finished, a run may have died between best/ and run.json.
+            name = BEST_MANIFEST if self._record["finished"] else None
+        if name:
+            wanted = self._record.get("files", {}).get(name)
+            damaged += storage.damaged_files(self.path, {name: wanted})
+        return damaged
 
     def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""
@@ -357,21 +359,23 @@ class OpenRun:
         """
         self.optimizer = optimizer
         recipe = self.recipe
-        sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
-        if self.newest is None:
+        if self.newest:
+            with _explained(self.newest):
+                state = read_checkpoint(self.newest, self.model, optimizer)
+            process_state().print(f"Resuming after {state}.")
+            if state.best_epoch:
+                # best/ may be of a later epoch, whose checkpoint was lost.
+                self._publish(state)
+        else:
+            state = State(self.rows, recipe.batch_size, recipe.epochs)
             if self.model in TRAINED:
                 process_state().print(
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
-            return State(self.rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
-        with _explained(self.newest):
-            state = read_checkpoint(self.newest, self.model, optimizer)
-        state.split_sizes += [s for s in sizes if s not in state.split_sizes]
-        process_state().print(f"Resuming after {state}.")
-        if state.best_epoch:
-            # best/ may be of a later epoch, whose checkpoint was lost.
-            self._publish(state)
+        size = [1, recipe.micro_batch_size]
+        if recipe.micro_batch_size and size not in state.split_sizes:
+            state.split_sizes.append(size)
         return state
 
     @property
@@ -473,15 +477,8 @@ class OpenRun:
     def _make_way(self, name):
         """Set aside what somebody changed, or put into the place of a file of ours."""
         path = self.path / name
-        names = [name]
-        if name == storage.BEST:
-            # Unless finished, a run may have died between best/ and run.json.
-            names = [BEST_MANIFEST] if self._record["finished"] else []
         with suppress(OSError):
-            changed = self._changed(*names)
-            if name == storage.BEST:
-                changed += storage.damaged_files(path)
-            if not (changed and os.path.lexists(path)):
+            if not (self._damaged(name) and os.path.lexists(path)):
                 return
         storage.set_aside(path, "it was changed since it was saved")
 
@@ -602,8 +599,7 @@ def identity_of(
         values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
     files = [storage.sha256(path) for path in source_files(model.name_or_path)]
-    shapes = [(name, list(w.shape)) for name, w in weights]
-    values["model"] = _digest([repr(model), *(files or shapes)])
+    values["model"] = _digest([repr(model), *files])  # the first has all shapes
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))

@@ -19,7 +19,6 @@ from .checkpoints import State
 from .evaluation import evaluate
 from .hardware import check_precision
 from .model import check_trainable, gradient_checkpointing, label_mapping
-from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import (
     DoesNotFit,
     InvalidValue,
@@ -232,8 +231,8 @@ def check_run(
 def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine and model for training.
 
-    Sets the device's memory cap, gradient checkpointing and the CPU's faster functions,
-    which are undone on exit; seeds dropout, and clears the gradients.
+    Sets the device's memory cap and gradient checkpointing; seeds dropout, and clears
+    the gradients. On exit the model is as it was, but for its weights.
 
     Parameters
     ----------
@@ -249,12 +248,16 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     accelerator = make_accelerator(recipe.precision)
     with (
         vram_cap(accelerator.device),
-        cpu_kernels(model, accelerator.device),
         gradient_checkpointing(model, recipe.gradient_checkpointing),
     ):
         torch.manual_seed(recipe.seed + accelerator.process_index)  # for dropout
         model.zero_grad()
-        yield accelerator
+        attributes, was_training = vars(model).copy(), model.training
+        try:
+            yield accelerator
+        finally:
+            model.__dict__ = attributes  # Accelerate wraps forward for bf16 and fp16
+            model.train(was_training)
 
 
 def class_weights(

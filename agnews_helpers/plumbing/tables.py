@@ -234,10 +234,17 @@ def _parse_csv(path, kind):
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
-    rows, line = {}, 1
+    rows, line, width = {}, 1, None
     try:
         for cells in reader:
             if any(map(str.strip, cells)):
+                width = width or len(cells)
+                if len(cells) != width:
+                    problem = (
+                        f"{len(cells)} fields, and the first row has {width}. Put "
+                        f"quotation marks around a field with {separator!r} in it."
+                    )
+                    raise row_error(path, line, problem)
                 rows[line] = cells
             line = reader.line_num + 1
     except csv.Error as error:
@@ -248,14 +255,6 @@ def _parse_csv(path, kind):
         ) from None
     finally:
         csv.field_size_limit(limit)
-    width = len(next(iter(rows.values()), ()))
-    for line, cells in rows.items():
-        if len(cells) != width:
-            problem = (
-                f"{len(cells)} fields, and the first row has {width}. Put quotation "
-                f"marks around a field with {separator!r} in it."
-            )
-            raise row_error(path, line, problem)
     return _as_frame(rows), separator
 
 
