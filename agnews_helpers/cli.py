@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from . import __version__
-from .plumbing.errors import AgnewsError, InvalidValue, SaveError
+from .plumbing.errors import AgnewsError, InvalidValue, SaveError, is_out_of_memory
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
@@ -55,9 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130  # what shells expect after Ctrl-C
     except Exception as error:  # nothing reaches a user as a traceback
         known = isinstance(error, (AgnewsError, OSError, ValueError))
-        kind = "" if known else f"{type(error).__name__}: "
-        message = f"agnews {options.command}: {kind}{_printable(str(error))}"
-        print(message, file=sys.stderr)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error) and not known:
+            message = "out of memory. Close what else uses it (see nvidia-smi)."
+        print(f"agnews {options.command}: {_printable(message)}", file=sys.stderr)
         return 2
     return status
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ from .plumbing.errors import (
     SaveError,
     is_out_of_memory,
 )
-from .plumbing.processes import from_main, is_main, process_state
+from .plumbing.processes import from_main, is_main, process_state, world_size
 from .recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
@@ -415,6 +415,24 @@ class OpenRun:
         self.saved_at = time.perf_counter()
         state.lap()  # saving is no training time
 
+    @contextmanager
+    def saved_if_memory_runs_out(self, state: State) -> Iterator[None]:
+        """Context manager: save before an error for lack of memory goes on.
+
+        Only a run of one process: the others would wait.
+
+        Parameters
+        ----------
+        state : State
+            How far the run is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error) and world_size() == 1:
+                self.save(state)
+            raise
+
     def _check_folder(self):
         """Check that the folder is still there, and still the one that is locked."""
         with suppress(OSError):
@@ -603,7 +621,7 @@ def identity_of(
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))
-    values["processes"] = process_state().num_processes
+    values["processes"] = world_size()
     return values
 
 

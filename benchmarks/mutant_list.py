@@ -261,8 +261,7 @@ MUTANTS = {
     },
     ("agnews_helpers/training.py", "tests/test_not_ours.py"): {
         "test_a_failure_leaves_the_model_as_it_was": [
-            ("model.__dict__ = attributes", "pass"),
-            ("model.train(was_training)", "pass"),
+            ("module.__dict__ = before", "pass"),
         ],
     },
     ("agnews_helpers/training.py", "tests/test_training.py"): {
@@ -272,13 +271,10 @@ MUTANTS = {
         ],
         "test_any_gradient_that_is_not_finite_stops_before_the_step": [
             (
-                "                        check_finite(loss, model, accelerator)",
-                "                        pass",
+                "loss = check_finite(loss, model, accelerator)",
+                "loss = loss.item()",
             ),
-            (
-                "torch.isfinite(loss + get_total_norm(gradients))",
-                "torch.isfinite(loss)",
-            ),
+            ("isfinite(value + norm)", "isfinite(value)"),
         ],
         "test_the_loss_is_the_mean_cross_entropy": [
             ("losses / (rows or len(logits))", "losses / len(logits)"),
@@ -295,7 +291,20 @@ MUTANTS = {
             ("model.zero_grad()\n        raise NonFiniteError", "raise NonFiniteError"),
             ("get_scale() >= 1", "get_scale() > 1"),
             ("get_scale() >= 1", "get_scale() >= 0.5"),
-            ("torch.isfinite(loss) and accelerator", "accelerator"),
+            ("isfinite(value) and accelerator", "accelerator"),
+        ],
+        "test_wherever_memory_runs_out_it_says_what_helps_and_the_run_goes_on": [
+            ("adam.state.clear()", "pass"),
+            ("model.zero_grad()\n            free_memory", "free_memory"),
+            ("with run.saved_if_memory_runs_out(state)", "if True"),
+            ("{str(error).splitlines()[0]} What", "{error} What"),
+        ],
+        "test_a_step_is_checked_by_few_calls_which_do_not_grow_with_the_model": [
+            (
+                "get_total_norm(p.grad for p in model.parameters() if p.grad is not "
+                "None)",
+                "sum(p.grad.norm() for p in model.parameters())",
+            ),
         ],
         "test_a_class_without_rows_has_a_finite_weight": [
             (".clamp(min=1)", ""),

@@ -339,10 +339,9 @@ def parts(rows: int, steps: int = 30) -> dict:
 
     def step(batch):
         loss = forward_backward(model, batch, backward=accelerator.backward)
-        check_finite(loss, model, accelerator)
+        check_finite(loss, model, accelerator)  # reads the loss, too
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()
 
     started = time.perf_counter()
     batches = epoch_batches(tokens["train"]["length"][:], recipe, 1)
