@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         status, figures = options.run(options)
         if options.json:
             write_json(options.json, figures)
-            print(f"figures in {options.json}")
+            print(f"figures in {options.json.as_posix()}")
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return 130  # what shells expect after Ctrl-C
@@ -283,8 +283,8 @@ def _train(options):
         report.save(folder / "test_report.json")
         _print_report(report)
         print(
-            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in {folder}; "
-            f"{len(tokens['validation']):,} rows chose it"
+            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in "
+            f"{folder.as_posix()}; {len(tokens['validation']):,} rows chose it"
         )
     return 0, {}
 
@@ -374,7 +374,7 @@ def _label_file(options):
         table.loc[has_text, name] = [*values]
     save_text(target, table.to_csv(index=False, lineterminator="\n"))
     empty = len(table) - len(answers)
-    print(f"{len(answers):,} rows labelled in {target}, {empty:,} without text are not")
+    print(f"{len(answers):,} rows labelled in {target.as_posix()}, {empty:,} lack text")
     return {"rows": len(answers), "rows_without_text": empty}
 
 

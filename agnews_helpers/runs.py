@@ -201,7 +201,9 @@ class OpenRun:
         source = self.model.name_or_path
         best = self.path / storage.BEST
         if source and os.path.realpath(source) == os.path.realpath(best):
-            raise ResumeError(f"{best} is the model to begin with. {ANOTHER_FOLDER}")
+            raise ResumeError(
+                f"{best.as_posix()} is the model to begin with. {ANOTHER_FOLDER}"
+            )
         str(self.path).encode()  # safetensors cannot write to a name without UTF-8
         self.path.mkdir(parents=True, exist_ok=True)
         held.enter_context(storage.folder_lock(self.path))
@@ -240,14 +242,14 @@ class OpenRun:
             return
         if problem:
             raise ResumeError(
-                f"{self.path} holds a finished run that cannot be used: {problem}. "
-                f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
-                "one is finished."
+                f"{self.path.as_posix()} holds a finished run that cannot be used: "
+                f"{problem}. {ANOTHER_FOLDER} {START_OVER} The finished one stays "
+                "until the new one is finished."
             )
         if self.resume is True:
             raise ResumeError(
-                f"{self.path} holds no unfinished run that could be resumed. "
-                f"{START_OVER}"
+                f"{self.path.as_posix()} holds no unfinished run that could be "
+                f"resumed. {START_OVER}"
             )
 
     def _read_record(self):
@@ -267,8 +269,8 @@ class OpenRun:
             except InvalidValue:
                 pass
         raise SaveError(
-            f"{self.path} holds {', '.join(present)}, but no run.json of this version. "
-            f"{ANOTHER_FOLDER} Or move them away."
+            f"{self.path.as_posix()} holds {', '.join(present)}, but no run.json of "
+            f"this version. {ANOTHER_FOLDER} Or move them away."
         )
 
     def _damaged(self, name):
@@ -298,13 +300,14 @@ class OpenRun:
                 continue
             if progress.get("format") != storage.FORMAT:
                 raise ResumeError(
-                    f"{self.path} holds an unfinished run of another version, which "
-                    f"this one cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
+                    f"{self.path.as_posix()} holds an unfinished run of another "
+                    f"version: not to be resumed. {ANOTHER_FOLDER} Or: {START_OVER}"
                 )
             if other := differences(progress["identity"], self.identity):
                 raise ResumeError(
-                    f"{self.path} holds an unfinished run of another kind: {other}. "
-                    f"Resume it unchanged, or give another folder. {START_OVER}"
+                    f"{self.path.as_posix()} holds an unfinished run of another kind: "
+                    f"{other}. Resume it unchanged, or give another folder. "
+                    f"{START_OVER}"
                 )
             ours = {"micro_batch_size": self.recipe.micro_batch_size}
             if other := differences(progress["recipe"], ours):
@@ -329,8 +332,8 @@ class OpenRun:
         """
         state = process_state()
         state.print(
-            f"This run is finished: its classifier is loaded from {self.path}. "
-            f"{START_OVER}"
+            "This run is finished: its classifier is loaded from "
+            f"{self.path.as_posix()}. {START_OVER}"
         )
         self.model.to(state.device)
         with _explained(self.path):
@@ -361,7 +364,9 @@ class OpenRun:
         recipe = self.recipe
         if self.newest:
             with _explained(self.newest):
-                state = read_checkpoint(self.newest, self.model, optimizer)
+                state = storage.retry_if_held(
+                    read_checkpoint, self.newest, self.model, optimizer
+                )
             process_state().print(f"Resuming after {state}.")
             if state.best_epoch:
                 # best/ may be of a later epoch, whose checkpoint was lost.
@@ -384,13 +389,15 @@ class OpenRun:
         due = time.perf_counter() - self.saved_at >= 60 * self.save_minutes
         return from_main(due)
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, is_periodic: bool = False) -> None:
         """Write a checkpoint, keep the newest two, and publish a new best epoch.
 
         Parameters
         ----------
         state : State
             How far the run is.
+        is_periodic : bool
+            Whether the run goes on if this fails: the next save is not far.
 
         Raises
         ------
@@ -400,14 +407,19 @@ class OpenRun:
         training = training_state(self.optimizer, self.model.device)
         if is_main():
             self._check_folder()
-            self.newest = write_checkpoint(
-                self.checkpoints,
-                self.model,
-                training,
-                state,
-                self._facts(),
-                self._best_writer(state) if state.best_epoch else None,
-            )
+            try:
+                self.newest = write_checkpoint(
+                    self.checkpoints,
+                    self.model,
+                    training,
+                    state,
+                    self._facts(),
+                    self._best_writer(state) if state.best_epoch else None,
+                )
+            except SaveError as error:
+                if not is_periodic:
+                    raise
+                print(f"note: {error} The run goes on; the next save tries again.")
             self._remove_checkpoints(self._run_id, keep=CHECKPOINTS_KEPT)
         self.newest = from_main(self.newest)
         if state.is_best_epoch:
@@ -480,13 +492,17 @@ class OpenRun:
             "files": {n: storage.sha256_of_text(text) for n, text in texts.items()},
             "finished": run is not None,
         }
+        for name in (storage.RUN_FILE, *texts):
+            if (path := self.path / name).exists():
+                storage.move(path, path)  # refused now, before anything is replaced
         if not self._record:
             # First, so that a run that dies in here knows best/ as its own.
             self._write_record(facts)
         for name in (storage.BEST, *texts):
             self._make_way(name)
         best = storage.write_folder(self.path / storage.BEST, self._best_writer(state))
-        facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
+        with _explained(best):
+            facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
         # Before the tables, so that a run that dies in here knows them as its own.
         self._write_record(facts)
         for name, text in texts.items():
@@ -495,7 +511,7 @@ class OpenRun:
     def _make_way(self, name):
         """Set aside what somebody changed, or put into the place of a file of ours."""
         path = self.path / name
-        with suppress(OSError):
+        with _explained(path):
             if not (self._damaged(name) and os.path.lexists(path)):
                 return
         storage.set_aside(path, "it was changed since it was saved")
@@ -521,8 +537,8 @@ class OpenRun:
         if not state.best_epoch:  # so that there is something to look at
             self._publish(state)
         process_state().print(
-            f"Stopped after {state}; saved in {self.path}. To resume, call train() "
-            "again, or run: agnews train --resume --output-dir "
+            f"Stopped after {state}; saved in {self.path.as_posix()}. To resume, call "
+            "train() again, or run: agnews train --resume --output-dir "
             f'"{self.path.as_posix()}"\n{state.estimate()}'
         )
         return self._result(state, finished=False)
@@ -616,7 +632,11 @@ def identity_of(
         split = tokens[name]
         values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
-    files = [storage.sha256(path) for path in source_files(model.name_or_path)]
+    files = [
+        # Not its bytes: lines end otherwise on Windows.
+        storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
+        for path in source_files(model.name_or_path)
+    ]
     values["model"] = _digest([repr(model), *files])  # the first has all shapes
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["frozen parameters"] = _digest(frozen) if frozen else "none"
@@ -673,7 +693,7 @@ def _explained(path):
             raise
         problem = str(error).partition("\n")[0]
         raise SaveError(
-            f"{path} cannot be used: {problem}. {ANOTHER_FOLDER} Or move it away."
+            f"{path} cannot be used: {problem}. Close what holds it. {ANOTHER_FOLDER}"
         ) from error
 
 

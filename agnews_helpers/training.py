@@ -57,7 +57,8 @@ def train(
     The best epoch has the highest validation accuracy; ties go to the lower validation
     loss. Its classifier is saved in ``output_dir/best``. The run itself is saved in
     ``output_dir/checkpoints`` every `save_minutes`, after each best epoch, and when it
-    is stopped (Ctrl-C, the notebook's stop button; SIGTERM and SIGHUP on POSIX).
+    is stopped (Ctrl-C, the notebook's stop button; SIGTERM and SIGHUP on POSIX,
+    Ctrl-Break on Windows). A save between two steps that fails is only a note.
     Calling `train` again with the same arguments resumes it; the result is identical
     to that of an uninterrupted run.
 
@@ -132,7 +133,7 @@ def train(
                         optimizer.zero_grad()  # or the next gradients add to these
                     state.add_step(loss)
                     if run.is_save_due:
-                        run.save(state)
+                        run.save(state, is_periodic=True)
                 validation = (model, tokens["validation"], recipe)
                 with run.saved_if_memory_runs_out(state):
                     report = stop.run_unless_stopped(evaluate, *validation)

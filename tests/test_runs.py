@@ -125,8 +125,8 @@ def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(
     kept = []
     save = OpenRun.save
 
-    def counted(self, state):
-        save(self, state)
+    def counted(self, state, **options):
+        save(self, state, **options)
         kept.append(len(find_checkpoints(tmp_path)))
 
     monkeypatch.setattr(OpenRun, "save", counted)
