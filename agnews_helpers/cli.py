@@ -4,6 +4,8 @@ import argparse
 import atexit
 import os
 import sys
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -94,6 +96,19 @@ def _path(text):
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
+def _checked(convert, is_allowed, allowed):
+    """Return a function that converts a word of the command line, and checks it."""
+
+    def value(text):
+        with suppress(ValueError):
+            number = convert(text)
+            if is_allowed(number):
+                return number
+        raise argparse.ArgumentTypeError(f"{text!r} must be {allowed}")
+
+    return value
+
+
 # The words and flags of the commands, beside those of the recipe.
 FLAGS = {
     "texts": {
@@ -103,8 +118,9 @@ FLAGS = {
     },
     "--card": {"help": "such as T4 (default: the one here, or the GTX 1650 Ti)"},
     "--system": {
+        "choices": ("windows", "linux-desktop", "linux"),
         "default": "windows" if os.name == "nt" else "linux-desktop",
-        "help": "windows, linux-desktop; no screen: linux (default: %(default)s)",
+        "help": "linux has no screen (default: %(default)s)",
     },
     "--output-dir": {
         "type": _path,
@@ -116,11 +132,11 @@ FLAGS = {
         "help": "resume the folder's unfinished run; or discard it and start over",
     },
     "--steps": {
-        "type": int,
+        "type": _checked(int, lambda n: n >= 1, "a whole number from 1"),
         "help": "stop after this many steps; --resume goes on from there",
     },
     "--checkpoint-minutes": {
-        "type": float,
+        "type": _checked(float, lambda x: 0 <= x < inf, "minutes, at least 0"),
         "default": 10.0,
         "help": "between two saves (default: %(default)s)",
     },
@@ -199,7 +215,8 @@ def _add_recipe_flags(command, names):
     )
     for name in names:
         kind = Recipe.__annotations__[name]
-        options = {"type": (*get_args(kind), kind)[0]}  # of `int | None`: int
+        convert = (*get_args(kind), kind)[0]  # of `int | None`: int
+        options = {"type": _checked(convert, *ALLOWED[name])}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
         flag = f"--{name.replace('_', '-')}"
@@ -324,8 +341,6 @@ def _evaluate(options):
 
 def _predict(options):
     """Label texts, the lines of the standard input, or the rows of a file."""
-    from .evaluation import classify
-
     texts = options.texts
     has_file = bool(options.file)
     is_mixed = "-" in texts and len(texts) > 1
@@ -333,6 +348,8 @@ def _predict(options):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
+    from .evaluation import classify
+
     if options.file:
         return 0, _label_file(options)
     if texts == ["-"]:
