@@ -26,8 +26,7 @@ test: lint  ## lint, all unit tests with their coverage, and every notebook agai
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=92
 
 rehearse: .venv/test  ## all notebooks with as many rows as AG News, and with all kinds of data (25 minutes)
-	$(BIN)/python -m pytest -n 2 -m rehearsal tests/rehearsal
-	$(BIN)/python -m tests.rehearsal.rehearse
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m rehearsal -rP tests/rehearsal
 
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser

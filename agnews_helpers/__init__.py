@@ -28,7 +28,6 @@ _NAMES = {
     "predict_logits Classifier classify",
     "hardware": "describe_machine this_card",
     "budgeting": "training_step config_for options_of full_run_hours",
-    "plumbing.cpu_kernels": "cpu_kernels",
     "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable "
     "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError "

@@ -363,7 +363,7 @@ def make_loader(
         batch_sampler=batches,
         collate_fn=Collator(pad_token_id, recipe.pad_to),
         generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # it would make a CUDA context
     )
 
 

@@ -4,22 +4,35 @@ import argparse
 import atexit
 import os
 import sys
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import NoReturn, get_args
 
 from . import __version__
-from .plumbing.errors import AgnewsError, DataError, InvalidValue, SaveError
+from .plumbing.errors import (
+    AgnewsError,
+    DataError,
+    InvalidValue,
+    SaveError,
+    is_out_of_memory,
+)
 from .plumbing.storage import save_text, try_file, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
-# The fields of the recipe that a command has flags for; `train` has all.
-BUDGET_FIELDS = (
-    "model max_length padding group_by_length batch_size micro_batch_size "
-    "gradient_checkpointing epochs precision"
-)
-CHECK_FIELDS = "label_column text_columns model max_length batch_size epochs"
-EVALUATE_FIELDS = "data label_column text_columns test_rows max_length padding seed"
+# The fields of the recipe that a command has flags for
+FIELDS = {
+    "budget": (
+        "model max_length padding group_by_length batch_size micro_batch_size "
+        "gradient_checkpointing epochs precision"
+    ).split(),
+    "check": "label_column text_columns model max_length batch_size epochs".split(),
+    "train": ALLOWED,
+    "evaluate": (
+        "data label_column text_columns test_rows max_length padding seed"
+    ).split(),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,16 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
         status, figures = options.run(options)
         if options.json:
             write_json(options.json, figures)
-            print(f"figures in {options.json}")
+            print(f"figures in {options.json.as_posix()}")
     except KeyboardInterrupt:
         print(f"agnews {options.command}: interrupted", file=sys.stderr)
         return 130  # what shells expect after Ctrl-C
     except Exception as error:  # nothing reaches a user as a traceback
         known = isinstance(error, (AgnewsError, OSError, ValueError))
-        kind = "" if known else f"{type(error).__name__}: "
-        lines = "\n".join(map(_printable, str(error).split("\n")))
-        message = f"agnews {options.command}: {kind}{lines}"
-        print(message, file=sys.stderr)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error) and not known:
+            message = "out of memory. Close what else uses it (see nvidia-smi)."
+        lines = "\n".join(map(_printable, message.split("\n")))
+        print(f"agnews {options.command}: {lines}", file=sys.stderr)
         return 2
     return status
 
@@ -90,52 +104,103 @@ def _path(text):
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
+def _checked(convert, is_allowed, allowed):
+    """Return a function that converts a word of the command line, and checks it."""
+
+    def value(text):
+        with suppress(ValueError):
+            number = convert(text)
+            if is_allowed(number):
+                return number
+        raise argparse.ArgumentTypeError(f"{text!r} must be {allowed}")
+
+    return value
+
+
+# The words and flags of the commands, beside those of the recipe.
+FLAGS = {
+    "texts": {
+        "nargs": "*",
+        "metavar": "TEXT",
+        "help": "a text, or - for each line of the input that has one",
+    },
+    "data": {"help": "a folder with a training file, or one file"},
+    "--write": {
+        "type": _path,
+        "help": "a new folder for the usable rows and the others",
+    },
+    "--card": {"help": "such as T4 (default: the one here, or the GTX 1650 Ti)"},
+    "--system": {
+        "choices": ("windows", "linux-desktop", "linux"),
+        "default": "windows" if os.name == "nt" else "linux-desktop",
+        "help": "linux has no screen (default: %(default)s)",
+    },
+    "--output-dir": {
+        "type": _path,
+        "default": Path("runs/agnews"),
+        "help": "the folder of the trained classifier (default: %(default)s)",
+    },
+    "--resume": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "resume the folder's unfinished run; or discard it and start over",
+    },
+    "--steps": {
+        "type": _checked(int, lambda n: n >= 1, "a whole number from 1"),
+        "help": "stop after this many steps; --resume goes on from there",
+    },
+    "--checkpoint-minutes": {
+        "type": _checked(float, lambda x: 0 <= x < inf, "minutes, at least 0"),
+        "default": 10.0,
+        "help": "between two saves (default: %(default)s)",
+    },
+    "--file": {
+        "type": _path,
+        "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
+    },
+    "--output": {"type": _path, "help": "a new CSV file for its labels"},
+    "--text-columns": {"help": "which of its columns are text: A,B"},
+    "--json": {"type": _path, "help": "a new file for the figures"},
+    "--source": {
+        "type": _path,
+        "help": "their folder (default: notebooks, or those that came with this)",
+    },
+    "--target": {
+        "type": _path,
+        "default": Path("build/notebooks"),
+        "help": "the folder for the results (default: %(default)s)",
+    },
+}
+
+
 def _parser():
     """Make the parser of all commands."""
     parser = _Parser("agnews", description="Fine-tune DistilBERT; see README.md.")
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, run, summary):
+    def add(name, run, summary, flags=""):
         command = commands.add_parser(name, help=summary, description=summary)
         command.set_defaults(run=run, json=None, output=None)
-        return command
+        for flag in flags.split():
+            command.add_argument(flag, **FLAGS[flag])
+        if name in FIELDS:
+            _add_recipe_flags(command, FIELDS[name])
 
     add("doctor", _doctor, "say what this machine is, and what it lacks")
-    _budget_flags(add("budget", _budget, "say whether a training step fits a card"))
-    check = add("check", _check, "list all that is wrong with labelled texts")
-    check.add_argument("data", help="a folder with a training file, or one file")
-    check.add_argument(
-        "--write", type=_path, help="a new folder for the usable rows and the others"
-    )
-    _json_flag(check)
-    _recipe_flags(check, CHECK_FIELDS.split())
-    _train_flags(add("train", _train, "train a classifier, keep the best epoch"))
-    evaluate = add("evaluate", _evaluate, "test a trained classifier")
-    _output_dir_flag(evaluate)
-    _json_flag(evaluate)
-    _recipe_flags(evaluate, EVALUATE_FIELDS.split())
-    _predict_flags(add("predict", _predict, "label texts with a trained classifier"))
-    _notebooks_flags(add("notebooks", _notebooks, "run the notebooks top to bottom"))
+    fits = "say whether a training step fits a card"
+    add("budget", _budget, fits, "--card --system --json")
+    wrong = "list all that is wrong with labelled texts"
+    add("check", _check, wrong, "data --write --json")
+    trains = "train a classifier, keep the best epoch"
+    add("train", _train, trains, "--output-dir --resume --steps --checkpoint-minutes")
+    add("evaluate", _evaluate, "test a trained classifier", "--output-dir --json")
+    labels = "texts --output-dir --file --output --text-columns --json"
+    add("predict", _predict, "label texts with a trained classifier", labels)
+    add("notebooks", _notebooks, "run notebooks top to bottom", "--source --target")
     return parser
 
 
-def _output_dir_flag(command):
-    """Add the flag that names the folder of a classifier."""
-    command.add_argument(
-        "--output-dir",
-        type=_path,
-        default=Path("runs/agnews"),
-        help="the folder of the trained classifier (default: %(default)s)",
-    )
-
-
-def _json_flag(command):
-    """Add the flag that names a file for the figures."""
-    command.add_argument("--json", type=_path, help="a new file for the figures")
-
-
-def _recipe_flags(command, names):
+def _add_recipe_flags(command, names):
     """Add a flag for each of these fields of `Recipe`."""
     summary = "what is left out stays as the profile, or the run, has it"
     group = command.add_argument_group(
@@ -143,79 +208,12 @@ def _recipe_flags(command, names):
     )
     for name in names:
         kind = Recipe.__annotations__[name]
-        options = {"type": (*get_args(kind), kind)[0]}  # of `int | None`: int
+        convert = (*get_args(kind), kind)[0]  # of `int | None`: int
+        options = {"type": _checked(convert, *ALLOWED[name])}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, help=ALLOWED[name][1], **options)
-
-
-def _budget_flags(command):
-    """Add the flags of `agnews budget`."""
-    command.add_argument(
-        "--card", help="such as T4 (default: the one here, or the GTX 1650 Ti)"
-    )
-    command.add_argument(
-        "--system",
-        default="windows" if os.name == "nt" else "linux-desktop",
-        help="windows, linux-desktop; no screen: linux (default: %(default)s)",
-    )
-    _json_flag(command)
-    _recipe_flags(command, BUDGET_FIELDS.split())
-
-
-def _train_flags(command):
-    """Add the flags of `agnews train`."""
-    _output_dir_flag(command)
-    command.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        help="resume the folder's unfinished run; or discard it and start over",
-    )
-    command.add_argument(
-        "--steps",
-        type=int,
-        help="stop after this many steps; --resume goes on from there",
-    )
-    command.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10.0,
-        help="between two saves (default: %(default)s)",
-    )
-    _recipe_flags(command, ALLOWED)
-
-
-def _predict_flags(command):
-    """Add the flags of `agnews predict`."""
-    command.add_argument(
-        "texts",
-        nargs="*",
-        metavar="TEXT",
-        help="a text, or - for each line of the input that has one",
-    )
-    _output_dir_flag(command)
-    command.add_argument(
-        "--file", type=_path, help="a .csv, .tsv, .jsonl or .parquet file of texts"
-    )
-    command.add_argument("--output", type=_path, help="a new CSV file for its labels")
-    command.add_argument("--text-columns", help="which of its columns are text: A,B")
-    _json_flag(command)
-
-
-def _notebooks_flags(command):
-    """Add the flags of `agnews notebooks`."""
-    command.add_argument(
-        "--source",
-        type=_path,
-        help="their folder (default: notebooks, or those that came with this)",
-    )
-    command.add_argument(
-        "--target",
-        type=_path,
-        default=Path("build/notebooks"),
-        help="the folder for the results (default: %(default)s)",
-    )
 
 
 def _flags(options):
@@ -295,8 +293,8 @@ def _train(options):
         report.save(folder / "test_report.json")
         _print_report(report)
         print(
-            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in {folder}; "
-            f"{len(tokens['validation']):,} rows chose it"
+            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in "
+            f"{folder.as_posix()}; {len(tokens['validation']):,} rows chose it"
         )
     return 0, {}
 
@@ -336,8 +334,6 @@ def _evaluate(options):
 
 def _predict(options):
     """Label texts, the lines of the standard input, or the rows of a file."""
-    from .evaluation import classify
-
     texts = options.texts
     has_file = bool(options.file)
     is_mixed = "-" in texts and len(texts) > 1
@@ -345,6 +341,8 @@ def _predict(options):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
+    from .evaluation import classify
+
     if options.file:
         return 0, _label_file(options)
     if texts == ["-"]:
@@ -369,9 +367,8 @@ def _label_file(options):
     target = options.output
     if target.suffix.lower() != ".csv":
         raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
-    trained = run_facts(options.output_dir).get("recipe", {})
-    own = environment_overrides().get("text_columns", trained.get("text_columns"))
-    columns = (options.text_columns or own or "").split(",")
+    own = run_facts(options.output_dir).get("recipe", {}) | environment_overrides()
+    columns = (options.text_columns or own.get("text_columns") or "").split(",")
     columns = [name for name in columns if name]
     read = read_texts([options.file], text_columns=columns, labelled=False)
     print(f"{options.file.name} · {' · '.join(read.notes)}")
@@ -391,7 +388,7 @@ def _label_file(options):
         table.loc[has_text, name] = [*values]
     save_text(target, table.to_csv(index=False, lineterminator="\n"))
     empty = len(table) - len(answers)
-    print(f"{len(answers):,} rows labelled in {target}, {empty:,} without text are not")
+    print(f"{len(answers):,} rows labelled in {target.as_posix()}, {empty:,} lack text")
     return {"rows": len(answers), "rows_without_text": empty}
 
 

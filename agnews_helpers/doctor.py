@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from huggingface_hub.file_download import are_symlinks_supported
 from ipykernel.kernelspec import KERNEL_NAME
 from jupyter_client.kernelspec import KernelSpecManager
 from packaging.requirements import Requirement
@@ -23,9 +24,16 @@ INSTALL = (
     'Run in the folder of the project: pip install -c constraints.txt -e ".[offline]"'
 )
 INSTALL_TORCH = (
-    "Run: pip uninstall -y torch; then install the build for your card and driver: "
-    "https://pytorch.org/get-started/locally/"
+    "Run: pip uninstall -y torch\n"
+    f"{'':26}and then what https://pytorch.org/get-started/locally/ gives, such as\n"
+    f"{'':26}pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"
 )
+LONG_PATH = f"""its path is too long to install PyTorch for CUDA:
+{"":26}git clone into a short folder, such as C:\\agnews"""
+ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
+{"":26}git clone into a folder outside, such as C:\\agnews"""
+NO_LINKS = f"""no links in the Hub's cache: a new revision takes room of its own:
+{"":26}start ms-settings:developers, and switch Developer Mode on"""
 # GB on the disk. "laptop" and "full" need the Hub's model and data, up to three
 # checkpoints of 1.03 GB at a time, and two classifiers.
 DISK_GB = {"offline": 1.0, "laptop": 4.5, "full": 4.5}
@@ -76,6 +84,7 @@ def examine() -> Iterator[Check]:
     yield from _packages()
     yield _kernel()
     yield _card()
+    yield from _folder()
     try:
         recipe = recipe_for_this_machine()
         model = str(mini_folder()) if recipe.model == "mini" else recipe.model
@@ -131,6 +140,18 @@ def _card():
         found,
         "Close what else uses the card (nvidia-smi lists it), also other kernels.",
     )
+
+
+def _folder():
+    """Note what is not as it should be where this is; mostly on Windows."""
+    # Its longest path is 259. PyTorch for CUDA has a name of 173 after the
+    # environment's folder and \\Lib\\site-packages\\, which is 19.
+    if sys.platform == "win32" and len(sys.prefix) > 67:
+        yield Check("folder", None, LONG_PATH)
+    if "OneDrive" in str(Path.cwd()):
+        yield Check("folder", None, ONEDRIVE)
+    if not are_symlinks_supported():
+        yield Check("folder", None, NO_LINKS)
 
 
 def _disk(profile):

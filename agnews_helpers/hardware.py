@@ -3,6 +3,7 @@
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from subprocess import SubprocessError, check_output
 
 from vram_budget.cards import Card
 
@@ -11,6 +12,8 @@ from .plumbing.errors import InvalidValue
 
 def this_card() -> Card | None:
     """Read the facts of the CUDA device that training would use.
+
+    That makes a CUDA context, which keeps some of the card's memory until Python ends.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def version_of(package: str) -> str | None:
 
 
 def describe_machine() -> str:
-    """Describe versions, system and device in three lines.
+    """Describe versions, system and device in three lines, without a CUDA context.
 
     Returns
     -------
@@ -59,10 +62,8 @@ def describe_machine() -> str:
     """
     import torch
 
-    card = this_card()
-    if card is not None:
-        free, total = torch.cuda.mem_get_info()
-        device = f"{card.name}, {free / 2**30:.2f} of {total / 2**30:.2f} GiB free"
+    if torch.cuda.is_available():
+        device = _cards()
     elif torch.backends.mps.is_available():
         device = "Apple GPU (MPS)"
     else:
@@ -74,6 +75,18 @@ def describe_machine() -> str:
         f"system     {platform.system()} {platform.machine()}\n"
         f"device     {device}"
     )
+
+
+def _cards():
+    """Ask the driver's own program for name and memory of each card."""
+    command = (
+        "nvidia-smi --query-gpu=name,memory.total,memory.free --format=csv,noheader"
+    )
+    try:
+        lines = check_output(command.split(), encoding="utf-8", timeout=30)
+    except (OSError, SubprocessError):
+        return "a CUDA card; nvidia-smi, which knows more, does not answer"
+    return lines.strip().replace("\n", " free; ") + " free"
 
 
 def check_precision(precision: str, device: str, card: Card | None = None) -> None:

@@ -245,16 +245,12 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
 
     Raises
     ------
-    InvalidValue
-        If the model does not support it.
+    ValueError
+        If the model does not support it, from transformers.
     """
     if not enabled:
         yield
         return
-    if not model.supports_gradient_checkpointing:
-        raise InvalidValue(
-            f"{type(model).__name__} does not support gradient checkpointing."
-        )
     # The newest transformers calls it activation checkpointing.
     new = hasattr(model, "activation_checkpointing_enable")
     kind = "activation" if new else "gradient"
@@ -391,7 +387,7 @@ def load_classifier(
         If its files may not be read.
     """
     folder = Path(folder).expanduser()
-    remedy = f"Run notebook 04, or: agnews train --output-dir {folder}"
+    remedy = f'Run notebook 04, or: agnews train --output-dir "{folder.as_posix()}"'
     facts = run_facts(folder)
     best = folder / storage.BEST
     is_run = (folder / storage.RUN_FILE).is_file()
@@ -400,26 +396,24 @@ def load_classifier(
     for name in CLASSIFIER_FILES:
         if not (folder / name).exists():
             raise FileNotFoundError(
-                f"{folder} holds no trained classifier (no {name}). {remedy}"
+                f"{folder.as_posix()} holds no trained classifier (no {name}). {remedy}"
             )
     if facts and not facts.get("finished"):
         print(
-            f"note: the run that wrote {folder} is not finished; this is its best "
-            "classifier so far."
+            f"note: the run that wrote {folder.as_posix()} is not finished; this is "
+            "its best classifier so far."
         )
-    # Version 2 noted the checksums in its record; since then best/ has a manifest.
     has_manifest = (folder / storage.MANIFEST).is_file()
-    sums = None if has_manifest else facts.get("files", {})
-    if changed := storage.damaged_files(folder, sums):
+    if has_manifest and (changed := storage.damaged_files(folder)):
         print(
-            f"note: {', '.join(changed)} in {folder} changed since the run wrote it, "
-            "or is damaged."
+            f"note: {', '.join(changed)} in {folder.as_posix()} changed since the run "
+            "wrote it, or is damaged."
         )
     model, new_weights = _load(folder)
     if new_weights:
         raise FileNotFoundError(
-            f"{folder} holds a model without a trained head ({new_weights[0]}). "
-            f"{remedy}"
+            f"{folder.as_posix()} holds a model without a trained head "
+            f"({new_weights[0]}). {remedy}"
         )
     return model, pretrained(AutoTokenizer, folder)
 

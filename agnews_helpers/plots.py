@@ -44,7 +44,6 @@ _styled = plt.rc_context(
 # Behind a text that a line may run through
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 BOX = {"facecolor": "white", "edgecolor": BLUE, "boxstyle": "round,pad=0.5"}
-CENTRE = {"ha": "center", "va": "center"}
 OUTSIDE = "outside right center"  # the place of a legend
 
 
@@ -147,7 +146,8 @@ def diagram(boxes: dict, arrows: list) -> Axes:
     axes.set_axis_off()
     outlines = {}
     for name, (x, y, words) in boxes.items():
-        box = axes.text(x, y, f"{name}\n\n{words}", fontsize=9, bbox=BOX, **CENTRE)
+        text = f"{name}\n\n{words}"
+        box = axes.text(x, y, text, fontsize=9, ha="center", va="center", bbox=BOX)
         outlines[name] = box.get_bbox_patch()
     for start, end in arrows:
         arrow = {
@@ -185,8 +185,12 @@ def training_curves(run: Run) -> np.ndarray:
     left.plot(loss, color=SKY, linewidth=0.8, label="each step")
     left.plot(_mean_of_20(loss), label="mean of 20 steps")
     classes = run.model.config.num_labels
-    guessing = f"guessing, ln {classes}"
-    left.axhline(math.log(classes), color=GREY, linestyle="--", label=guessing)
+    left.axhline(
+        math.log(classes),
+        color=GREY,
+        linestyle="--",
+        label=f"guessing, ln {classes}",
+    )
     middle.plot(epochs["train_loss"], "s-", label="training")
     middle.plot(epochs["validation_loss"], "^-", label="validation")
     right.plot(epochs["validation_accuracy"], "o-", color=GREEN, label="validation")
@@ -334,6 +338,8 @@ def vram_bars(
         stacked=True,
         width=0.7,
         color=PART_COLOURS,
+        xlabel="tokens per row, attention",
+        ylabel="GiB",
         legend=False,
     )
     totals = parts.sum(axis=1).map("{:.2f}".format)
@@ -347,7 +353,6 @@ def vram_bars(
         axes.axhline(gib, color=RED, linestyle=style, label=label)
     names = [f"{tokens}\n{attention}" for attention, tokens in table.index]
     axes.set_xticklabels(names, rotation=0)
-    axes.set(xlabel="tokens per row, attention", ylabel="GiB")
     axes.figure.legend(loc=OUTSIDE, reverse=True)
     return axes
 

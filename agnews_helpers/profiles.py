@@ -97,4 +97,6 @@ def _choose_profile():
 
     if torch.cuda.is_available():
         return "full", f"a CUDA device is there, and {status.reason}"
-    return "laptop", f"no CUDA device, and {status.reason}"
+    # Where PyTorch has no CUDA, no card would be found.
+    device = f"no CUDA device (PyTorch's CUDA: {torch.version.cuda})"
+    return "laptop", f"{device}, and {status.reason}"

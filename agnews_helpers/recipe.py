@@ -94,7 +94,7 @@ class Recipe:
             value, (is_allowed, allowed) = getattr(self, name), ALLOWED[name]
             right_type = isinstance(value, kind)
             right_type &= isinstance(value, bool) == (kind is bool)
-            if not (right_type and is_allowed(value)):
+            if not (right_type and (value is None or is_allowed(value))):
                 raise InvalidValue(f"Recipe.{name} is {value!r}; it must be {allowed}.")
 
     @classmethod
@@ -201,7 +201,8 @@ class Recipe:
         )
 
 
-# For each field: a check, and the allowed values in words (also the --help text).
+# For each field: a check, and the allowed values in words (also the --help text). None
+# is checked by its type alone.
 ALLOWED = {
     "profile": (
         lambda name: name in PROFILE_NAMES,
@@ -210,19 +211,19 @@ ALLOWED = {
     "model": (len, "a Hub id, the path of a folder, or 'mini'"),
     "data": (len, f"'{HUB_DATA}', the path of a folder or a file, or 'sample'"),
     "label_column": (
-        lambda name: name != "",
+        len,
         "the name of the column of labels; by default it is found",
     ),
     "text_columns": (
-        lambda names: names != "",
+        len,
         "names of columns, commas between; by default found",
     ),
     "train_rows": (
-        lambda n: n is None or n >= 4,
+        lambda n: n >= 4,
         "a whole number of rows from 4; by default all",
     ),
     "test_rows": (
-        lambda n: n is None or n >= 4,
+        lambda n: n >= 4,
         "a whole number of rows from 4; by default all",
     ),
     "validation_share": (
@@ -243,7 +244,7 @@ ALLOWED = {
     ),
     "batch_size": (lambda n: n >= 1, "a whole number of rows from 1"),
     "micro_batch_size": (
-        lambda n: n is None or n >= 1,
+        lambda n: n >= 1,
         "a whole number of rows from 1; by default the whole batch",
     ),
     "gradient_checkpointing": (
@@ -251,7 +252,7 @@ ALLOWED = {
         "True or False: recompute activations instead of storing them",
     ),
     "class_weights": (
-        lambda name: name in (None, "balanced"),
+        lambda name: name == "balanced",
         "'balanced'; by default all rows weigh the same",
     ),
     "learning_rate": (

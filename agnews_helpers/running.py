@@ -2,11 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from .plumbing.errors import SaveError
-from .plumbing.storage import save_text
+from .plumbing.storage import move, save_text
 
 
 def run_notebooks(source: Path, target: Path) -> list[str]:
@@ -54,12 +55,15 @@ def _move_aside(target, names):
     """Move what earlier runs left in `target` to a time-stamped folder."""
     aside = target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
     files = [name + suffix for name in names for suffix in (".html", ".ipynb")]
-    for name in ["runs", *files]:
-        if (target / name).exists():
-            aside.mkdir(exist_ok=True)
-            (target / name).rename(aside / name)
+    with ExitStack() as undo:
+        for name in ["runs", *files]:
+            if (target / name).exists():
+                aside.mkdir(exist_ok=True)
+                move(target / name, aside / name)
+                undo.callback(move, aside / name, target / name)
+        undo.pop_all()
     if aside.exists():
-        print(f"Earlier results in {target} were moved to {aside}.", flush=True)
+        print(f"Earlier results were moved to {aside.as_posix()}.", flush=True)
 
 
 def _run_notebook(path, target):

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,20 +48,14 @@ from .plumbing.errors import (
     SaveError,
     is_out_of_memory,
 )
-from .plumbing.processes import from_main, is_main, process_state
+from .plumbing.processes import from_main, is_main, process_state, world_size
 from .recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
 TRAINED = WeakSet()  # models that are not as they were loaded
 BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
-FINISHED_FILES = (BEST_MANIFEST, storage.HISTORY, storage.STEPS)
-OUTPUTS = (
-    storage.BEST,
-    storage.HISTORY,
-    storage.STEPS,
-    storage.RUN_FILE,
-    "test_report.json",
-)
+RESULTS = (storage.BEST, storage.HISTORY, storage.STEPS)
+OUTPUTS = (*RESULTS, storage.RUN_FILE, "test_report.json")
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -207,7 +201,9 @@ class OpenRun:
         source = self.model.name_or_path
         best = self.path / storage.BEST
         if source and os.path.realpath(source) == os.path.realpath(best):
-            raise ResumeError(f"{best} is the model to begin with. {ANOTHER_FOLDER}")
+            raise ResumeError(
+                f"{best.as_posix()} is the model to begin with. {ANOTHER_FOLDER}"
+            )
         str(self.path).encode()  # safetensors cannot write to a name without UTF-8
         self.path.mkdir(parents=True, exist_ok=True)
         held.enter_context(storage.folder_lock(self.path))
@@ -227,32 +223,33 @@ class OpenRun:
             return
         problem = ""
         if self._record.get("finished"):
-            damaged = storage.damaged_files(self.path / storage.BEST)
-            damaged += self._changed(*FINISHED_FILES)
             problem = differences(self._record["identity"], self.identity)
             problem = problem or ", ".join(
-                f"{name} is damaged or missing" for name in damaged
+                f"{name} is damaged or missing"
+                for result in RESULTS
+                for name in self._damaged(result)
             )
             if not problem:
                 self._remove_checkpoints(self._record["run"])
                 # What is left is of another run, perhaps begun with resume=False.
-                left = map(_progress, find_checkpoints(self.path))
-                self.is_finished = self.identity not in [
-                    p.get("identity") for p in left
-                ]
+                paths = find_checkpoints(self.path)
+                left = [_progress(path).get("identity") for path in paths]
+                self.is_finished = self.identity not in left
             if self.is_finished:
                 return
         self.newest = self._newest_checkpoint()
-        if self.newest is None and problem:
+        if self.newest:
+            return
+        if problem:
             raise ResumeError(
-                f"{self.path} holds a finished run that cannot be used: {problem}. "
-                f"{ANOTHER_FOLDER} {START_OVER} The finished one stays until the new "
-                "one is finished."
+                f"{self.path.as_posix()} holds a finished run that cannot be used: "
+                f"{problem}. {ANOTHER_FOLDER} {START_OVER} The finished one stays "
+                "until the new one is finished."
             )
-        if self.newest is None and self.resume is True:
+        if self.resume is True:
             raise ResumeError(
-                f"{self.path} holds no unfinished run that could be resumed. "
-                f"{START_OVER}"
+                f"{self.path.as_posix()} holds no unfinished run that could be "
+                f"resumed. {START_OVER}"
             )
 
     def _read_record(self):
@@ -272,14 +269,21 @@ class OpenRun:
             except InvalidValue:
                 pass
         raise SaveError(
-            f"{self.path} holds {', '.join(present)}, but no run.json of this version. "
-            f"{ANOTHER_FOLDER} Or move them away."
+            f"{self.path.as_posix()} holds {', '.join(present)}, but no run.json of "
+            f"this version. {ANOTHER_FOLDER} Or move them away."
         )
 
-    def _changed(self, *names):
-        """List which of these files are not as run.json says."""
-        sums = self._record.get("files", {})
-        return storage.damaged_files(self.path, {n: sums.get(n) for n in names})
+    def _damaged(self, name):
+        """List the files of a result that are not as they were saved."""
+        damaged = []
+        if name == storage.BEST:
+            damaged = storage.damaged_files(self.path / name)
+            # Unless finished, a run may have died between best/ and run.json.
+            name = BEST_MANIFEST if self._record["finished"] else None
+        if name:
+            wanted = self._record.get("files", {}).get(name)
+            damaged += storage.damaged_files(self.path, {name: wanted})
+        return damaged
 
     def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""
@@ -296,13 +300,14 @@ class OpenRun:
                 continue
             if progress.get("format") != storage.FORMAT:
                 raise ResumeError(
-                    f"{self.path} holds an unfinished run of another version, which "
-                    f"this one cannot resume. {ANOTHER_FOLDER} Or: {START_OVER}"
+                    f"{self.path.as_posix()} holds an unfinished run of another "
+                    f"version: not to be resumed. {ANOTHER_FOLDER} Or: {START_OVER}"
                 )
             if other := differences(progress["identity"], self.identity):
                 raise ResumeError(
-                    f"{self.path} holds an unfinished run of another kind: {other}. "
-                    f"Resume it unchanged, or give another folder. {START_OVER}"
+                    f"{self.path.as_posix()} holds an unfinished run of another kind: "
+                    f"{other}. Resume it unchanged, or give another folder. "
+                    f"{START_OVER}"
                 )
             ours = {"micro_batch_size": self.recipe.micro_batch_size}
             if other := differences(progress["recipe"], ours):
@@ -327,8 +332,8 @@ class OpenRun:
         """
         state = process_state()
         state.print(
-            f"This run is finished: its classifier is loaded from {self.path}. "
-            f"{START_OVER}"
+            "This run is finished: its classifier is loaded from "
+            f"{self.path.as_posix()}. {START_OVER}"
         )
         self.model.to(state.device)
         with _explained(self.path):
@@ -357,21 +362,25 @@ class OpenRun:
         """
         self.optimizer = optimizer
         recipe = self.recipe
-        sizes = [[1, recipe.micro_batch_size]] if recipe.micro_batch_size else []
-        if self.newest is None:
+        if self.newest:
+            with _explained(self.newest):
+                state = storage.retry_if_held(
+                    read_checkpoint, self.newest, self.model, optimizer
+                )
+            process_state().print(f"Resuming after {state}.")
+            if state.best_epoch:
+                # best/ may be of a later epoch, whose checkpoint was lost.
+                self._publish(state)
+        else:
+            state = State(self.rows, recipe.batch_size, recipe.epochs)
             if self.model in TRAINED:
                 process_state().print(
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
-            return State(self.rows, recipe.batch_size, recipe.epochs, split_sizes=sizes)
-        with _explained(self.newest):
-            state = read_checkpoint(self.newest, self.model, optimizer)
-        state.split_sizes += [s for s in sizes if s not in state.split_sizes]
-        process_state().print(f"Resuming after {state}.")
-        if state.best_epoch:
-            # best/ may be of a later epoch, whose checkpoint was lost.
-            self._publish(state)
+        size = [1, recipe.micro_batch_size]
+        if recipe.micro_batch_size and size not in state.split_sizes:
+            state.split_sizes.append(size)
         return state
 
     @property
@@ -380,13 +389,15 @@ class OpenRun:
         due = time.perf_counter() - self.saved_at >= 60 * self.save_minutes
         return from_main(due)
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, is_periodic: bool = False) -> None:
         """Write a checkpoint, keep the newest two, and publish a new best epoch.
 
         Parameters
         ----------
         state : State
             How far the run is.
+        is_periodic : bool
+            Whether the run goes on if this fails: the next save is not far.
 
         Raises
         ------
@@ -396,20 +407,43 @@ class OpenRun:
         training = training_state(self.optimizer, self.model.device)
         if is_main():
             self._check_folder()
-            self.newest = write_checkpoint(
-                self.checkpoints,
-                self.model,
-                training,
-                state,
-                self._facts(),
-                self._best_writer(state) if state.best_epoch else None,
-            )
+            try:
+                self.newest = write_checkpoint(
+                    self.checkpoints,
+                    self.model,
+                    training,
+                    state,
+                    self._facts(),
+                    self._best_writer(state) if state.best_epoch else None,
+                )
+            except SaveError as error:
+                if not is_periodic:
+                    raise
+                print(f"note: {error} The run goes on; the next save tries again.")
             self._remove_checkpoints(self._run_id, keep=CHECKPOINTS_KEPT)
         self.newest = from_main(self.newest)
         if state.is_best_epoch:
             self._publish(state)
         self.saved_at = time.perf_counter()
         state.lap()  # saving is no training time
+
+    @contextmanager
+    def saved_if_memory_runs_out(self, state: State) -> Iterator[None]:
+        """Context manager: save before an error for lack of memory goes on.
+
+        Only a run of one process: the others would wait.
+
+        Parameters
+        ----------
+        state : State
+            How far the run is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error) and world_size() == 1:
+                self.save(state)
+            raise
 
     def _check_folder(self):
         """Check that the folder is still there, and still the one that is locked."""
@@ -458,13 +492,17 @@ class OpenRun:
             "files": {n: storage.sha256_of_text(text) for n, text in texts.items()},
             "finished": run is not None,
         }
+        for name in (storage.RUN_FILE, *texts):
+            if (path := self.path / name).exists():
+                storage.move(path, path)  # refused now, before anything is replaced
         if not self._record:
             # First, so that a run that dies in here knows best/ as its own.
             self._write_record(facts)
         for name in (storage.BEST, *texts):
             self._make_way(name)
         best = storage.write_folder(self.path / storage.BEST, self._best_writer(state))
-        facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
+        with _explained(best):
+            facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
         # Before the tables, so that a run that dies in here knows them as its own.
         self._write_record(facts)
         for name, text in texts.items():
@@ -473,15 +511,8 @@ class OpenRun:
     def _make_way(self, name):
         """Set aside what somebody changed, or put into the place of a file of ours."""
         path = self.path / name
-        names = [name]
-        if name == storage.BEST:
-            # Unless finished, a run may have died between best/ and run.json.
-            names = [BEST_MANIFEST] if self._record["finished"] else []
-        with suppress(OSError):
-            changed = self._changed(*names)
-            if name == storage.BEST:
-                changed += storage.damaged_files(path)
-            if not (changed and os.path.lexists(path)):
+        with _explained(path):
+            if not (self._damaged(name) and os.path.lexists(path)):
                 return
         storage.set_aside(path, "it was changed since it was saved")
 
@@ -506,8 +537,8 @@ class OpenRun:
         if not state.best_epoch:  # so that there is something to look at
             self._publish(state)
         process_state().print(
-            f"Stopped after {state}; saved in {self.path}. To resume, call train() "
-            "again, or run: agnews train --resume --output-dir "
+            f"Stopped after {state}; saved in {self.path.as_posix()}. To resume, call "
+            "train() again, or run: agnews train --resume --output-dir "
             f'"{self.path.as_posix()}"\n{state.estimate()}'
         )
         return self._result(state, finished=False)
@@ -601,13 +632,16 @@ def identity_of(
         split = tokens[name]
         values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
     weights = list(model.named_parameters())
-    files = [storage.sha256(path) for path in source_files(model.name_or_path)]
-    shapes = [(name, list(w.shape)) for name, w in weights]
-    values["model"] = _digest([repr(model), *(files or shapes)])
+    files = [
+        # Not its bytes: lines end otherwise on Windows.
+        storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
+        for path in source_files(model.name_or_path)
+    ]
+    values["model"] = _digest([repr(model), *files])  # the first has all shapes
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))
-    values["processes"] = process_state().num_processes
+    values["processes"] = world_size()
     return values
 
 
@@ -659,7 +693,7 @@ def _explained(path):
             raise
         problem = str(error).partition("\n")[0]
         raise SaveError(
-            f"{path} cannot be used: {problem}. {ANOTHER_FOLDER} Or move it away."
+            f"{path} cannot be used: {problem}. Close what holds it. {ANOTHER_FOLDER}"
         ) from error
 
 

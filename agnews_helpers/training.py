@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from math import isfinite
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,6 @@ from .checkpoints import State
 from .evaluation import evaluate
 from .hardware import check_precision
 from .model import check_trainable, gradient_checkpointing, label_mapping
-from .plumbing.cpu_kernels import cpu_kernels
 from .plumbing.errors import (
     DoesNotFit,
     InvalidValue,
@@ -28,7 +29,7 @@ from .plumbing.errors import (
     is_out_of_memory,
 )
 from .plumbing.interrupts import StopSignal
-from .plumbing.memory import Batch, in_parts
+from .plumbing.memory import Batch, free_memory, in_parts
 from .plumbing.processes import (
     is_main,
     make_accelerator,
@@ -56,7 +57,8 @@ def train(
     The best epoch has the highest validation accuracy; ties go to the lower validation
     loss. Its classifier is saved in ``output_dir/best``. The run itself is saved in
     ``output_dir/checkpoints`` every `save_minutes`, after each best epoch, and when it
-    is stopped (Ctrl-C, the notebook's stop button; SIGTERM and SIGHUP on POSIX).
+    is stopped (Ctrl-C, the notebook's stop button; SIGTERM and SIGHUP on POSIX,
+    Ctrl-Break on Windows). A save between two steps that fails is only a note.
     Calling `train` again with the same arguments resumes it; the result is identical
     to that of an uninterrupted run.
 
@@ -95,7 +97,8 @@ def train(
     NonFiniteError
         If a loss or a gradient is not finite. No step is taken with it.
     DoesNotFit
-        If memory runs out even with one row at a time.
+        If memory runs out even with one row at a time. The model is put back where it
+        was, and nothing else of the run stays in the device's memory.
     InvalidValue
         If an argument is out of range, the model's classes are not the data's, or
         `recipe.precision` is known to be slow, or to fail, on this machine.
@@ -106,11 +109,7 @@ def train(
     with folder as run, StopSignal() as stop:
         if run.is_finished:
             return run.load()
-        with ready_to_train(model, recipe) as accelerator:
-            # Fused: all weights are updated by one kernel, with the same result.
-            adam = torch.optim.Adam(
-                model.parameters(), recipe.learning_rate, fused=True
-            )
+        with ready_to_train(model, recipe) as (accelerator, adam):
             ddp_model, optimizer = accelerator.prepare(model, adam)
             state = run.restore(optimizer)  # a new run: epoch 1, batch 0
             weights = class_weights(model, split, recipe)
@@ -128,14 +127,16 @@ def train(
                     with error_context(state, indices, batch, recipe):
                         sizes, rows = state.split_sizes, len(indices)
                         loss = in_parts(step, ddp_model, batch, sizes, rows)
-                        check_finite(loss, model, accelerator)  # before weights move
+                        loss = over_processes(loss, "mean")
+                        loss = check_finite(loss, model, accelerator)
                         optimizer.step()
                         optimizer.zero_grad()  # or the next gradients add to these
-                    state.add_step(over_processes(loss, "mean").item())
+                    state.add_step(loss)
                     if run.is_save_due:
-                        run.save(state)
+                        run.save(state, is_periodic=True)
                 validation = (model, tokens["validation"], recipe)
-                report = stop.run_unless_stopped(evaluate, *validation)
+                with run.saved_if_memory_runs_out(state):
+                    report = stop.run_unless_stopped(evaluate, *validation)
                 if report is None:  # stopped: a resumed run validates again
                     return run.save_and_stop(state)
                 if state.add_epoch(report.loss, report.accuracy):  # the best so far
@@ -230,10 +231,12 @@ def check_run(
 
 @contextmanager
 def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
-    """Context manager: prepare machine and model for training.
+    """Context manager: prepare machine, model and optimizer for training.
 
-    Sets the device's memory cap, gradient checkpointing and the CPU's faster functions,
-    which are undone on exit; seeds dropout, and clears the gradients.
+    Sets the device's memory cap and gradient checkpointing; seeds dropout, and clears
+    the gradients. On exit the model is as it was, but for its weights; Adam's state and
+    the gradients are let go, and the memory is given back to the device: a notebook
+    keeps its last error, and with it all that the loop has names for.
 
     Parameters
     ----------
@@ -244,17 +247,55 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
     Yields
     ------
-    accelerate.Accelerator
+    tuple
+        The accelerate.Accelerator, and Adam.
+
+    Raises
+    ------
+    DoesNotFit
+        If memory runs out inside; says what helps.
     """
     accelerator = make_accelerator(recipe.precision)
+    device = model.device
+    # Fused: all weights are updated by one kernel, with the same result.
+    adam = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     with (
+        _put_back(model),
         vram_cap(accelerator.device),
-        cpu_kernels(model, accelerator.device),
         gradient_checkpointing(model, recipe.gradient_checkpointing),
     ):
         torch.manual_seed(recipe.seed + accelerator.process_index)  # for dropout
         model.zero_grad()
-        yield accelerator
+        try:
+            yield accelerator, adam
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            clear_frames(error.__traceback__)  # their names keep what was computed
+            model.to(device)
+            raise DoesNotFit(
+                f"Out of memory: {str(error).splitlines()[0]} What was saved is whole, "
+                "and the run can be resumed. What helps: (1) Close what else uses the "
+                "memory: another notebook keeps its share until its kernel is "
+                "restarted; nvidia-smi lists what is on a card. (2) Shorter rows (a "
+                "smaller max_length), or gradient_checkpointing=True. (3) A smaller "
+                "model: AGNEWS_MODEL=mini. `agnews budget` predicts what a card needs."
+            ) from None
+        finally:
+            adam.state.clear()
+            model.zero_grad()
+            free_memory()
+
+
+@contextmanager
+def _put_back(model):
+    """Put back the modules' mode and forward, which Accelerate wraps for bf16."""
+    attributes = {module: vars(module).copy() for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, before in attributes.items():
+            module.__dict__ = before
 
 
 def class_weights(
@@ -287,8 +328,11 @@ def class_weights(
 
 def check_finite(
     loss: torch.Tensor, model: PreTrainedModel, accelerator: Accelerator
-) -> None:
+) -> float:
     """Check that a step's loss and gradients are finite; if not, clear the gradients.
+
+    Call it before the weights move. Loss and norm are read together, because a program
+    waits for its card each time that it reads a number.
 
     Parameters
     ----------
@@ -300,19 +344,27 @@ def check_finite(
         If it has a gradient scaler (fp16), the scaler itself skips a step that
         overflows, and halves its scale; a scale below 1 means that no scale helps.
 
+    Returns
+    -------
+    float
+        The loss.
+
     Raises
     ------
     NonFiniteError
         If they are not; its message is the word "loss" or "gradient".
     """
     if accelerator.scaler is None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        is_finite = torch.isfinite(loss + get_total_norm(gradients))
+        norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+        value, norm = torch.stack([loss, norm]).tolist()
+        is_finite = isfinite(value + norm)
     else:
-        is_finite = torch.isfinite(loss) and accelerator.scaler.get_scale() >= 1
+        value = loss.item()
+        is_finite = isfinite(value) and accelerator.scaler.get_scale() >= 1
     if not is_finite:
         model.zero_grad()
-        raise NonFiniteError("gradient" if torch.isfinite(loss) else "loss")
+        raise NonFiniteError("gradient" if isfinite(value) else "loss")
+    return value
 
 
 @contextmanager
@@ -335,7 +387,7 @@ def error_context(
     Raises
     ------
     NonFiniteError, DoesNotFit
-        With where the run is, and what helps.
+        With where the run is.
     """
     length = batch["input_ids"].shape[1]
     try:
@@ -349,21 +401,13 @@ def error_context(
             f"{recipe.learning_rate:g}."
         ) from None
     except RuntimeError as error:
-        if isinstance(error, DoesNotFit):
-            problem = str(error)
-        elif is_out_of_memory(error):
-            problem = "Adam's two running means do not fit either"
-        else:
+        if not is_out_of_memory(error):
             raise
-        raise DoesNotFit(
-            f"Out of memory after {state}: {problem}. What was saved is whole, and the "
-            "run can be resumed. What helps: (1) Close what else uses the memory: "
-            "another notebook keeps its share until its kernel is restarted; "
-            "nvidia-smi lists what is on a card. (2) Shorter rows: "
-            f"Recipe(max_length={max(length // 4, 3)}), or gradient_checkpointing=True."
-            " (3) A smaller model: AGNEWS_MODEL=mini. `agnews budget` predicts what a "
-            "card needs."
-        ) from None
+        problem = "Adam's two running means do not fit either"
+        if isinstance(error, DoesNotFit):
+            problem = f"{error}; Recipe(max_length={max(length // 4, 3)}) may"
+        clear_frames(error.__traceback__)
+        raise DoesNotFit(f"{problem}. This was after {state}.") from None
 
 
 def progress_bar(

@@ -3,6 +3,7 @@
     python benchmarks/faults.py               about half an hour; writes faults.json
     python benchmarks/faults.py --share 0.1   a tenth of the faults; writes nothing
     python benchmarks/faults.py --bits        every bit of run.json, about two minutes
+    python benchmarks/faults.py --windows     files held by others, about half an hour
 
 Processes are killed at every single file operation of a run in turn. Others are killed,
 stopped by a signal or by two, or meet a full disk at a random moment, and are started
@@ -60,6 +61,7 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parent.parent)
 )  # where this is run as a script
 from tests.tiny import tiny_model_folder  # noqa: E402
+from tests.windows_shim import windows  # noqa: E402
 
 SWEEP = "killed at each file operation"
 FLIPPED = "bit of a record flipped"
@@ -86,6 +88,7 @@ SIGNALS = [
     for name in ("SIGTERM", "SIGINT", "SIGHUP")
     if hasattr(signal, name)
 ]
+HOLDS = (0.2, 2, 20, 60)  # seconds that a file is held; nobody waits for the last
 SECONDS = 60  # a session that takes longer hangs, also on a machine that is at work
 
 
@@ -844,19 +847,19 @@ def _put_something_foreign(folder, chance, _):
 @contextmanager
 def _closed(closed: Path):
     """Let a file be unreadable, also for root."""
-    real = storage.retry_permission_error
+    real = storage.retry_if_held
 
     def read(function, *arguments):
         path = getattr(function, "__self__", *arguments[:1] or [None])
-        if function is not os.replace and path == closed:
+        if function.__name__ not in ("rename", "replace") and path == closed:
             raise PermissionError(errno.EACCES, "Permission denied", str(closed))
         return real(function, *arguments)
 
-    storage.retry_permission_error = read
+    storage.retry_if_held = read
     try:
         yield
     finally:
-        storage.retry_permission_error = real
+        storage.retry_if_held = real
 
 
 # How a folder is spoiled, and in which states.
@@ -1005,6 +1008,108 @@ def _start(unopened, folder):
     return SET_ASIDE if aside and is_said else found
 
 
+def sweep_held(run: SmallRun, seconds: float, every: int = 1) -> dict[str, int]:
+    """As on Windows another program holds a file, from each operation on in turn.
+
+    A run is stopped once and resumed, in an empty folder and over an older finished
+    run. went_on : it ended like the undisturbed one; noted : of these, with a note that
+    a periodic save failed. told : the call ended with a message that names the file and
+    what to close; repeated later, it ended like the undisturbed one. unclear : with
+    another message or a traceback. lost : steps that were saved before were not
+    afterwards. half_replaced : a finished run whose files did not fit each other.
+    damage, weights_different : as of `Result`. left_over : files. every : 2 takes every
+    second operation.
+    """
+    names = "operations went_on noted told unclear lost half_replaced damage"
+    names += " weights_different left_over"
+    bases, counts = Bases(run), Counter(dict.fromkeys(names.split(), 0))
+    older = run.recipe.replace(seed=7)
+    if not (bases.home / "older").exists():
+        bases.train(bases.home / "older", recipe=older)
+    for base in ("empty", "older"):
+        with bases.copied(base) as folder, windows(folder) as machine:
+            assert _stop_and_resume(bases, folder, base)[0] == "", "it ends by itself"
+        for operation in range(1, machine.count + 1, every):
+            counts["operations"] += 1
+            with bases.copied(base) as folder:
+                _hold(bases, folder, base, operation, seconds, counts)
+    return dict(counts)
+
+
+def sweep_holds(share: float) -> list[dict[str, float]]:
+    """Take `share` of every third operation, for each of `HOLDS`; two at once."""
+    every = max(1, round(3 / share))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return pool.starmap(_sweep_hold, [(seconds, every) for seconds in HOLDS], 1)
+
+
+def _sweep_hold(seconds, every):
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as home:
+        with quiet():
+            run = SmallRun(Path(home), train_rows=44, epochs=2)
+        counts = sweep_held(run, seconds, every)
+    print(seconds, counts, flush=True)
+    return {"held_seconds": seconds, **counts}
+
+
+def _hold(bases, folder, base, operation, seconds, counts):
+    """Hold the file of one operation; judge what the run did, and repeat it."""
+    foreign, result = _foreign(folder.parent), Result("")
+    before = _intact_steps(folder)
+    with windows(folder, operation, seconds) as machine:
+        message, printed = _stop_and_resume(bases, folder, base)
+    counts["went_on"] += not message
+    counts["noted"] += not message and "The run goes on" in printed
+    if message:
+        held = [machine.held, *machine.held.parents]
+        inside = [str(path) for path in held if folder in path.parents]
+        remedy = "lose" in message or "Wait until" in message
+        is_clear = remedy and any(path in message for path in inside)
+        counts["told" if is_clear else "unclear"] += 1
+        counts["lost"] += before > 0 and not _intact_steps(folder)
+        facts = run_facts(folder) if folder.exists() else {}
+        counts["half_replaced"] += bool(
+            facts.get("finished") and storage.damaged_files(folder, facts["files"])
+        )
+        with windows(folder):
+            message, _ = _stop_and_resume(bases, folder, base)
+    assert not message, message
+    bases.run.judge(folder, result)
+    counts["damage"] += sum(
+        not _is_there(folder.parent, *item) for item in foreign.items()
+    )
+    counts["weights_different"] += result.weights_different
+    names = {path.name for path in bases.run.reference.folder.iterdir()}
+    left = {path.name for path in folder.iterdir()} - names
+    left -= {"thesis.txt", "checkpoints"}  # with my.txt in it
+    counts["left_over"] += len(left) + len([*folder.rglob(f"*/{storage.PARTIAL}*")])
+
+
+def _stop_and_resume(bases, folder, base):
+    """Train with saves, stop and resume; return what was raised and what was printed.
+
+    What was begun is resumed, also after an error.
+    """
+    asked, due = iter(range(10**6)), OpenRun.is_save_due
+    output, run = io.StringIO(), bases.run
+    OpenRun.is_save_due = property(lambda _: next(asked) in (1, run.steps - 2))
+    begun = base != "older" or find_checkpoints(folder)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            with redirect_stdout(output), redirect_stderr(nowhere):
+                for resume, steps in (("auto" if begun else False, 7), ("auto", None)):
+                    model = load_model(run.recipe)
+                    train(model, run.tokens, run.recipe, folder, resume, steps)
+    except AgnewsError as error:
+        return str(error), output.getvalue()
+    except Exception as error:
+        return f"traceback of {type(error).__name__}: {error}", output.getvalue()
+    finally:
+        OpenRun.is_save_due = due
+    return "", output.getvalue()
+
+
 def cost_of_saving(home: Path) -> dict:
     """Measure a checkpoint of the true size (66,956,548 parameters)."""
     recipe = Recipe(model="mini")
@@ -1081,6 +1186,9 @@ def main() -> None:
     parser.add_argument(
         "--bits", action="store_true", help="flip each bit of a run.json, and no more"
     )
+    parser.add_argument(
+        "--windows", action="store_true", help="have files held, and no more"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         if options.bits:
@@ -1089,6 +1197,9 @@ def main() -> None:
             counts = sweep_bits(run, every=max(1, round(1 / options.share)))
             print(json.dumps(counts, indent=2))
             results = {"bits of run.json": counts}
+        elif options.windows:
+            results = {"files held as on Windows": sweep_holds(options.share)}
+            print(pd.DataFrame(*results.values()).to_string(index=False))
         else:
             results = _faults_and_cost(options, Path(home))
     if options.share == 1:

@@ -21,7 +21,6 @@ from transformers import get_linear_schedule_with_warmup
 import agnews_helpers
 from agnews_helpers import (
     Recipe,
-    cpu_kernels,
     epoch_batches,
     evaluate,
     load_data,
@@ -31,7 +30,7 @@ from agnews_helpers import (
     tokenize,
 )
 
-HERE, CPU = Path(__file__), torch.device("cpu")
+HERE = Path(__file__)
 # In the package, because the notebooks run in any folder.
 CURVES = Path(agnews_helpers.__file__).with_name("gallery.csv")
 SEEDS = (1, 2, 3)
@@ -76,14 +75,10 @@ def fine_tune(
         else None
     )
     torch.manual_seed(recipe.seed)
-    with cpu_kernels(model, CPU):
-        for batch in (
-            batch for epoch in batches for batch in make_loader(rows, epoch, recipe)
-        ):
-            loss = F.cross_entropy(
-                model(batch["input_ids"], batch["attention_mask"]).logits,
-                batch["labels"],
-            )
+    for epoch in batches:
+        for batch in make_loader(rows, epoch, recipe):
+            logits = model(batch["input_ids"], batch["attention_mask"]).logits
+            loss = F.cross_entropy(logits, batch["labels"])
             loss.backward()
             optimizer.step()
             if schedule:

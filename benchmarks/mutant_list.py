@@ -271,7 +271,18 @@ MUTANTS = {
     },
     ("agnews_helpers/batching.py", "tests/test_misuse.py"): {
         "test_is_refused_before_any_work[fractions]": [
-            ('not in "iu"', 'not in "iuf"'),
+            ('labels.dtype.kind not in "iu"', 'labels.dtype.kind not in "iuf"'),
+        ],
+        "test_is_refused_before_any_work[a fraction]": [
+            ('numbers.dtype.kind not in "iu"', 'numbers.dtype.kind not in "iuf"'),
+        ],
+        "test_is_refused_before_any_work[a length of 0]": [
+            ("numbers.min() < 1", "numbers.min() < 0"),
+        ],
+    },
+    ("agnews_helpers/training.py", "tests/test_not_ours.py"): {
+        "test_a_failure_leaves_the_model_as_it_was": [
+            ("module.__dict__ = before", "pass"),
         ],
     },
     ("agnews_helpers/training.py", "tests/test_training.py"): {
@@ -281,13 +292,10 @@ MUTANTS = {
         ],
         "test_any_gradient_that_is_not_finite_stops_before_the_step": [
             (
-                "                        check_finite(loss, model, accelerator)",
-                "                        pass",
+                "loss = check_finite(loss, model, accelerator)",
+                "loss = loss.item()",
             ),
-            (
-                "torch.isfinite(loss + get_total_norm(gradients))",
-                "torch.isfinite(loss)",
-            ),
+            ("isfinite(value + norm)", "isfinite(value)"),
         ],
         "test_the_loss_is_the_mean_cross_entropy": [
             ("losses / (rows or len(logits))", "losses / len(logits)"),
@@ -304,7 +312,20 @@ MUTANTS = {
             ("model.zero_grad()\n        raise NonFiniteError", "raise NonFiniteError"),
             ("get_scale() >= 1", "get_scale() > 1"),
             ("get_scale() >= 1", "get_scale() >= 0.5"),
-            ("torch.isfinite(loss) and accelerator", "accelerator"),
+            ("isfinite(value) and accelerator", "accelerator"),
+        ],
+        "test_wherever_memory_runs_out_it_says_what_helps_and_the_run_goes_on": [
+            ("adam.state.clear()", "pass"),
+            ("model.zero_grad()\n            free_memory", "free_memory"),
+            ("with run.saved_if_memory_runs_out(state)", "if True"),
+            ("{str(error).splitlines()[0]} What", "{error} What"),
+        ],
+        "test_a_step_is_checked_by_few_calls_which_do_not_grow_with_the_model": [
+            (
+                "get_total_norm(p.grad for p in model.parameters() if p.grad is not "
+                "None)",
+                "sum(p.grad.norm() for p in model.parameters())",
+            ),
         ],
         "test_a_class_without_rows_has_a_finite_weight": [
             (".clamp(min=1)", ""),
@@ -381,13 +402,13 @@ MUTANTS = {
             ('if run_id in (None, _progress(p).get("run"))]', "]"),
         ],
         "test_foreign_files_under_our_names_are_refused_and_stay": [
-            ('"test_report.json",\n', "\n"),
+            (', "test_report.json")', ")"),
         ],
         "test_a_finished_classifier_is_replaced_only_by_a_finished_one": [
             ("if is_protected or not is_main()", "if not is_main()"),
         ],
         "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
-            ("changed += storage.damaged_files(path)", "pass"),
+            ("damaged = storage.damaged_files(self.path / name)", "pass"),
         ],
         "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
             ("state.lap()  #", "pass  #"),
@@ -403,10 +424,7 @@ MUTANTS = {
             ("if not save_minutes > 0", "if not save_minutes >= 0"),
         ],
         "test_resume_true_needs_a_run": [
-            (
-                "self.newest is None and self.resume is True",
-                "self.newest is None and self.resume is False",
-            ),
+            ("if self.resume is True", "if self.resume is False"),
         ],
         "test_other_frozen_parameters_are_named": [
             ('_digest(frozen) if frozen else "none"', '"none"'),
@@ -431,7 +449,7 @@ MUTANTS = {
             ),
         ],
         "test_the_size_of_parts_may_change_when_a_run_is_resumed": [
-            ("state.split_sizes += [", "_ = ["),
+            ("state.split_sizes.append(size)", "pass"),
         ],
     },
     ("agnews_helpers/runs.py", "tests/test_not_ours.py"): {
@@ -691,7 +709,10 @@ MUTANTS = {
         ],
         "test_a_folder_is_written_whole_or_not_at_all": [
             ("sha256(folder / name) != wanted", "not wanted"),
-            ("cleanup.callback(shutil.rmtree, partial, ignore_errors=True)", "pass"),
+            (
+                "moved.rename(folder)\n            _discard(partial)",
+                "moved.rename(folder)",
+            ),
         ],
         "test_no_bit_of_a_record_can_be_flipped_unseen": [
             (
@@ -710,13 +731,81 @@ MUTANTS = {
             ("if error.errno in NO_ROOM", "if error.errno not in NO_ROOM"),
         ],
         "test_a_file_that_a_virus_scanner_holds_is_tried_again": [
-            ("for seconds in (0.1, 0.4, 1.6):", "for seconds in ():"),
+            ("for number in range(WAITS):", "for number in ():"),
+            ("0.35 * 2**number", "0.35"),
         ],
         "test_the_lock_is_inside_the_folder_and_is_removed_with_it": [
             ("ours):\n                path.unlink()", "ours):\n                pass"),
         ],
         "test_a_folder_of_ours_is_replaced_without_a_trace": [
-            ("shutil.rmtree(moved, ignore_errors=True)", "pass"),
+            ("    _discard(moved)\n    return folder", "    return folder"),
+        ],
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_held_files.py"): {
+        "test_at_any_operation_a_file_is_waited_for": [
+            ("retry_if_held(write, partial)", "write(partial)"),
+            ("retry_if_held(partial.mkdir, 0o777, True)", "partial.mkdir(0o777, True)"),
+            ("retry_if_held(shutil.copymode, partial", "shutil.copymode(partial"),
+            ("retry_if_held(partial.rename, folder)", "partial.rename(folder)"),
+            ("retry_if_held(folder.rename, moved)", "folder.rename(moved)"),
+            ("retry_if_held(partial.write_bytes, text", "partial.write_bytes(text"),
+            ("retry_if_held(os.replace, partial, path)", "os.replace(partial, path)"),
+            ("range(WAITS)", "range(WAITS - 3)"),
+        ],
+        "test_what_is_held_for_good_is_named_and_the_old_one_stays": [
+            ("moved.rename(folder)", "pass"),
+            ("0.35 * 2**number", "1e5"),
+        ],
+        "test_earlier_results_that_are_held_are_waited_for": [
+            ("retry_if_held(path.rename, target)", "path.rename(target)"),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_held_files.py"): {
+        "test_nothing_is_replaced_while_a_file_is_open_elsewhere": [
+            ("storage.move(path, path)", "pass"),
+            ("in (storage.RUN_FILE, *texts)", "in texts"),
+        ],
+        "test_what_cannot_be_read_is_not_taken_for_changed": [
+            (
+                "with _explained(path):\n            if not (self._damaged",
+                "with suppress(OSError):\n            if not (self._damaged",
+            ),
+        ],
+        "test_a_periodic_save_that_fails_is_a_note_and_is_tried_again": [
+            ("if not is_periodic:", "if True:"),
+        ],
+        "test_a_save_that_somebody_waits_for_is_no_note": [
+            ("if not is_periodic:", "if False:"),
+        ],
+        "test_the_ends_of_lines_make_no_other_model": [
+            ('path.suffix == ".json"', "False"),
+        ],
+        "test_paths_are_printed_with_slashes": [
+            ("saved in {self.path.as_posix()}", "saved in {self.path}"),
+        ],
+    },
+    ("agnews_helpers/running.py", "tests/test_held_files.py"): {
+        "test_earlier_results_that_stay_held_are_named_and_nothing_is_moved": [
+            ("undo.callback(move, aside / name, target / name)", "pass"),
+        ],
+        "test_earlier_results_that_are_held_are_waited_for": [
+            ("undo.pop_all()", "pass"),
+        ],
+    },
+    ("agnews_helpers/plumbing/interrupts.py", "tests/test_held_files.py"): {
+        "test_ctrl_break_asks_a_run_to_stop_where_there_is_one": [
+            (', "SIGBREAK"', ""),
+        ],
+    },
+    ("agnews_helpers/doctor.py", "tests/test_doctor.py"): {
+        "test_what_is_said_of_a_whole_machine": [
+            ("len(sys.prefix) > 67", "len(sys.prefix) > 66"),
+            ('sys.platform == "win32" and', "False and"),
+            ('"OneDrive" in str(Path.cwd())', "False"),
+            ("if not are_symlinks_supported()", "if False"),
+        ],
+        "test_the_commands_that_repair_a_cpu_build_are_of_the_tested_version": [
+            ("pip uninstall -y torch", "pip uninstall torch"),
         ],
     },
     ("agnews_helpers/plumbing/storage.py", "tests/test_checkpoints.py"): {
@@ -729,7 +818,7 @@ MUTANTS = {
     },
     ("agnews_helpers/plumbing/storage.py", "tests/test_not_ours.py"): {
         "test_all_files_can_be_read_by_whoever_may_read_a_new_file": [
-            ("shutil.copymode(partial / MANIFEST, path)", "pass"),
+            ("retry_if_held(shutil.copymode, partial / MANIFEST, path)", "pass"),
         ],
     },
     ("agnews_helpers/plumbing/tables.py", "tests/test_tables.py"): {
@@ -831,48 +920,6 @@ MUTANTS = {
         ],
         "test_a_class_that_has_too_few_rows_is_a_problem": [
             ("fill_value=0", "fill_value=2"),
-        ],
-    },
-    ("agnews_helpers/plumbing/cpu_kernels.py", "tests/test_cpu_kernels.py"): {
-        "test_dropout_drops_its_share_and_keeps_the_mean": [
-            ("round((1 - layer.p) * 65536)", "round(layer.p * 65536)"),
-            ("(1 / (1 - layer.p))", "1"),
-            ("torch.randint(-(2**63), 2**63 - 1", "torch.randint(0, 2**63 - 1"),
-        ],
-        "test_a_seed_decides_every_byte": [
-            ("uniform < threshold", "uniform <= threshold"),
-            ("math.ceil(count / 4)", "math.ceil(count / 2)"),
-        ],
-        "test_on_a_gpu_the_model_is_not_patched": [
-            ('device.type == "cpu" and', ""),
-        ],
-        "test_another_architecture_is_left_as_it_is": [
-            ('and model.config.model_type == "distilbert"', ""),
-        ],
-        "test_padding_gets_no_attention": [
-            ("torch.finfo(dtype).min", "-1"),
-        ],
-        "test_dropout_on_attention_drops_its_share": [
-            ("(query * layer.scaling) @", "query @"),
-        ],
-        "test_the_model_is_patched_inside_and_restored_after": [
-            ("module.__dict__ = before", "pass"),
-            ("model.config._attn_implementation = attention", "pass"),
-        ],
-        "test_the_last_layer_is_computed_for_the_first_token_only": [
-            ("hidden_states[:, :1]", "hidden_states[:, -1:]"),
-        ],
-        "test_a_head_that_reads_every_token_gets_every_token": [
-            ('if hasattr(model, "pre_classifier")', 'if hasattr(model, "distilbert")'),
-        ],
-        "test_losses_and_gradients_are_those_of_the_stock_model": [
-            ("mixed.flatten(2)) + first)", "mixed.flatten(2)))"),
-        ],
-        "test_no_dropout_takes_no_random_number": [
-            ("if layer.p == 0 or not layer.training", "if layer.p == 0"),
-        ],
-        "test_padding_is_not_attended_to_with_dropout_either": [
-            ("scores = scores + mask", "pass"),
         ],
     },
     ("vram_budget/allocator.py", "tests/vram_budget/test_allocator.py"): {

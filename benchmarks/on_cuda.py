@@ -2,28 +2,38 @@
 
     python benchmarks/on_cuda.py
 
-It prints tables and writes on_cuda-<card>.json beside this file. About five minutes,
-and no Hub: the models have DistilBERT's shape and random weights. Please send the file
-if your card is a GTX 1650 Ti, or another one that has no file here. Without a CUDA
-device it says so and exits with 2.
+It prints tables and writes on_cuda-<card>.json beside this file: figures, versions, and
+the card's name, to be read before it is sent. No Hub: the models have DistilBERT's
+shape and random weights. It is to end within ten minutes: what would begin after the
+eighth is left out, and the file says so. Please send it if your card is a GTX 1650 Ti,
+or another one that has no file here. Without a CUDA device it says so and exits with 2.
 
-1. Memory: the peaks of three training steps, allocated and reserved, and the predicted
+context: what a kernel takes of the card before its first tensor, and after all steps.
+memory: the peaks of three training steps, allocated and reserved, and the predicted
    ones. Eight shapes, each with memory-efficient attention and fused Adam, and with
-   eager attention and foreach Adam; two steps that need less. The CUDA context.
-2. The largest batch on a card of 4 GiB: found by trying, and predicted.
-3. A step that runs out of memory and is taken in parts: are its gradients those of the
-   whole step?
-4. A run that is stopped and resumed: are its losses those of an uninterrupted run?
-5. The seconds of a step, and the estimate if the card's speed is in our list.
-6. The requests of two steps to PyTorch's allocator, replayed by ours: the reserved
-   memory of both.
+   eager attention and foreach Adam; two steps that need less.
+in_parts: a step that runs out of memory in the forward pass, in the backward pass of
+   the last and of the first layer, and on a card that is full. Are the gradients of its
+   parts those of the whole step? What of a failed part is alive when the next begins?
+resumed: a run that is stopped and resumed, in each precision that the card is good for.
+   Are its losses those of an uninterrupted run?
+step: the milliseconds of a step and of its parts: the check of the gradients, with its
+   launches and waits; reading a number; the loader.
+replayed: the requests of two steps to PyTorch's allocator, replayed by ours: the
+   reserved memory of both.
+seconds: the seconds of a step, and the estimate if the card's speed is in our list.
+largest: the largest batch on a card of 4 GiB: found by trying, and predicted.
+notebook: what the cells of notebook 04 hold on the card, and their peaks (`offline`).
 """
 
+import gc
 import json
+import os
 import re
+import subprocess
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +41,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
+from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DistilBertConfig
 
@@ -43,16 +54,19 @@ from agnews_helpers import (
     load_data,
     load_model,
     load_tokenizer,
+    make_loader,
     this_card,
     tokenize,
     train,
     training_step,
 )
-from agnews_helpers.hardware import version_of
+from agnews_helpers.hardware import precision_problem, version_of
 from agnews_helpers.model import gradient_checkpointing
 from agnews_helpers.plumbing.errors import is_out_of_memory
 from agnews_helpers.plumbing.memory import in_parts
+from agnews_helpers.plumbing.processes import make_accelerator
 from agnews_helpers.plumbing.vram_cap import free_mib, vram_cap
+from agnews_helpers.training import check_finite
 from vram_budget import (
     Allocation,
     CachingAllocator,
@@ -76,6 +90,20 @@ KERNELS = {"sdpa": SDPBackend.EFFICIENT_ATTENTION, "eager": SDPBackend.MATH}
 LEANER = ((StepOptions(scalable=False), 4), (StepOptions(checkpointing=True), None))
 SEARCHED = (128, 358, 512)  # tokens for which the largest batch is searched
 MOST_ROWS = 512
+LAST_START = 8 * 60  # seconds after which no further section begins
+MORE_THAN_ANY_CARD = 2**50  # bytes
+# Where memory runs out, and the module after which it does.
+PLACES = {
+    "forward": "pre_classifier",
+    "backward, last layer": "pre_classifier",
+    "backward, first layer": "distilbert.embeddings",
+    "a full card": None,
+}
+NOTEBOOK = Path(__file__).parents[1] / "notebooks/04_train_the_classifier.ipynb"
+ABOUT = (
+    "Figures of one CUDA card, from benchmarks/on_cuda.py. Nothing else of the machine "
+    "is in here but versions and the system's name: no paths, no texts, no user."
+)
 
 
 def batch_of(rows: int, length: int, device="cuda") -> dict:
@@ -218,8 +246,12 @@ def largest() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tokens", "predicted", "found"])
 
 
-def gradients_in_parts(device="cuda") -> dict:
-    """Compare the gradients of a step in parts with those of the whole step."""
+def gradients_in_parts(place: str, device="cuda") -> dict:
+    """Compare the gradients of a step in parts with those of the whole step.
+
+    `place` is one of `PLACES`. There PyTorch's own allocator is asked for more than
+    any card has, until a part has at most four rows.
+    """
     model = new_model(CONFIG, StepOptions()).to(device)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -230,17 +262,50 @@ def gradients_in_parts(device="cuda") -> dict:
     whole = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     forget()
-    split_sizes = []
-    with little_memory():
-        in_parts(forward_backward, model, batch, split_sizes)
+    split_sizes, parts = [], []
+
+    def step(model, part, **options):
+        parts.append((len(part["labels"]), torch.cuda.memory_allocated()))
+        return forward_backward(model, part, **options)
+
+    with little_memory() if PLACES[place] is None else too_much(model, place):
+        in_parts(step, model, batch, split_sizes)
+    first_that_fits = [rows for rows, _ in parts].index(parts[-1][0])
     differences = [
         (p.grad - w).abs().max() / w.abs().max().clamp(min=1e-12)
         for p, w in zip(model.parameters(), whole)
     ]
     return {
-        "limits": split_sizes,
+        "place": place,
+        "parts": [rows for rows, _ in parts],
+        "left_of_failed_parts_mib": (parts[first_that_fits][1] - parts[0][1]) / MIB,
         "largest_relative_difference": max(differences).item(),
     }
+
+
+@contextmanager
+def too_much(model, place):
+    """Context manager: memory runs out at a place of `PLACES`, above four rows."""
+
+    def ask(*_):
+        torch.empty(MORE_THAN_ANY_CARD, dtype=torch.uint8, device=model.device)
+
+    def after(module, inputs, output):
+        if len(output) > 4 and place == "forward":
+            ask()
+        elif len(output) > 4:
+            output.register_hook(ask)
+
+    hook = model.get_submodule(PLACES[place]).register_forward_hook(after)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def in_parts_anywhere() -> pd.DataFrame:
+    """Return what `gradients_in_parts` finds at each place."""
+    return pd.DataFrame([gradients_in_parts(place) for place in PLACES])
 
 
 @contextmanager
@@ -258,9 +323,19 @@ def little_memory():
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def resumed() -> dict:
+def resumed_in_each_precision(card) -> dict:
+    """Return what `resumed` finds for each precision, or why it is not used here."""
+    found = {}
+    for precision in ("fp32", "fp16", "bf16"):
+        problem = precision_problem(precision, "cuda", card)
+        found[precision] = {"refused": problem} if problem else resumed(precision)
+    return found
+
+
+def resumed(precision: str, rows=200) -> dict:
     """Compare the losses of a resumed run with those of an uninterrupted one."""
-    recipe = Recipe("offline", "mini", "sample", train_rows=200, test_rows=8, epochs=1)
+    recipe = Recipe("offline", "mini", "sample", train_rows=rows, test_rows=8, epochs=1)
+    recipe = recipe.replace(precision=precision)
     tokens = tokenize(load_data(recipe), load_tokenizer(recipe), recipe)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         whole = train(load_model(recipe), tokens, recipe, Path(folder) / "whole")
@@ -292,6 +367,98 @@ def seconds(card) -> pd.DataFrame:
                 estimate = sum(amount / speed for amount, speed in zip(work, speeds))
             rows.append((length, measured, estimate))
     return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
+
+
+def step_in_parts(device="cuda", times=20) -> dict:
+    """Return the milliseconds of a step of 8 rows of 128 tokens, and of its parts."""
+    options = StepOptions()
+    model = new_model(CONFIG, options).to(device)
+    optimizer = make_optimizer(model, options)
+    accelerator = make_accelerator("fp32")
+    ids = [[101, *range(2000, 2126), 102]] * 8 * (times + 1)
+    split = Dataset.from_dict({"input_ids": ids, "label": [0] * len(ids)})
+    batches = [list(range(i, i + 8)) for i in range(0, len(ids), 8)]
+    loader = iter(make_loader(split, batches, Recipe()))
+    batch = batch_of(8, 128, device)
+
+    def load():
+        return {
+            name: t.to(device, non_blocking=True) for name, t in next(loader).items()
+        }
+
+    def check(loss):
+        check_finite(loss, model, accelerator)
+
+    def step(after_backward):
+        loss = forward_backward(model, batch)
+        after_backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def alone(loss):
+        return None
+
+    milliseconds = {
+        "forward, backward, Adam": timed(partial(step, alone), times),
+        "with the check": timed(partial(step, check), times),
+        "with reading the loss": timed(partial(step, torch.Tensor.item), times),
+        "a batch from the loader": timed(load, times),
+    }
+    loss = forward_backward(model, batch)
+    return {"milliseconds": milliseconds, "check": calls_of(partial(check, loss))}
+
+
+def timed(function, times: int) -> float:
+    """Return the milliseconds of a call, the first one left out."""
+    function()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(times):
+        function()
+    torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - started) / times
+
+
+def calls_of(function) -> dict:
+    """Count the kernels that a function launches, and how often it waits."""
+    with torch.profiler.profile() as profiler:
+        function()
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    names = ("cudaLaunchKernel", "cudaStreamSynchronize", "cudaMemcpyAsync")
+    return {name: counts.get(name, 0) for name in names}
+
+
+def cell_by_cell(path: Path = NOTEBOOK) -> pd.DataFrame:
+    """Run a notebook; return the MiB that each cell holds at its end, and its peaks."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell, rows = InteractiveShell.instance(), []
+    os.environ |= {"AGNEWS_PROFILE": "offline", "MPLBACKEND": "agg"}
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, chdir(folder):
+        for number, cell in enumerate(cells):
+            if cell["cell_type"] != "code":
+                continue
+            forget()
+            with capture_output():
+                shell.run_cell("".join(cell["source"])).raise_error()
+            peak = torch.cuda.max_memory_allocated() / MIB
+            gc.collect()
+            held = torch.cuda.memory_allocated() / MIB
+            rows.append((number, held, peak, torch.cuda.memory_reserved() / MIB))
+    shell.reset()
+    InteractiveShell.clear_instance()
+    return pd.DataFrame(rows, columns=["cell", "held", "peak", "reserved"])
+
+
+def used_mib() -> float | None:
+    """Return how much of the first card is in use, asked without a context."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return float(subprocess.check_output(query, encoding="utf-8").split()[0])
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None
 
 
 def requests(entries: list[dict]) -> list[tuple[Allocation, bool]]:
@@ -347,46 +514,71 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    started, used = time.perf_counter(), used_mib()
     torch.manual_seed(0)
     print(describe_machine())
-    bare, card, figures = context(), this_card(), {}
-    table = compared(peaks, card)
-    figures["context_mib"] = {"bare": bare, "after_steps": context()}
-    print(table.round(3).to_string(), f"\n{figures['context_mib']}", flush=True)
-    sections = {
-        "largest": largest,
-        "in_parts": gradients_in_parts,
-        "resumed": resumed,
-        "replayed": replayed,
-    }
-    sections["seconds"] = lambda: seconds(card)
-    if card.vram_gib < 4:
-        del sections["largest"]
-    for name, section in sections.items():
-        try:
-            found = section()
-        except MiniUnavailable as error:  # the extra [offline] is not installed
-            found = {"not_run": str(error)}
-        except RuntimeError as error:  # the next section may still run
-            found = {"failed": str(error).splitlines()[0]}
+    card = this_card()
+    figures = about(card) | {"context_mib": {"others": used, "and_ours": used_mib()}}
+    figures["context_mib"]["bare"] = context()
+    for name, section in sections(card).items():
+        began = time.perf_counter()
+        found = {"not_run": "ten minutes would not do"}
+        if began - started < LAST_START:
+            found = outcome(section)
         is_table = isinstance(found, pd.DataFrame)
         figures[name] = found.to_dict("records") if is_table else found
-        print(f"\n{name}\n{found}", flush=True)
-    figures |= {
+        figures["seconds_of_sections"][name] = round(time.perf_counter() - began, 1)
+        shown = found.round(3).to_string() if is_table else found
+        print(f"\n{name}\n{shown}", flush=True)
+        if name == "memory":
+            figures["context_mib"]["after_steps"] = context()
+    path = file_for(card.name)
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"\nfigures in {path.name}: please read it before you send it")
+    return 0
+
+
+def about(card) -> dict:
+    """Return what the figures are of."""
+    return {
+        "about": ABOUT,
         "card": card.name,
         "capability": card.capability,
         "torch": torch.__version__,
-    }
-    figures |= {
         "transformers": version_of("transformers"),
         "cuda": torch.version.cuda,
         "system": sys.platform,
+        "seconds_of_sections": {},
     }
-    figures["memory"] = table.to_dict("records")
-    file_for(card.name).write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    worst = table[["allocated_error", "reserved_error"]].abs().max()
-    print(f"\nlargest errors: {worst.to_dict()}\nfigures in {file_for(card.name).name}")
-    return 0
+
+
+def sections(card) -> dict:
+    """Return the functions that measure, by the name of their figures."""
+    found = {
+        "memory": lambda: compared(peaks, card),
+        "in_parts": in_parts_anywhere,
+        "resumed": lambda: resumed_in_each_precision(card),
+        "step": step_in_parts,
+        "replayed": replayed,
+        "seconds": lambda: seconds(card),
+        "largest": largest,
+        "notebook": cell_by_cell,
+    }
+    if card.vram_gib < 4:
+        del found["largest"]
+    return found
+
+
+def outcome(section):
+    """Return what a section finds, or why it did not run; the next one may."""
+    try:
+        return section()
+    except MiniUnavailable:
+        return {"not_run": "the extra [offline] is not installed"}
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        problem = f"{type(error).__name__}: {first_line}"
+        return {"failed": problem.replace(str(Path.home()), "~")}
 
 
 if __name__ == "__main__":

@@ -210,21 +210,23 @@ def test_a_checkpoint_takes_the_room_that_is_asked_for(three, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint(
-    three, tokens, whole, tmp_path, monkeypatch
+    three, tokens, whole, tmp_path, monkeypatch, capsys
 ):
+    """At the end of an epoch; a save between two steps is a note, and tried again."""
     real = os.fsync
 
     def full(handle):
-        if list((tmp_path / "checkpoints").glob(f"{storage.PARTIAL}step-00000002*")):
+        if list((tmp_path / "checkpoints").glob(f"{storage.PARTIAL}step-00000005*")):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    message = "step-00000002 could not be saved in .*No space left.*Make room"
+    message = "step-00000005 could not be saved in .*No space left.*Make room"
     with pytest.raises(SaveError, match=message):
         train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
-    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
-    assert names == ["step-00000001"]
+    assert capsys.readouterr().out.count("note: step-00000005 could not be") == 1
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000004"]
     monkeypatch.undo()
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 

@@ -1,6 +1,7 @@
 """Each finding of ``agnews doctor``, on machines that this one is made to look like."""
 
 import collections
+import importlib.metadata
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
@@ -194,3 +195,114 @@ def test_the_hub_that_a_profile_needs_is_one_finding_among_others(monkeypatch, c
     output = capsys.readouterr().out
     assert "[OK]   torch" in output and "Not ready: profile." in output
     assert "The profile 'laptop' needs the Hugging Face Hub" in output
+
+
+# Whole machines
+
+
+class Result:
+    """What a step of `torch.ones(8, device="cuda").sum().item()` needs."""
+
+    def sum(self):
+        return self
+
+    def item(self):
+        return 8.0
+
+
+def no_cuda(*size, device):
+    raise AssertionError("Torch not compiled with CUDA enabled")
+
+
+def no_card(*size, device):
+    raise RuntimeError("No CUDA GPUs are available")
+
+
+MACHINES = {
+    "all well, with a card": ({}, []),
+    "no card, as most laptops": (
+        {"ones": no_card},
+        ["[note] CUDA               No CUDA GPUs are available (training runs on"],
+    ),
+    "the CPU build beside an NVIDIA driver": (
+        {"ones": no_cuda, "driver": "nvidia-smi"},
+        [
+            "[FAIL] CUDA               Torch not compiled with CUDA enabled",
+            "Run: pip uninstall -y torch\n",
+            "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu",
+            "Not ready: CUDA.",
+        ],
+    ),
+    "a path that is too long": (
+        {"prefix": "C:\\" + "x" * 65},
+        ["[note] folder             its path is too long", "git clone into a short"],
+    ),
+    "OneDrive": (
+        {"folder": "OneDrive - Example"},
+        [
+            "[note] folder             OneDrive copies",
+            "git clone into a folder outside",
+        ],
+    ),
+    "no symbolic links": (
+        {"links": False},
+        ["[note] folder             no links", "start ms-settings:developers"],
+    ),
+}
+
+
+@pytest.fixture
+def windows(request, monkeypatch, tmp_path):
+    """This machine made to look like one with Windows, and with all well."""
+    told, _ = MACHINES[request.param]
+    monkeypatch.setenv("AGNEWS_PROFILE", "offline")
+    folder = tmp_path / told.get("folder", "agnews")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    names = {"platform": "win32", "executable": sys.executable}
+    names["prefix"] = told.get("prefix", "C:\\" + "x" * 64)  # the longest that will do
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(**names))
+    monkeypatch.setattr(
+        doctor, "are_symlinks_supported", lambda: told.get("links", True)
+    )
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: told.get("driver"))
+    ones = told.get("ones", lambda *_, device: Result())
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GTX 1650 Ti")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**30, 4 * 2**30))
+    return request.param
+
+
+@pytest.mark.parametrize("windows", MACHINES, indirect=True)
+def test_what_is_said_of_a_whole_machine(windows, capsys):
+    expected = MACHINES[windows][1]
+    status = main(["doctor"])
+    said = capsys.readouterr().out
+    for text in expected:
+        assert text in said
+    findings = [line for line in said.splitlines() if line[:6] in ("[note]", "[FAIL]")]
+    assert len(findings) == len([text for text in expected if text[0] == "["])
+    assert status == ("Not ready" in said) == any("[FAIL]" in t for t in expected)
+
+
+def test_the_commands_that_repair_a_cpu_build_are_of_the_tested_version():
+    """A constraint is met by the CPU build, too: it has to go first."""
+    constraints = Path(__file__).parent.parent / "constraints.txt"
+    [torch_line] = [
+        line
+        for line in constraints.read_text(encoding="utf-8").splitlines()
+        if line.startswith("torch==")
+    ]
+    assert f"pip install {torch_line} --index-url" in doctor.INSTALL_TORCH
+    before, after = doctor.INSTALL_TORCH.split("pip install")
+    assert "pip uninstall -y torch" in before and "cu126" in after
+    assert Requirement("torch==2.13.0").specifier.contains("2.13.0+cpu")
+
+
+def test_the_longest_path_of_torch():
+    """Counted in the torch that is installed here, for a name as long as CUDA's."""
+    files = importlib.metadata.files("torch")
+    name = f"torch-{torch.__version__}.dist-info"
+    longest = max(len(path.as_posix().replace(name, "")) for path in files)
+    cuda = len("torch-2.13.0+cu130.dist-info") + longest
+    assert 67 + len("\\Lib\\site-packages\\") + cuda == 259

@@ -103,3 +103,23 @@ def test_the_judge_sees_a_lost_row_and_another_weight(short, tmp_path):
     result = faults.Result("another run")
     short.judge(tmp_path, result)
     assert result.weights_different == 1 and result.rows_lost > 0
+
+
+# Files that another program holds, as on Windows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2, 60])
+def test_files_that_another_program_holds(seconds, short):
+    counts = faults.sweep_held(short, seconds, every=211)
+    assert counts["operations"] > 2
+    assert counts["went_on"] + counts["told"] == counts["operations"]
+    assert counts["told"] == 0 or seconds == 60
+    assert not counts["lost"] + counts["damage"] + counts["weights_different"]
+
+
+@pytest.mark.slow
+def test_the_sweep_sees_a_run_that_does_not_wait(short, monkeypatch):
+    monkeypatch.setattr("tests.windows_shim.WAITS", 0)
+    counts = faults.sweep_held(short, 0.2, every=211)
+    assert 0 < counts["told"] + counts["unclear"] <= counts["operations"]

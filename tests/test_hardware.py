@@ -1,4 +1,6 @@
 import math
+import os
+from subprocess import TimeoutExpired
 
 import pytest
 import torch
@@ -6,7 +8,9 @@ import torch
 from agnews_helpers import (
     NonFiniteError,
     describe_machine,
+    hardware,
     load_model,
+    make_loader,
     this_card,
     train,
     training,
@@ -38,11 +42,56 @@ def test_the_card_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index=None: 0)
     card = this_card()
     assert (card.name, card.vram_gib, card.capability) == ("Test card", 4.0, (7, 5))
-    assert "Test card, 3.00 of 4.00 GiB free" in describe_machine()
     assert [name for name, _ in card.facts()] == [
         "memory",
         "compute capability",
     ]  # nothing is made up
+
+
+@pytest.fixture
+def no_context(monkeypatch):
+    """A card is there; what would make a CUDA context on it is an error."""
+
+    def context(*_, **__):
+        pytest.fail("this makes a CUDA context")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("_lazy_init", "mem_get_info", "get_device_properties", "set_device"):
+        monkeypatch.setattr(torch.cuda, name, context)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows starts no script as a program")
+def test_the_machine_is_described_without_a_context(no_context, tmp_path, monkeypatch):
+    """By nvidia-smi, here one of two cards that writes down what it was asked for."""
+    program = tmp_path / "nvidia-smi"
+    lines = "'NVIDIA A, 4096 MiB, 3500 MiB' 'NVIDIA B, 8192 MiB, 8000 MiB'"
+    script = f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\nprintf "%s\\n" {lines}\n'
+    program.write_text(script, encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    *_, device = describe_machine().splitlines()
+    both = "NVIDIA A, 4096 MiB, 3500 MiB free; NVIDIA B, 8192 MiB, 8000 MiB free"
+    assert device == f"device     {both}"
+    asked = (tmp_path / "asked").read_text(encoding="utf-8")
+    expected = "--query-gpu=name,memory.total,memory.free --format=csv,noheader"
+    assert asked.split() == expected.split()
+
+
+@pytest.mark.parametrize("error", [OSError("none"), TimeoutExpired("nvidia-smi", 30)])
+def test_a_card_without_nvidia_smi(no_context, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(hardware, "check_output", fails)
+    assert describe_machine().endswith("nvidia-smi, which knows more, does not answer")
+
+
+def test_batches_are_pinned_where_a_card_is_in_use(monkeypatch, recipe, tokens):
+    """That needs a context, and notebook 03 looks at batches without a card."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for in_use in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda in_use=in_use: in_use)
+        assert make_loader(tokens["train"], [[0, 1]], recipe).pin_memory == in_use
 
 
 def test_versions_of_packages():

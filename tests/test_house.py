@@ -31,7 +31,7 @@ FLOORS = [
     {"recipe", "hardware"},
     {"plumbing.interrupts", "plumbing.memory", "plumbing.hub", "plumbing.mini"},
     {"plumbing.processes", "plumbing.storage", "plumbing.tables"},
-    {"plumbing.cpu_kernels", "plumbing.vram_cap"},
+    {"plumbing.vram_cap"},
     {"plumbing.errors"},
 ]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from hub_server import make_repositories, serve
 
 from agnews_helpers import HubUnreachable, Recipe
@@ -22,6 +23,7 @@ from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "GET /large/.*model.safetensors$"
 ROWS = "GET /large/.*train-.*parquet$"
+NO_CARD = f"no CUDA device (PyTorch's CUDA: {torch.version.cuda})"
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     done, hub, _ = downloaded
     assert done.returncode == 0, done.stderr
     assert (
-        "profile    laptop (no CUDA device, and the Hugging Face Hub answers)"
+        f"profile    laptop ({NO_CARD}, and the Hugging Face Hub answers)"
         in done.stdout
     )
     assert (
@@ -139,7 +141,7 @@ def test_the_laptop_profile_downloads_what_it_needs(downloaded):
     [
         (
             None,
-            "laptop (no CUDA device, and the Hugging Face Hub does not answer at {}, "
+            f"laptop ({NO_CARD}, and the Hugging Face Hub does not answer at {{}}, "
             "but model and data are in its cache)",
         ),
         ("full", "full (asked for by AGNEWS_PROFILE)"),
@@ -326,21 +328,44 @@ def shorten(file: Path) -> None:
         content.truncate(file.stat().st_size // 2)
 
 
+def without_links(cache: Path) -> dict[str, str]:
+    """Have in the cache what is there on Windows, without Developer Mode."""
+    for path in [path for path in cache.rglob("*") if path.is_symlink()]:
+        file = path.resolve()
+        path.unlink()
+        file.rename(path)
+    return {"HF_HUB_DISABLE_SYMLINKS": "1"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "pattern, name", [("train-*.parquet", HUB_DATA), ("model.safetensors", HUB_MODEL)]
+    "pattern, name, has_links",
+    [
+        ("train-*.parquet", HUB_DATA, True),
+        ("model.safetensors", HUB_MODEL, True),
+        ("model.safetensors", HUB_MODEL, False),
+    ],
 )
-def test_a_damaged_file_is_explained(repositories, downloaded, cache, pattern, name):
+def test_a_damaged_file_is_explained(
+    repositories, downloaded, cache, pattern, name, has_links
+):
+    """And when it was deleted as the message says, a good one takes its place."""
+    variables = {} if has_links else without_links(cache)
     shorten(next(cache.rglob(pattern)))
-    offline = message(train(downloaded[1].address, cache, AGNEWS_PROFILE="laptop"))
+    silent = downloaded[1].address
+    offline = message(train(silent, cache, AGNEWS_PROFILE="laptop", **variables))
     assert f"{name} cannot be loaded" in offline and "from the cache (" in offline
     assert "Go online, and run the same again." in offline
     with serve(repositories) as hub:
-        online = message(train(hub.address, cache))
+        online = message(train(hub.address, cache, **variables))
         folder = cache / "hub"
         assert f"If a file is damaged, delete its folder in {folder}" in online
         shutil.rmtree(next(folder.glob(f"*--{name.replace('/', '--')}")))
-        assert train(hub.address, cache).returncode == 0
+        assert train(hub.address, cache, **variables).returncode == 0
+    links = [path.is_symlink() for path in cache.rglob(pattern) if "snap" in str(path)]
+    assert links == [has_links]
+    done = train(silent, cache, **variables)
+    assert done.returncode == 0 and "are in its cache" in done.stdout
 
 
 def test_half_a_cache_is_none(tmp_path, monkeypatch):

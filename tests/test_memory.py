@@ -212,13 +212,20 @@ def test_gradients_are_exchanged_with_the_last_part_only(size, network):
         "could not create a primitive",
         "Resource temporarily unavailable",
         "MPS backend out of memory",
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm(...)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
-def test_how_memory_runs_out_without_a_gpu(message):
+def test_how_memory_runs_out_in_libraries(message):
     assert is_out_of_memory(RuntimeError(message))
 
 
 def test_what_is_not_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert is_out_of_memory(DoesNotFit("x"))
+    assert not is_out_of_memory(RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"))
     assert not is_out_of_memory(RuntimeError("other"))
     assert not is_out_of_memory(ValueError("out of memory"))

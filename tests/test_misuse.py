@@ -17,7 +17,6 @@ from agnews_helpers import (
     calibration_error,
     classify,
     config_for,
-    cpu_kernels,
     epoch_batches,
     evaluate,
     full_run_hours,
@@ -311,7 +310,6 @@ CALLS = {
         "one for each row",
     ),
     "a device's name": (lambda g: vram_cap("cpu"), "takes device for 'device'"),
-    "a device's name again": (lambda g: cpu_kernels(g.model, "cpu"), "takes device"),
     # what has no name of its own in the package
     "a budget of 1.5 rows": (
         lambda g: step_budget(training_step(), TINY, 1.5, 8),

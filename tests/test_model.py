@@ -266,7 +266,7 @@ def test_the_facts_of_a_run_are_found_from_its_classifier_too(run, tmp_path):
     assert version_2["recipe"] == facts["recipe"]
 
 
-@pytest.mark.parametrize("make", [run_folder, best_folder, folder_of_version_2])
+@pytest.mark.parametrize("make", [run_folder, best_folder])
 def test_a_changed_file_of_a_classifier_is_named(make, run, tmp_path, capsys):
     copied = shutil.copytree(run.folder, tmp_path / "run")
     folder = make(SimpleNamespace(folder=copied), tmp_path)

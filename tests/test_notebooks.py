@@ -134,6 +134,9 @@ def test_the_opening_and_the_end(notebook):
         "**What could go wrong**" in everything
         and everything.count("<b>Think first.</b>") >= 2
     )
+    for cell in cells:  # or several kernels share one card
+        is_left = "**Next**" in cell["text"]
+        assert is_left == ("Shut this kernel down first" in cell["text"])
 
 
 def test_outputs_are_followed_by_a_sentence(notebook):

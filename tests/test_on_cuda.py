@@ -1,6 +1,8 @@
 """The parts of `benchmarks/on_cuda.py` that need no card."""
 
+import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from transformers import DistilBertConfig
 
 from agnews_helpers import forward_backward
 from benchmarks import on_cuda
-from vram_budget import GTX_1650_TI, CachingAllocator, StepOptions, replay
+from vram_budget import GTX_1650_TI, CachingAllocator, StepOptions, find_card, replay
 
 SMALL = DistilBertConfig(
     dim=64, n_layers=2, n_heads=2, hidden_dim=128, num_labels=4, vocab_size=21_000
@@ -79,27 +81,76 @@ def test_a_snapshot_becomes_events():
     assert replay(events, CachingAllocator()).allocated == 3 * 2**20 + 512
 
 
-def test_gradients_in_parts_are_those_of_the_whole_step(monkeypatch):
+@pytest.fixture
+def no_cuda(monkeypatch):
+    """What asks CUDA for something does nothing; the rest runs on the CPU."""
+    monkeypatch.setattr(on_cuda, "forget", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+
+@pytest.mark.parametrize("place", [p for p, module in on_cuda.PLACES.items() if module])
+def test_gradients_in_parts_are_those_of_the_whole_step(no_cuda, place):
+    """The CPU's memory really runs out, at this place, for parts of over four rows."""
+    found = on_cuda.gradients_in_parts(place, "cpu")
+    assert found["parts"] == [16, 8, 4, 4, 4, 4]
+    assert found["largest_relative_difference"] < 1e-4
+
+
+def test_what_a_failed_part_leaves_is_measured(no_cuda, monkeypatch):
     """With a stand-in for a full card: parts of over four rows run out of memory."""
-    is_full = False
+    held = iter([100, 104, 132, 140, 140, 140])  # MiB, at the beginning of each part
 
     @contextmanager
     def little_memory():
-        nonlocal is_full
-        is_full = True
+        def step(model, batch, **options):
+            if len(batch["labels"]) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward_backward(model, batch, **options)
+
+        monkeypatch.setattr(on_cuda, "forward_backward", step)
         yield
 
-    def step(model, batch, **options):
-        if is_full and len(batch["labels"]) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward_backward(model, batch, **options)
-
-    monkeypatch.setattr(on_cuda, "forget", lambda: None)
+    read = torch.cuda.memory_allocated
     monkeypatch.setattr(on_cuda, "little_memory", little_memory)
-    monkeypatch.setattr(on_cuda, "forward_backward", step)
-    found = on_cuda.gradients_in_parts("cpu")
-    assert found["limits"] == [[256, 8], [256, 4]]
-    assert found["largest_relative_difference"] < 1e-4
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: next(held) * 2**20)
+    found = on_cuda.gradients_in_parts("a full card", "cpu")
+    monkeypatch.setattr(torch.cuda, "memory_allocated", read)
+    assert found["parts"] == [16, 8, 4, 4, 4, 4]
+    assert found["left_of_failed_parts_mib"] == 32
+
+
+def test_the_parts_of_a_step_are_timed(no_cuda):
+    found = on_cuda.step_in_parts("cpu", times=2)
+    assert len(found["milliseconds"]) == 4 and min(found["milliseconds"].values()) > 0
+    assert set(found["check"].values()) == {0}  # no kernel of CUDA is launched here
+
+
+def test_a_notebook_is_run_cell_by_cell(no_cuda, tmp_path, monkeypatch):
+    kinds = ["markdown", "code", "code"]
+    sources = ["# words", "import os\nx = os.environ['AGNEWS_PROFILE']", "open(x, 'w')"]
+    cells = [{"cell_type": k, "source": [s]} for k, s in zip(kinds, sources)]
+    path = tmp_path / "small.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    monkeypatch.setenv("AGNEWS_PROFILE", "laptop")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    table = on_cuda.cell_by_cell(path)
+    assert table["cell"].tolist() == [1, 2] and table["peak"].tolist() == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["small.ipynb"]  # it ran elsewhere
+
+
+def test_half_precision_is_resumed_where_the_card_is_good_for_it(monkeypatch):
+    monkeypatch.setattr(on_cuda, "resumed", lambda precision: precision)
+    turing = on_cuda.resumed_in_each_precision(GTX_1650_TI)
+    assert turing["fp32"] == "fp32" and "no tensor cores" in turing["fp16"]["refused"]
+    ampere = on_cuda.resumed_in_each_precision(find_card("A100"))
+    assert ampere == {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed():
+    found = on_cuda.resumed("fp32", rows=100)
+    assert found == {"steps": 12, "largest_difference": 0.0}
 
 
 def test_the_file_has_the_name_of_the_card():
@@ -109,35 +160,58 @@ def test_the_file_has_the_name_of_the_card():
     )
 
 
-@pytest.mark.slow
-def test_a_section_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
-    card = GTX_1650_TI
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """A card of which every section says the same."""
+    fake = dict.fromkeys(on_cuda.sections(GTX_1650_TI), lambda: {"found": 1})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(on_cuda, "describe_machine", lambda: "a machine")
-    monkeypatch.setattr(on_cuda, "this_card", lambda: card)
+    monkeypatch.setattr(on_cuda, "this_card", lambda: GTX_1650_TI)
     monkeypatch.setattr(on_cuda, "context", lambda: 300.0)
-    monkeypatch.setattr(on_cuda, "peaks", lambda *case: (100.0, 200.0))
+    monkeypatch.setattr(on_cuda, "used_mib", lambda: 10.0)
     monkeypatch.setattr(on_cuda, "file_for", lambda name: tmp_path / "figures.json")
-    monkeypatch.setattr(
-        on_cuda,
-        "largest",
-        lambda: pd.DataFrame([(128, 40, 41)], columns=["tokens", "p", "f"]),
-    )
-    for name in ("gradients_in_parts", "resumed", "replayed"):
-        monkeypatch.setattr(
-            on_cuda,
-            name,
-            lambda: (_ for _ in ()).throw(RuntimeError("no such thing\nx")),
-        )
-    monkeypatch.setattr(
-        on_cuda,
-        "seconds",
-        lambda card: pd.DataFrame([(64, 0.1)], columns=["tokens", "s"]),
-    )
-    assert on_cuda.main() == 0
-    text = (tmp_path / "figures.json").read_text(encoding="utf-8")
-    assert (
-        '"failed": "no such thing"' in text
-        and '"tokens": 64' in text
-        and '"tokens": 128' in text
-    )
+    monkeypatch.setattr(on_cuda, "sections", lambda card: fake)
+
+    def figures():
+        assert on_cuda.main() == 0
+        return json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+
+    return fake, figures
+
+
+def test_a_section_that_fails_does_not_end_the_others(card):
+    """And says nothing of the machine."""
+    sections, figures = card
+
+    def fails():
+        raise RuntimeError(f"{Path.home()}/secret is full\nmore")
+
+    sections["resumed"] = fails
+    sections["seconds"] = lambda: pd.DataFrame([(64, 0.1)], columns=["tokens", "s"])
+    found = figures()
+    assert found["resumed"] == {"failed": "RuntimeError: ~/secret is full"}
+    assert found["seconds"] == [{"tokens": 64, "s": 0.1}]
+    assert found["notebook"] == {"found": 1} and next(iter(found)) == "about"
+    assert found["context_mib"]["after_steps"] == 300.0
+
+
+def test_it_ends_in_time(card, monkeypatch):
+    """Each section takes three minutes: the fourth would begin after the eighth."""
+    sections, figures = card
+    clock = [0.0]
+    monkeypatch.setattr(on_cuda.time, "perf_counter", lambda: clock[0])
+
+    def slow():
+        clock[0] += 180
+        return {"found": 1}
+
+    sections.update(dict.fromkeys(sections, slow))
+    found = figures()
+    done = [name for name in sections if "found" in found[name]]
+    assert done == [*sections][:3] and "ten minutes" in found["notebook"]["not_run"]
+
+
+def test_it_measures_all_that_is_not_known():
+    names = on_cuda.sections(GTX_1650_TI)
+    for name in ("context", *names):
+        assert f"\n{name}: " in on_cuda.__doc__, name

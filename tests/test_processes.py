@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
+from agnews_helpers import InvalidValue
 from agnews_helpers.plumbing import processes
 from agnews_helpers.plumbing.processes import (
     any_process,
@@ -63,6 +64,22 @@ def test_one_process_has_the_whole_batch_and_asks_only_itself():
     assert from_main(("a", None)) == ("a", None)
     assert from_each_process([1, 2]) == [[1, 2]]
     assert over_processes(torch.tensor(3.0), "mean").item() == 3
+
+
+@pytest.mark.parametrize(
+    "message, advice", [("CUDA error: out of memory", ""), ("no rank 1", "WORLD_SIZE")]
+)
+def test_a_card_too_full_to_begin_with_is_not_a_missing_process(
+    message, advice, monkeypatch
+):
+    def fails(**_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(processes, "PartialState", fails)
+    with pytest.raises(Exception, match=message) as error:
+        processes.process_state()
+    assert isinstance(error.value, InvalidValue) == bool(advice)
+    assert advice in str(error.value)
 
 
 def test_any_of_several_processes_is_enough(monkeypatch):

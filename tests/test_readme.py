@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
 
 from agnews_helpers.cli import main
 from agnews_helpers.data import SAMPLE
@@ -42,6 +46,7 @@ OURS = [
 # What other tests do, or what cannot be done here. Everything else must be tried below.
 ELSEWHERE = {
     r"py -3.11 -m venv .*|\S*Activate.*": "Windows' own way to make an environment",
+    r"python -m pip (install|uninstall -y) torch.*": "a download; tried without, below",
     r"uv venv .*": "an environment; its next line is compared with pyproject.toml",
     r"conda .*": "conda is not here; test_house compares its environment.yml",
     r"jupyter lab notebooks": "tests/browser does",
@@ -57,7 +62,7 @@ def elsewhere(command: str) -> bool:
 def tried(command: str) -> bool:
     """Whether a test below takes this command."""
     ours = r"(AGNEWS_\w+=\S+ )?agnews |cat .*\| agnews "
-    others = r"make |python -m pip |python bench|uv pip "
+    others = r"make |python -m pip install -c |python bench|uv pip "
     return re.match(f"{ours}|{others}", command)
 
 
@@ -167,10 +172,55 @@ def test_make_knows_its_targets():
 def test_what_is_installed_is_there():
     extras = PROJECT["project"]["optional-dependencies"]
     found = [command for _, command in COMMANDS if " pip " in command]
+    found = [command for command in found if not elsewhere(command)]
     assert found
     for command in found:
         assert set(re.search(r"\[(.*?)\]", command)[1].split(",")) <= {*extras}, command
         assert (ROOT / re.search(r"-c (\S+)", command)[1]).is_file(), command
+
+
+WINDOWS = [command for number, command in COMMANDS if number == 1]
+
+
+def test_on_windows_pytorch_for_cuda_comes_first_and_stays(tmp_path):
+    """Environment, activation, CUDA, the rest; and the rest is content with it."""
+    kinds = [
+        "py -3.11 -m venv",
+        "Activate",
+        "install torch==",
+        '".[offline]"',
+        "doctor",
+    ]
+    assert all(kind in command for kind, command in zip(kinds, WINDOWS, strict=False))
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    [wanted] = [Requirement(line) for line in lines if line.startswith("torch==")]
+    assert f" {wanted} --index-url" in WINDOWS[2]
+    # The selector's builds have names of their own, which the constraint takes.
+    version = str(wanted.specifier).removeprefix("==")
+    assert all(
+        wanted.specifier.contains(f"{version}+{build}")
+        for build in ("cpu", "cu126", "cu130")
+    )
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_cpu_build_stays_until_it_is_removed(is_removed, tmp_path):
+    """As pip itself decides, from a build that is only a name."""
+    version = torch.__version__.partition("+")[0]
+    wheel = tmp_path / f"torch-{version}+cu126-py3-none-any.whl"
+    folder = f"torch-{version}+cu126.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        head = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        file.writestr(f"{folder}/WHEEL", head)
+        about = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}+cu126\n"
+        file.writestr(f"{folder}/METADATA", about)
+        file.writestr(f"{folder}/RECORD", "")
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index"]
+    pip += ["--no-deps", "--find-links", str(tmp_path), f"torch=={version}"]
+    pip += ["--ignore-installed"] * is_removed
+    done = subprocess.run(pip, capture_output=True, text=True)
+    expected = f"Would install torch-{version}+cu126" if is_removed else "already sat"
+    assert expected in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -215,3 +265,26 @@ def test_its_flags_and_variables_exist(capsys):
     known = {"AGNEWS_PROFILE"}
     known |= {f"AGNEWS_{name.upper()}" for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES)}
     assert set(re.findall(r"AGNEWS_[A-Z_]+", TEXT)) <= known
+
+
+# The workflow on Windows
+
+
+def test_the_workflow_on_windows_is_what_a_reader_is_told():
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    job = yaml.safe_load(text)["jobs"]["windows"]
+    assert job["runs-on"] == "windows-latest"
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in lines:
+        quick = f"$(BIN)/{line}\n" in makefile  # of `make quick`
+        if "notebooks" in line:
+            names = [word for word in line.split() if word.endswith(".ipynb")]
+            assert len(names) == 3 and all((ROOT / name).is_file() for name in names)
+        else:
+            assert line in WINDOWS or quick, line
+    assert WINDOWS[0] == lines[0] and WINDOWS[1] == lines[1]
+    # Of a step the last command's status counts; none activates for another.
+    for step in job["steps"]:
+        commands = [c for c in step.get("run", "").splitlines() if c not in WINDOWS[:2]]
+        assert len(commands) <= 1 and (not commands or WINDOWS[1] in step["run"])

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,6 +199,15 @@ def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profi
         f"profile    {profile} (" in recipe.describe()
         and "the Hub is a test" in recipe.describe()
     )
+
+
+@pytest.mark.parametrize("built_for", [None, "13.0"])
+def test_a_pytorch_without_cuda_is_told_of(built_for, monkeypatch):
+    """The owner of a card on Windows may have the CPU build."""
+    hub(monkeypatch, True), cuda(monkeypatch, False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    told = recipe_for_this_machine().describe()
+    assert f"laptop (no CUDA device (PyTorch's CUDA: {built_for}), and" in told
 
 
 def test_what_was_downloaded_before_counts_as_hub(monkeypatch):

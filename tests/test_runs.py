@@ -125,8 +125,8 @@ def test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept(
     kept = []
     save = OpenRun.save
 
-    def counted(self, state):
-        save(self, state)
+    def counted(self, state, **options):
+        save(self, state, **options)
         kept.append(len(find_checkpoints(tmp_path)))
 
     monkeypatch.setattr(OpenRun, "save", counted)
@@ -369,14 +369,28 @@ def test_other_frozen_parameters_are_named(three, tokens, tmp_path):
 
 def test_another_number_of_processes_is_named(three, tokens, tmp_path, monkeypatch):
     train(load_model(three), tokens, three, tmp_path, steps=1)
-    two = SimpleNamespace(num_processes=2)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "process_state", lambda: two)
+        patch.setattr(runs, "world_size", lambda: 2)
         other = OpenRun(tmp_path, load_model(three), tokens, three)
     with pytest.raises(ResumeError, match="processes is 1 there and 2 here"), other:
         pass
     with OpenRun(tmp_path, load_model(three), tokens, three) as run:
         assert run.newest.name == "step-00000001"
+
+
+@pytest.mark.parametrize("world, saved", [(1, True), (2, False)])
+def test_one_of_several_processes_does_not_save_alone(
+    three, tokens, tmp_path, monkeypatch, world, saved
+):
+    """If memory runs out in one of them: the others would wait for ever."""
+    with OpenRun(tmp_path, load_model(three), tokens, three) as run:
+        saves = []
+        monkeypatch.setattr(run, "save", saves.append)
+        monkeypatch.setattr(runs, "world_size", lambda: world)
+        for error in (torch.OutOfMemoryError(""), RuntimeError("another")):
+            with pytest.raises(type(error)), run.saved_if_memory_runs_out("state"):
+                raise error
+        assert saves == ["state"] * saved
 
 
 def other_weights(folder):

@@ -1,12 +1,16 @@
+import functools
 import json
 import math
+import traceback
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from datasets import DatasetDict
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import pipeline
 
 from agnews_helpers import (
@@ -14,13 +18,13 @@ from agnews_helpers import (
     DoesNotFit,
     InvalidValue,
     NonFiniteError,
-    cpu_kernels,
     epoch_batches,
     evaluate,
     forward_backward,
     load_classifier,
     load_model,
     make_loader,
+    runs,
     train,
     training,
 )
@@ -153,6 +157,7 @@ def test_gradient_checkpointing_computes_each_layer_twice(recipe, tokens, tmp_pa
 def test_the_cap_of_the_memory_holds_from_before_the_first_step_to_after_the_last(
     recipe, tokens, tmp_path, monkeypatch
 ):
+    """And then PyTorch's cache is given back to the card."""
     entered = []
 
     @contextmanager
@@ -166,17 +171,18 @@ def test_the_cap_of_the_memory_holds_from_before_the_first_step_to_after_the_las
         entered.append("step")
         return forward_backward(*arguments, **options)
 
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: entered.append("emptied"))
     monkeypatch.setattr(training, "vram_cap", cap)
     monkeypatch.setattr(training, "forward_backward", step)
     train(load_model(recipe), tokens, recipe, tmp_path)
-    assert entered == ["in", *["step"] * 5, "out"]
+    assert entered == ["in", *["step"] * 5, "emptied", "out"]
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_each_process_draws_its_own_dropout(rank, recipe, monkeypatch):
     process = SimpleNamespace(process_index=rank, device=torch.device("cpu"))
     monkeypatch.setattr(training, "make_accelerator", lambda precision: process)
-    with ready_to_train(load_model(recipe), recipe) as accelerator:
+    with ready_to_train(load_model(recipe), recipe) as (accelerator, _):
         assert accelerator is process
         assert torch.initial_seed() == recipe.seed + rank
 
@@ -229,18 +235,13 @@ def test_it_equals_the_plain_loop_bit_for_bit(recipe, tokens, tmp_path):
     torch.manual_seed(recipe.seed)
     losses = []
     batches = epoch_batches(tokens["train"]["length"][:], recipe, epoch=1)
-    with cpu_kernels(
-        model, model.device
-    ):  # which draw other random numbers for dropout than PyTorch
-        for batch in make_loader(tokens["train"], batches, recipe):
-            loss = F.cross_entropy(
-                model(batch["input_ids"], batch["attention_mask"]).logits,
-                batch["labels"],
-            )
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
+    for batch in make_loader(tokens["train"], batches, recipe):
+        logits = model(batch["input_ids"], batch["attention_mask"]).logits
+        loss = F.cross_entropy(logits, batch["labels"])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
     assert losses == theirs.steps["loss"].tolist()
     assert_same_weights(model, theirs.model)
 
@@ -409,6 +410,10 @@ def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
     )
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+REMEDIES = r".*can be resumed.*\(1\) Close .*\(2\) .*\(3\) .*AGNEWS_MODEL=mini"
+
+
 @pytest.mark.slow
 def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
     model = load_model(recipe)
@@ -416,27 +421,68 @@ def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
         model, lambda batch, call: torch.OutOfMemoryError("CUDA out of memory.")
     )
     before = weights(model)
-    remedies = (
-        r"\(1\) Close .*\(2\) .*Recipe\(max_length=\d+\).*\(3\) .*AGNEWS_MODEL=mini"
-    )
-    with pytest.raises(
-        DoesNotFit,
-        match=rf"after step 0 of 5.*not even one row of \d+ tokens fits.*{remedies}",
-    ):
+    where = r"not even one row of \d+ .*Recipe\(max_length=\d+\).*after step 0 of 5"
+    with pytest.raises(DoesNotFit, match=f"^Out of memory: {where}{REMEDIES}"):
         train(model, tokens, recipe, tmp_path)
     assert sizes == [8, 4, 2, 1] and torch.equal(weights(model), before)
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_no_room_for_the_optimizer_is_not_tried_again(
-    recipe, tokens, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    "owner, name, words",
+    [
+        slow(Accelerator, "prepare", "CUDA out of memory"),
+        slow(runs, "read_checkpoint", "CUDA out of memory"),
+        slow(training, "class_weights", "CUDA out of memory"),
+        (torch.optim.Adam, "step", "Adam's two running means do not fit"),
+        (training, "evaluate", "CUDA out of memory"),
+    ],
+)
+def test_wherever_memory_runs_out_it_says_what_helps_and_the_run_goes_on(
+    owner, name, words, recipe, tokens, tmp_path, monkeypatch
 ):
-    def no_room(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    """And a notebook, which keeps the error, does not keep Adam's means with it."""
+    model = load_model(recipe)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", no_room)
-    with pytest.raises(DoesNotFit, match="Adam's two running means do not fit"):
-        train(load_model(recipe), tokens, recipe, tmp_path)
+    def no_room(*_, **__):
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore of it")
+
+    whole = train(load_model(recipe), tokens, recipe, tmp_path / "whole")
+    train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, no_room)
+        with pytest.raises(DoesNotFit, match=f"^Out of memory: {words}{REMEDIES}") as e:
+            train(model, tokens, recipe, tmp_path / "run")
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(e.value.__traceback__)]
+    kept = [names["adam"].state for names in frames if "adam" in names]
+    assert kept and not any(kept)
+    newest = find_checkpoints(tmp_path / "run")[0].name
+    assert newest == ("step-00000005" if name == "evaluate" else "step-00000002")
+    assert all(weight.grad is None for weight in model.parameters())
+    assert_same_run(train(load_model(recipe), tokens, recipe, tmp_path / "run"), whole)
+
+
+def test_a_step_is_checked_by_few_calls_which_do_not_grow_with_the_model(
+    recipe, tokens
+):
+    """On a card each is a kernel to launch; the norms are one call for all weights."""
+    called = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(func)
+            return func(*args, **(kwargs or {}))
+
+    model = load_model(recipe)
+    loss = forward_backward(model, first_batch(tokens, recipe))
+    with Count():
+        value = check_finite(loss, model, SimpleNamespace(scaler=None))
+    assert value == loss.item() and len(list(model.parameters())) > 20
+    assert called.count(torch.ops.aten._foreach_norm.Scalar) == 1
+    kernels = [func for func in called if func is not torch.ops.aten.detach.default]
+    assert len(kernels) < 8, kernels
 
 
 def test_another_error_goes_through(recipe, tokens, tmp_path):

@@ -50,10 +50,10 @@ class DoesNotFit(AgnewsError, RuntimeError):
     """Memory ran out, and splitting the batch further is impossible or no help."""
 
 
-# CUDA and PyTorch's CPU allocator; then oneDNN, Linux, cuBLAS, cuDNN and their like
+# Classes; CUDA, PyTorch's CPU allocator, cuBLAS; oneDNN, Linux, cuBLAS and cuDNN
 OUT_OF_MEMORY = (
-    "out of memory|allocate memory|enough memory|could not create a primitive"
-    "|temporarily unavailable|ALLOC_FAILED|ALLOCATION_FAILED"
+    "OutOfMemory|DoesNotFit|out of memory|allocate memory|enough memory|cublasCreate"
+    "|could not create a primitive|temporarily unavailable|ALLOC(ATION)?_FAILED"
 )
 
 
@@ -74,12 +74,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     bool
         True if memory ran out; fewer rows at a time may then help.
     """
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    message = str(error)
-    return isinstance(error, RuntimeError) and bool(re.search(OUT_OF_MEMORY, message))
+    # repr() has the name of the error's class, too.
+    return isinstance(error, RuntimeError) and bool(
+        re.search(OUT_OF_MEMORY, repr(error))
+    )
 
 
 def check_types(function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Ctrl-C, the stop button, SIGTERM and SIGHUP: a run stops between two steps.
+"""Ctrl-C, the stop button, SIGTERM and the like: a run stops between two steps.
 
 Notebook 08.
 """
@@ -14,7 +14,9 @@ from .processes import any_process, world_size
 
 
 class StopSignal:
-    """Context manager: a first SIGINT, SIGTERM or SIGHUP only sets `received`.
+    """Context manager: a first signal to stop only sets `received`.
+
+    SIGINT, SIGTERM, on POSIX SIGHUP, and on Windows SIGBREAK: Ctrl-Break.
 
     A signal that comes more than `GRACE_SECONDS` later raises KeyboardInterrupt;
     before that it counts as the same request, because the current step and the save
@@ -26,7 +28,7 @@ class StopSignal:
     number = 0  # of the last signal that the last run received
     SIGNALS = [
         getattr(signal, name)
-        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
         if hasattr(signal, name)
     ]
 

@@ -96,7 +96,6 @@ def _add_up(step, model, batch, size, divisor):
 
 
 def free_memory() -> None:
-    """Give memory that is no longer used back to the device."""
+    """Give memory that is no longer used back to the card, if one is in use."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()

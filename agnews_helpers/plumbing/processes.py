@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
-from .errors import InvalidValue
+from .errors import InvalidValue, is_out_of_memory
 
 IGNORED_LABEL = -100  # rows with it add nothing to PyTorch's cross-entropy
 
@@ -32,6 +32,8 @@ def process_state() -> PartialState:
         # the only one.
         return PartialState(cpu=not torch.accelerator.is_available())
     except (ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):  # the card is so full that it cannot be used
+            raise
         raise InvalidValue(
             f"The other processes of this run cannot be reached: {error}. Start them "
             "with `accelerate launch`. If there are none, remove WORLD_SIZE, RANK, "

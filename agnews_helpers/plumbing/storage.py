@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -33,7 +33,10 @@ STAGING_NAME = re.compile(rf"{PARTIAL}.+-[0-9a-f]{{32}}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # inside a folder
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 OPTIONAL = "a classifier can be loaded without it (rename it)"
-NO_ROOM = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_ROOM = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+# How often to wait for a file that is held, in all 22 s: on Windows a virus scanner or
+# OneDrive may hold what was just written. Elsewhere, 2 s: a refusal mostly lasts.
+WAITS = 3 if os.name == "posix" else 6
 
 
 def write_folder(folder: Path, write: Callable) -> Path:
@@ -61,22 +64,28 @@ def write_folder(folder: Path, write: Callable) -> Path:
         If the disk is full or the folder cannot be written.
     """
     partial = staging_name(folder)
-    with _saving(folder), ExitStack() as cleanup:
-        partial.mkdir(parents=True)
-        cleanup.callback(shutil.rmtree, partial, ignore_errors=True)
-        write(partial)
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        sums = {path.relative_to(partial).as_posix(): sha256(path) for path in files}
-        write_json(partial / MANIFEST, sums)
-        for path in files:
-            # Some writers make files that only their owner can read.
-            shutil.copymode(partial / MANIFEST, path)
-            _flush(path)
-        _flush(partial)
-        if os.path.lexists(folder):
-            remove_folder(folder)
-        retry_permission_error(os.replace, partial, folder)
-        _flush(folder.parent)
+    moved = staging_name(folder)
+    with _saving(folder):
+        try:
+            retry_if_held(partial.mkdir, 0o777, True)
+            retry_if_held(write, partial)
+            files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+            sums = {p.relative_to(partial).as_posix(): sha256(p) for p in files}
+            write_json(partial / MANIFEST, sums)
+            for path in files:
+                # Some writers make files that only their owner can read.
+                retry_if_held(shutil.copymode, partial / MANIFEST, path)
+                _flush(path)
+            _flush(partial)
+            if os.path.lexists(folder):
+                _move_away(folder, moved)
+            retry_if_held(partial.rename, folder)
+            _flush(folder.parent)
+        finally:
+            with suppress(OSError):  # where no new one came, the old one comes back
+                moved.rename(folder)
+            _discard(partial)
+    _discard(moved)
     return folder
 
 
@@ -91,16 +100,26 @@ def remove_folder(folder: Path) -> None:
     folder : Path
         A folder that exists.
     """
+    moved = staging_name(folder)
     try:
-        if not _is_ours(folder):
-            set_aside(folder, "it holds files that its manifest does not name")
-            return
-        moved = staging_name(folder)
-        retry_permission_error(os.replace, folder, moved)
+        _move_away(folder, moved)
     except OSError as error:
         print(f"note: {folder.name} cannot be removed: {error}. It stays.")
+    _discard(moved)
+
+
+def _move_away(folder, moved):
+    """Rename a folder of ours; set anything else aside."""
+    if _is_ours(folder):
+        retry_if_held(folder.rename, moved)
     else:
-        shutil.rmtree(moved, ignore_errors=True)
+        set_aside(folder, "it holds files that its manifest does not name")
+
+
+def _discard(path):
+    """Delete a file or a folder, if it is there and nobody holds it for long."""
+    with suppress(OSError):
+        retry_if_held(shutil.rmtree if path.is_dir() else os.unlink, path)
 
 
 def _is_ours(folder):
@@ -126,9 +145,7 @@ def remove_partial(folder: Path) -> None:
     """
     for path in folder.glob(f"{PARTIAL}*"):
         if STAGING_NAME.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-            with suppress(OSError):  # a file, or not there any more
-                path.unlink()
+            _discard(path)
 
 
 def staging_name(path: Path) -> Path:
@@ -262,13 +279,13 @@ def save_text(path: Path, text: str) -> None:
         If the file cannot be written.
     """
     partial = staging_name(path)
-    with _saving(path), ExitStack() as cleanup:
-        # x: through no link
-        with open(partial, "x", encoding="utf-8", newline="\n") as file:
-            cleanup.callback(partial.unlink, missing_ok=True)
-            file.write(text)
-        _flush(partial)
-        retry_permission_error(os.replace, partial, path)
+    with _saving(path):
+        try:
+            retry_if_held(partial.write_bytes, text.encode("utf-8"))
+            _flush(partial)
+            retry_if_held(os.replace, partial, path)
+        finally:
+            _discard(partial)
 
 
 def try_file(path: Path) -> None:
@@ -309,17 +326,36 @@ def read_json(path: Path) -> dict:
         If the file is missing or does not hold a JSON object.
     """
     try:
-        return {**json.loads(retry_permission_error(path.read_bytes))}
+        return {**json.loads(retry_if_held(path.read_bytes))}
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{path.name} is missing in {path.parent}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is no JSON object ({error}); {OPTIONAL}") from error
 
 
-def retry_permission_error(function: Callable, *arguments: Any) -> Any:
-    """Call a function, retrying PermissionError for about 2 s.
+def move(path: Path, target: Path) -> None:
+    """Rename a file or folder.
 
-    On Windows a virus scanner may hold a file open that long.
+    Parameters
+    ----------
+    path : Path
+        What is renamed.
+    target : Path
+        A free name; or its own, to see whether another program holds it.
+
+    Raises
+    ------
+    SaveError
+        If it cannot be renamed.
+    """
+    with _saving(target):
+        retry_if_held(path.rename, target)
+
+
+def retry_if_held(function: Callable, *arguments: Any) -> Any:
+    """Call a function, and again as long as another program holds its file.
+
+    At most `WAITS` times, which takes 22 s on Windows and 2 s elsewhere.
 
     Parameters
     ----------
@@ -333,11 +369,11 @@ def retry_permission_error(function: Callable, *arguments: Any) -> Any:
     object
         What the function returns.
     """
-    for seconds in (0.1, 0.4, 1.6):
+    for number in range(WAITS):
         try:
             return function(*arguments)
-        except PermissionError:
-            time.sleep(seconds)
+        except (PermissionError, shutil.Error):  # the second is copytree's
+            time.sleep(0.35 * 2**number)
     return function(*arguments)
 
 
@@ -354,7 +390,7 @@ def sha256(path: Path) -> str:
     str
         64 hexadecimal digits.
     """
-    with retry_permission_error(open, path, "rb") as file:
+    with retry_if_held(open, path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -411,8 +447,7 @@ def set_aside(path: Path, why: str) -> None:
         If it cannot be renamed.
     """
     kept = free_name(path.with_name(path.name + SET_ASIDE_SUFFIX))
-    with _saving(kept):
-        retry_permission_error(os.replace, path, kept)
+    move(path, kept)
     print(f"note: {path.name} cannot be used: {why}. It is kept as {kept.name}.")
 
 
@@ -473,7 +508,7 @@ def _flush(path):
     """Have a file's bytes, or a folder's names, on the disk, not only in memory."""
     if path.is_dir() and os.name != "posix":
         return  # Windows cannot open a folder, and does not need it
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = retry_if_held(os.open, path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
@@ -493,6 +528,8 @@ def _saving(path):
         # A full disk reaches us as OSError, RuntimeError or SafetensorError.
         reason = error.__cause__ or error
         raise SaveError(
-            f"{path.name} could not be saved in {path.parent}: {reason}. What was "
-            "saved before is untouched. Make room on the disk, or give another folder."
-        ) from error
+            f"{path.name} could not be saved in {path.parent.as_posix()}: {reason}. "
+            "What was saved before is untouched. Make room on the disk; close the "
+            "program that holds the file, such as Excel or another notebook's kernel; "
+            "or give another folder."
+        ) from reason

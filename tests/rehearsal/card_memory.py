@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from agnews_helpers import forward_backward
 from agnews_helpers.budgeting import config_for, training_step
 from tests.rehearsal.ag_news_shape import LONGER
-from tests.rehearsal.stand_in_device import bytes_of, bytes_on_card
+from tests.rehearsal.stand_in_device import CONTEXT, bytes_of, bytes_on_card
 from tests.tiny import SIZE
 from vram_budget import GTX_1650_TI, step_budget, usable_mib
 
@@ -38,7 +38,8 @@ class CardMemory:
     cells : list of dict
         Of each cell its number; ``held``: bytes on the card at its end; ``calls``: the
         largest calls, each as ``[kind, rows, tokens, bytes held beside it]``;
-        ``on_cpu``: how many calls were of a model on the CPU.
+        ``on_cpu``: how many calls were of a model on the CPU; ``context``: what has
+        made CUDA's context so far.
     """
 
     def __init__(self):
@@ -53,6 +54,7 @@ class CardMemory:
         calls = [[*call, beside] for call, beside in self._calls.items()]
         largest = [call for call in calls if not any(is_below(call, c) for c in calls)]
         facts = {"held": bytes_on_card(), "calls": largest, "on_cpu": self._on_cpu}
+        facts["context"] = sorted(CONTEXT)
         self.cells.append({"cell": number, **facts})
         self._calls, self._on_cpu = {}, 0
 

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
+from agnews_helpers import hardware
 from agnews_helpers.plumbing.processes import process_state
 from vram_budget import GTX_1650_TI, usable_mib
 
@@ -36,6 +37,9 @@ COPIES = {aten._to_copy.default, aten.copy_.default}
 # The inner tensors that live: id -> reference.
 LIVING: dict[int, weakref.ref] = {}
 ROOMS: list[SimpleNamespace] = []  # what is free, if that is limited
+CONTEXT: set[str] = set()  # what made CUDA's context, which takes memory of the card
+READS: list = []  # the operations that wait for the card: its numbers are read
+READING = {aten._local_scalar_dense.default, aten.is_nonzero.default}
 MOVES = {torch.Tensor.to, torch.Tensor.cuda}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 
@@ -66,6 +70,7 @@ class CardTensor(torch.Tensor):
         )
 
     def __init__(self, inner):
+        CONTEXT.add("a tensor")
         self.inner = inner
         LIVING[id(inner)] = weakref.ref(inner, partial(forget, id(inner)))
 
@@ -153,6 +158,8 @@ def compute(func, args, kwargs):
     if on_card and on_cpu and func not in COPIES:
         refuse_cpu(func, args, on_cpu)
     to_card = bool(on_card)
+    if to_card and (func in READING or kwargs.get("device") == CPU):
+        READS.append(func)
     if goal := kwargs.get("device"):
         to_card = goal in (CARD, IN_CPP)
         here = {"device": CPU if to_card else goal, "pin_memory": False}
@@ -296,14 +303,23 @@ def cuda_functions() -> dict:
         return bytes_on_card()
 
     fraction = [1.0]
-    return {
+    without_context = {
         "is_available": lambda: True,
-        "is_initialized": lambda: True,
+        "is_initialized": lambda: bool(CONTEXT),
         "device_count": lambda: 1,
+        "empty_cache": lambda: None,
+        "memory_reserved": held,
+        "memory_allocated": held,
+        "max_memory_reserved": held,
+        "max_memory_allocated": held,
+        "reset_peak_memory_stats": lambda *_: None,
+        "manual_seed_all": GENERATOR.generator.manual_seed,
+        "manual_seed": GENERATOR.generator.manual_seed,
+    }
+    with_context = {
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "synchronize": lambda *_: None,
-        "empty_cache": lambda: None,
         "_lazy_init": lambda: None,
         "_exchange_device": lambda device: 0,
         "_maybe_exchange_device": lambda device: 0,
@@ -311,19 +327,33 @@ def cuda_functions() -> dict:
         "get_device_name": lambda *_: properties.name,
         "get_device_capability": lambda *_: (7, 5),
         "mem_get_info": lambda *_: (max(0, left - held()), total),
-        "memory_reserved": held,
-        "memory_allocated": held,
-        "max_memory_reserved": held,
-        "max_memory_allocated": held,
-        "reset_peak_memory_stats": lambda *_: None,
         "get_per_process_memory_fraction": lambda *_: fraction[-1],
         "set_per_process_memory_fraction": fraction.append,
-        "manual_seed_all": GENERATOR.generator.manual_seed,
-        "manual_seed": GENERATOR.generator.manual_seed,
         "get_rng_state": lambda *_: GENERATOR.generator.get_state(),
         "set_rng_state": lambda state, *_: GENERATOR.generator.set_state(state),
         "is_bf16_supported": lambda *_, **__: False,
     }
+    noted = {name: noting(name, function) for name, function in with_context.items()}
+    return without_context | noted
+
+
+def noting(name, function):
+    """Return the function; a call of it is noted in `CONTEXT`."""
+
+    def noted(*arguments, **options):
+        CONTEXT.add(name)
+        return function(*arguments, **options)
+
+    return noted
+
+
+def nvidia_smi(command, **_):
+    """Answer like the driver's program, which makes no context."""
+    assert command[0] == "nvidia-smi" and command[2] == "--format=csv,noheader"
+    facts = {"name": GTX_1650_TI.name, "memory.total": "4096 MiB"}
+    facts["memory.free"] = "3500 MiB"
+    names = command[1].removeprefix("--query-gpu=").split(",")
+    return ", ".join(facts[name] for name in names) + "\n"
 
 
 ACCELERATOR = {
@@ -336,12 +366,14 @@ ACCELERATOR = {
 @contextmanager
 def stand_in_card() -> Iterator[None]:
     """Context manager: this machine has a CUDA card, as far as Python code can see."""
+    CONTEXT.clear()
     lift = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
         for module, functions in (
             (torch.cuda, cuda_functions()),
             (torch.accelerator, ACCELERATOR),
-            (torch.Tensor, {"pin_memory": lambda tensor, *_: tensor}),
+            (torch.Tensor, {"pin_memory": noting("pin", lambda tensor, *_: tensor)}),
+            (hardware, {"check_output": nvidia_smi}),
         ):
             for name, function in functions.items():
                 stack.enter_context(

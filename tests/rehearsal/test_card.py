@@ -1,5 +1,6 @@
 """The branches that only a card reaches, on a stand-in that refuses to mix devices."""
 
+import gc
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from agnews_helpers import (
     Collator,
+    DoesNotFit,
     InvalidValue,
     classify,
     describe_machine,
@@ -20,12 +22,19 @@ from agnews_helpers import (
     recipe_for_this_machine,
     train,
 )
+from agnews_helpers.checkpoints import State
 from agnews_helpers.cli import main as agnews
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.memory import in_parts
 from agnews_helpers.plumbing.processes import process_state
 from tests.rehearsal.card_memory import CardMemory
-from tests.rehearsal.stand_in_device import bytes_on_card, room_for, stand_in_card
+from tests.rehearsal.stand_in_device import (
+    CONTEXT,
+    READS,
+    bytes_on_card,
+    room_for,
+    stand_in_card,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,6 +184,60 @@ def test_nothing_of_a_failed_part_stays(card, recipe, rows):
     assert min([8, *(size for _, size in sizes)]) == rows
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("room", [0.4, 1.02, 2.5, 3.02])
+def test_after_it_does_not_fit_nothing_stays(
+    card, recipe, tokens, tmp_path, monkeypatch, room, resumed
+):
+    """The room is in units of the weights; a kept error is what a notebook has.
+
+    Memory runs out while the model moves, in the first forward or backward pass, where
+    Adam's state is made or loaded, and in a step beside that state.
+    """
+    if resumed:
+        train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
+    model = load_model(recipe)
+    gc.collect()
+    before = bytes_on_card()
+    size = sum(weight.numel() * 4 for weight in model.parameters())
+    # As on a card: a weight that moves back is the same object, which Adam knows.
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    with room_for(room * size), pytest.raises(DoesNotFit, match="What helps") as error:
+        train(model, tokens, recipe, tmp_path)
+    left = bytes_on_card() - before  # the loop's names keep one batch of token ids
+    assert left < 0.01 * size and model.device.type == "cpu", error
+    assert train(model, tokens, recipe, tmp_path).finished
+
+
+def test_a_step_waits_for_the_card_once(card, recipe, tokens, tmp_path, monkeypatch):
+    """And once more in transformers, which asks whether the mask hides anything."""
+    waits, add_step = [], State.add_step
+
+    def look(state, loss):
+        add_step(state, loss)
+        waits.append(len(READS))
+
+    monkeypatch.setattr(State, "add_step", look)
+    READS.clear()
+    train(load_model(recipe), tokens, recipe, tmp_path)
+    assert [after - before for before, after in zip(waits, waits[1:])] == [2, 2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "Oil climbs"]])
+def test_no_room_for_a_command_is_one_line(card, recipe, tmp_path, capsys, command):
+    folder = ["--output-dir", str(tmp_path / "run")]
+    rows = ["--model", recipe.model, "--train-rows", "44", "--test-rows", "20"]
+    assert agnews(["train", "--data", "sample", "--epochs", "1", *rows, *folder]) == 0
+    capsys.readouterr()
+    with room_for(1000):
+        assert agnews([*command, *folder]) == 2
+    told = capsys.readouterr().err
+    assert "out of memory. Close what else uses it" in told
+    assert told.count("\n") == 1 and "CUDA" not in told
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_refused_on_this_card(
     card, recipe, tokens, tmp_path, precision
@@ -201,7 +264,9 @@ def test_the_command_on_a_card(card, recipe, tmp_path, capsys):
 
 
 def test_the_machine_with_a_card(card, monkeypatch):
-    assert "GTX 1650 Ti" in describe_machine()
+    CONTEXT.clear()
+    assert "GTX 1650 Ti, 4096 MiB, 3500 MiB free" in describe_machine()
+    assert not CONTEXT
     check = doctor._card()
     assert check.ok and "GTX 1650 Ti, 3,0" in check.found, check
     monkeypatch.setattr(

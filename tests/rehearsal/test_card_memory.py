@@ -95,6 +95,24 @@ def test_readme_and_the_notebook_say_how_much(notebooks):
     assert any(f"alone {alone:.1f}" in text for text in told.values())
 
 
+@pytest.fixture(scope="module")
+def without_a_card(tmp_path_factory):
+    """The notebooks that need no card, but for an exercise."""
+    return on_card(tmp_path_factory.mktemp("none"), "--only", "01", "02", "03")
+
+
+def test_what_needs_no_card_makes_no_context(without_a_card):
+    """It would take up to 426 MiB of the card until the kernel is shut down.
+
+    Exercise 2 of notebook 03, its last cell, trains.
+    """
+    for name, notebook in without_a_card.items():
+        cells = notebook["cells"]
+        before = cells[-2 if name.startswith("03") else -1]
+        assert not before["context"], name
+    assert "mem_get_info" in cells[-1]["context"]  # so it would have been noticed
+
+
 def test_what_is_held_too_long_is_found(notebooks):
     """Seven copies of the weights beside the longest step, as once in notebook 04."""
     weights = notebooks[QUICK[0]]["weights"]

@@ -1,7 +1,6 @@
 """All notebooks, top to bottom, in every size and with everybody's data.
 
-Those marked ``rehearsal`` are run by ``make rehearse`` only, which also runs the
-profiles with as many rows as AG News has.
+Those marked ``rehearsal`` are run by ``make rehearse`` only.
 """
 
 import re
@@ -33,6 +32,17 @@ def check(done):
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d_", line)]
     assert [line for line in lines if not line.endswith(" ok")] == []
     assert len(lines) == NOTEBOOKS and done.returncode == 0
+
+
+@pytest.mark.parametrize("profile", ["full", "laptop"])
+@pytest.mark.rehearsal
+def test_as_many_rows_as_ag_news(profile, tmp_path):
+    """The longest of all: it comes first, beside the others."""
+    with stand_in_hub(tmp_path / "hub", 120_000, 7_600) as address:
+        done = run(address, tmp_path, AGNEWS_PROFILE=profile)
+    check(done)
+    peak = re.search(r"peak memory ([\d.]+) GiB", done.stdout)[1]
+    assert float(peak) <= 4
 
 
 @pytest.mark.parametrize("profile", ["laptop", "full"])
