@@ -9,7 +9,6 @@ import math
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from pandas import DataFrame, Series
 from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -48,42 +47,13 @@ OUTSIDE = "outside right center"  # the place of a legend
 
 
 @_styled
-def masks(panels: dict, unit: str = "row") -> np.ndarray:
-    """Draw arrays of 0 and 1, such as attention masks, on one scale.
-
-    Parameters
-    ----------
-    panels : dict of np.ndarray
-        Title and array, [rows, tokens], of each panel. 1 is blue, 0 is grey.
-    unit : str
-        What a row of the arrays is.
-
-    Returns
-    -------
-    np.ndarray
-        The axes, from top to bottom.
-    """
-    _, column = plt.subplots(
-        len(panels),
-        figsize=(9.0, 0.7 + 1.1 * len(panels)),
-        sharex=True,
-        squeeze=False,
-    )
-    for axes, (title, mask) in zip(column.flat, panels.items()):
-        axes.pcolormesh(mask, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1)
-        axes.set_title(title, loc="left")
-        axes.set(ylabel=f"{len(mask)} {unit}s", yticks=[])
-        axes.invert_yaxis()
-    axes.set_xlabel("position in tokens")
-    return column.ravel()
-
-
-@_styled
 def bars(
     values: Series | DataFrame,
     unit: str,
     fmt: str = "{:z,.2f}",
-    reference: float | None = None,
+    limits: dict | None = None,
+    stacked: bool = False,
+    colours: dict | None = None,
 ) -> Axes:
     """Draw horizontal bars with their numbers.
 
@@ -95,9 +65,13 @@ def bars(
     unit : str
         Label of the horizontal axis: what is counted or measured.
     fmt : str
-        Format of the numbers.
-    reference : float or None
-        Where to draw a dashed line.
+        Format of the numbers; empty for none.
+    limits : dict of float or None
+        Where to draw a line, by its name in the legend; at most three.
+    stacked : bool
+        Whether the bars of a group stand one after the other, with their sum.
+    colours : dict of str or None
+        The colour of each column.
 
     Returns
     -------
@@ -105,19 +79,27 @@ def bars(
         The axes.
     """
     table = DataFrame(values)
+    columns = len(table.columns)
+    bars_drawn = len(table) if stacked else table.size
+    entries = max(len(table), columns)  # a legend may be taller than the bars
     axes = table.plot.barh(
-        figsize=(7.5, 1.0 + 0.2 * len(table) + 0.16 * table.size),
+        figsize=(8.0, 1.0 + 0.2 * entries + 0.16 * bars_drawn),
         width=0.8,
+        stacked=stacked,
+        color=colours,
+        colormap="tab20" if columns > len(COLOURS) and not colours else None,
         xlabel=unit,
         legend=False,
     )
-    for group in axes.containers:
-        axes.bar_label(group, fmt=fmt, padding=3, bbox=WHITE)
-    if reference is not None:
-        axes.axvline(reference, color=GREY, linestyle="--")
+    for group in axes.containers[-1:] if stacked else axes.containers:
+        numbers = table.sum(axis=1) if stacked else group.datavalues
+        axes.bar_label(group, map(fmt.format, numbers), padding=3, bbox=WHITE)
+    for style, (name, place) in zip(["--", ":", "-"], (limits or {}).items()):
+        label = f"{name}, {place:.3g}"
+        axes.axvline(place, color=RED, linestyle=style, label=label)
     axes.margins(x=0.1)
     axes.invert_yaxis()
-    if len(table.columns) > 1:
+    if columns > 1:
         axes.figure.legend(loc=OUTSIDE)
     return axes
 
@@ -160,11 +142,6 @@ def diagram(boxes: dict, arrows: list) -> Axes:
     return axes
 
 
-def _mean_of_20(loss):
-    """Smooth a curve: the mean of each step and the 19 before."""
-    return loss.rolling(20, min_periods=1).mean()
-
-
 @_styled
 def training_curves(run: Run) -> np.ndarray:
     """Draw the loss of every step, the losses of each epoch, and the accuracy of each.
@@ -181,27 +158,25 @@ def training_curves(run: Run) -> np.ndarray:
     """
     _, panels = plt.subplots(1, 3, figsize=(10.0, 3.2))
     left, middle, right = panels
-    loss, epochs = run.steps["loss"], run.history
-    left.plot(loss, color=SKY, linewidth=0.8, label="each step")
-    left.plot(_mean_of_20(loss), label="mean of 20 steps")
+    loss, epochs = run.steps["loss"], run.history.astype(float)
+    smooth = loss.rolling(20, min_periods=1).mean()
+    steps = DataFrame({"each step": loss, "mean of 20 steps": smooth})
+    steps.plot(ax=left, title="Training loss", color=[SKY, BLUE])
     classes = run.model.config.num_labels
-    left.axhline(
-        math.log(classes),
-        color=GREY,
-        linestyle="--",
-        label=f"guessing, ln {classes}",
-    )
-    middle.plot(epochs["train_loss"], "s-", label="training")
-    middle.plot(epochs["validation_loss"], "^-", label="validation")
-    right.plot(epochs["validation_accuracy"], "o-", color=GREEN, label="validation")
-    left.set(title="Training loss", xlabel="step")
-    middle.set_title("Loss by epoch")
-    right.set(title="Accuracy by epoch", ylabel="accuracy", ylim=(0, 1.05))
-    plt.setp(panels[:2], ylabel="loss in nats", ylim=(0, None))
-    plt.setp(panels[1:], xlabel="epoch", xticks=epochs.index)
-    for axes in panels:
-        if run.best_epoch and axes is not left:
+    guessing = f"guessing, ln {classes}"
+    left.axhline(math.log(classes), color=GREY, linestyle="--", label=guessing)
+    losses = epochs[["train_loss", "validation_loss"]]
+    losses.plot(ax=middle, title="Loss by epoch", style=["s-", "^-"])
+    accuracy = epochs[["validation_accuracy"]]
+    accuracy.plot(ax=right, title="Accuracy by epoch", style="o-")
+    plt.setp(panels[:2], ylabel="loss in nats")
+    plt.setp(panels[1:], xticks=epochs.index)
+    plt.setp(panels, ylim=(0, None))
+    right.set(ylabel="accuracy", ylim=(0, 1.05))
+    for axes in panels[1:]:
+        if run.best_epoch:
             axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
+    for axes in panels:
         axes.legend()
     return panels
 
@@ -235,161 +210,4 @@ def confusion_matrix(report: Report) -> Axes:
     for text, count in zip(display.text_.flat, counts.to_numpy().flat):
         text.set_text(f"{count:,}")
     axes.set_title(f"{report.accuracy:.1%} of {report.rows:,} rows right")
-    return axes
-
-
-@_styled
-def gallery(losses: dict) -> np.ndarray:
-    """Draw the losses of several recipes, each beside that of the first one in grey.
-
-    Parameters
-    ----------
-    losses : dict of DataFrame
-        The loss of every step, with one column per seed, by the title of its panel.
-        Drawn is the mean over the seeds and over 20 steps.
-
-    Returns
-    -------
-    np.ndarray
-        The axes in reading order, four in a row.
-    """
-    curves = {}
-    for title, table in losses.items():
-        loss = _mean_of_20(table.mean(axis=1))
-        curves[title] = loss.set_axis(100 * loss.index / loss.index.max())
-    # Runs of different lengths have losses at different shares of their steps.
-    table = DataFrame(curves).interpolate("index")
-    axes = table.plot(
-        subplots=True,
-        layout=(-1, 4),
-        figsize=(10.0, 0.5 * len(losses)),
-        sharey=True,
-        color=BLUE,
-        title=[*losses],
-        legend=False,
-        xlabel="% of the steps",
-        ylabel="loss in nats",
-        ylim=(0, None),
-    )
-    for panel in axes.flat:
-        panel.plot(table.iloc[:, 0], color=GREY, zorder=1)
-    return axes.ravel()
-
-
-@_styled
-def probabilities(table: DataFrame) -> Axes:
-    """Draw the class probabilities of a few texts as stacked bars.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The result of `classify`: text, label, and ``probability_NAME`` for each class.
-
-    Returns
-    -------
-    Axes
-        The axes.
-    """
-    classes = table.iloc[:, 2:].set_axis(table["text"].str[:48])
-    classes.columns = classes.columns.str.removeprefix("probability_")
-    longest = max(len(classes), classes.columns.size / 2)  # of the bars and the legend
-    axes = classes.plot.barh(
-        figsize=(8.0, 0.9 + 0.42 * longest),
-        stacked=True,
-        width=0.7,
-        edgecolor="white",
-        colormap="tab20" if classes.columns.size > len(COLOURS) else None,
-        xlabel="probability",
-        xlim=(0, 1),
-        legend=False,
-    )
-    axes.invert_yaxis()
-    axes.figure.legend(loc=OUTSIDE)
-    return axes
-
-
-@_styled
-def vram_bars(
-    table: DataFrame,
-    vram_gib: float,
-    taken_gib: dict,
-) -> Axes:
-    """Draw the parts of the memory of a training step as stacked bars.
-
-    Parameters
-    ----------
-    table : DataFrame
-        MiB of each part (the keys of `PART_COLOURS`), one row for each attention
-        implementation and number of tokens per row (its index).
-    vram_gib : float
-        Memory of the card in GiB, drawn as a line.
-    taken_gib : dict of float
-        GiB that an operating system takes, by its name; the rest is drawn as a
-        line.
-
-    Returns
-    -------
-    Axes
-        The axes.
-    """
-    parts = table[[*PART_COLOURS]] / 1024
-    axes = parts.plot.bar(
-        figsize=(8.0, 3.8),
-        stacked=True,
-        width=0.7,
-        color=PART_COLOURS,
-        xlabel="tokens per row, attention",
-        ylabel="GiB",
-        legend=False,
-    )
-    totals = parts.sum(axis=1).map("{:.2f}".format)
-    axes.bar_label(axes.containers[-1], totals, fontsize=8, padding=1.5, bbox=WHITE)
-    axes.margins(y=0.1)
-    limits = {"on the card": vram_gib}
-    for system, taken in taken_gib.items():
-        limits[f"left by {system}"] = vram_gib - taken
-    for (words, gib), style in zip(limits.items(), ["-", "--", ":"]):
-        label = f"{gib:.2f} GiB {words}"
-        axes.axhline(gib, color=RED, linestyle=style, label=label)
-    names = [f"{tokens}\n{attention}" for attention, tokens in table.index]
-    axes.set_xticklabels(names, rotation=0)
-    axes.figure.legend(loc=OUTSIDE, reverse=True)
-    return axes
-
-
-@_styled
-def vram_timeline(table: DataFrame) -> Axes:
-    """Draw the memory over one training step, stacked by part.
-
-    Parameters
-    ----------
-    table : DataFrame
-        MiB of each part after every allocation and release, and in ``phase`` the name
-        of the part of the step, such as "forward".
-
-    Returns
-    -------
-    Axes
-        The axes.
-    """
-    parts = table[[name for name in PART_COLOURS if name in table]] / 1024
-    axes = parts.plot.area(
-        figsize=(8.0, 3.8),
-        color=PART_COLOURS,
-        linewidth=0,
-        xlabel="allocations and releases, in order",
-        ylabel="GiB",
-        legend=False,
-    )
-    axes.margins(x=0)
-    phases = table["phase"]
-    numbers = (phases != phases.shift()).cumsum()
-    for _, phase in phases.groupby(numbers):
-        start = phase.index[0]
-        middle = start + len(phase) / 2
-        if len(phase) > 0.04 * len(table):
-            axes.axvline(start, color=GREY, linewidth=0.8)
-            above = axes.get_xaxis_transform()
-            axes.text(middle, 1.02, phase.iloc[0], ha="center", transform=above)
-    axes.figure.legend(loc=OUTSIDE, reverse=True)
     return axes

@@ -11,12 +11,12 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from agnews_helpers import Recipe, config_for, training_step
-from agnews_helpers.plots import vram_bars
+from agnews_helpers.plots import PART_COLOURS, bars
 from vram_budget import SYSTEMS_GIB, Card, budget_table, find_card
 
 DARK_GREY = "#555555"  # for small text
 NOTE = """\
-Predicted. A bar above its line spills (Windows) or is out of memory.
+Predicted. A bar that crosses its line spills (Windows) or is out of memory.
 Card: {}."""
 
 
@@ -27,8 +27,12 @@ def gpu_picture(card: Card, system: str) -> plt.Figure:
     table = budget_table(
         training_step(), config, recipe.batch_size, card=card, system=system
     )
-    taken = {name: SYSTEMS_GIB[name][1] for name in sorted({"linux", system})}
-    axes = vram_bars(table, card.vram_gib, taken)
+    limits = {"on the card": card.vram_gib}
+    for name in sorted({"linux", system}):
+        limits[f"left by {name}"] = card.vram_gib - SYSTEMS_GIB[name][1]
+    parts = table[[*PART_COLOURS]] / 1024
+    axes = bars(parts, "GiB", "{:.2f}", limits, stacked=True, colours=PART_COLOURS)
+    axes.set_ylabel("attention, tokens per row")
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}"
     axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")
     facts = [f"{name}: {value}" for name, value in card.facts()]

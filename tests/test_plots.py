@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
 
 from agnews_helpers import LABELS, plots, score
 from agnews_helpers.runs import Run
@@ -21,19 +22,12 @@ TABLE = pd.DataFrame(
         [255.4, 255.4, 510.8, 0.0, 1.5, 16.2, 178.6, 512.0],
         [255.4, 11.3, 510.8, 2466.4, 72.1, 16.2, 179.8, 512.0],
     ],
-    index=pd.MultiIndex.from_product([["sdpa", "eager"], [64, 512]]),
+    index=pd.MultiIndex.from_product(
+        [["sdpa", "eager"], [64, 512]], names=["attention", "length"]
+    ),
     columns=[*plots.PART_COLOURS],
 )
 TABLE["total"] = TABLE.sum(axis="columns")
-# A step of 100 events; the second phase is too short to be named.
-STEP = pd.DataFrame(
-    {
-        "weights": 255.0,
-        "gradients": np.linspace(0, 255, 100),
-        "activations": [*np.linspace(0, 600, 50), *np.linspace(600, 0, 50)],
-        "phase": ["forward"] * 47 + ["loss"] * 3 + ["backward"] * 50,
-    }
-)
 
 
 @pytest.fixture(autouse=True)
@@ -130,33 +124,29 @@ STATIONS = {
 }
 
 
-def losses(steps, start=1.4):
-    """The losses of three seeds, as `gallery` takes them."""
-    index = pd.RangeIndex(1, steps + 1, name="step")
-    return pd.DataFrame(
-        {seed: np.linspace(start, 0.1 * seed, steps) for seed in (1, 2, 3)}, index=index
+def in_parts(limits):
+    """The bars of `TABLE`, stacked, in GiB."""
+    parts = TABLE[[*plots.PART_COLOURS]] / 1024
+    return plots.bars(
+        parts, "GiB", "{:.2f}", limits, stacked=True, colours=plots.PART_COLOURS
     )
 
 
+def shares(answers):
+    """Stacked bars of the probabilities of each text."""
+    table = answers.set_index(answers["text"].str[:48]).iloc[:, 2:]
+    return plots.bars(table, "probability", fmt="", stacked=True)
+
+
 DRAWINGS = {
-    "masks": lambda: plots.masks(
-        {
-            "padded to 512": np.eye(8, 512),
-            "random, longest": np.eye(8, 60),
-            "grouped, longest": np.ones((8, 50)),
-        }
-    ),
     "bars": lambda: plots.bars(
         pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04}),
         "tokens for each real one",
-        reference=1,
+        limits={"no waste": 1},
     ),
     "diagram": lambda: plots.diagram(BOXES, [("text", "tokens"), ("tokens", "tensor")]),
     "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
     "diagram, in a circle": lambda: plots.diagram(CIRCLE, ROUND),
-    "gallery": lambda: plots.gallery(
-        {f"recipe {number}": losses(40 + number) for number in range(8)}
-    ),
     "training_curves": lambda: plots.training_curves(run()),
     "training_curves, stopped early": lambda: plots.training_curves(
         replace(run(), history=run().history[:0], best_epoch=0, finished=False)
@@ -169,9 +159,8 @@ DRAWINGS = {
         ),
         "millions",
     ),
-    "probabilities": lambda: plots.probabilities(ANSWERS),
-    "vram_bars": lambda: plots.vram_bars(TABLE, 4.0, {"linux": 0.19, "windows": 0.95}),
-    "vram_timeline": lambda: plots.vram_timeline(STEP),
+    "bars, stacked": lambda: shares(ANSWERS),
+    "bars, stacked, with limits": lambda: in_parts({"4 GiB": 4.0, "3 GiB": 3.0}),
 }
 
 
@@ -183,7 +172,7 @@ def test_a_figure_is_readable(name):
 
 BY_CLASS = {
     "confusion_matrix": lambda given: plots.confusion_matrix(given.report),
-    "probabilities": lambda given: plots.probabilities(given.answers),
+    "bars": lambda given: shares(given.answers),
 }
 
 
@@ -221,7 +210,7 @@ def test_a_figure_by_class_has_room_for_any_classes(name, count):
 @pytest.mark.parametrize("text", ["$x_{$", "From $5 to $10_000", "Cash^2 $1, $2_3"])
 def test_a_price_is_no_formula(text):
     """As formulas, the first cannot be drawn and the others lose their dollar signs."""
-    plots.probabilities(ANSWERS.assign(text=[text, "Short"]))
+    shares(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
     plots.diagram({text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens")])
     for number in plt.get_fignums():
@@ -235,10 +224,7 @@ def test_a_price_is_no_formula(text):
 
 def test_no_two_of_twenty_classes_look_the_same():
     given = of_classes([f"class {number}" for number in range(20)])
-    bars = [
-        container.patches[0]
-        for container in plots.probabilities(given.answers).containers
-    ]
+    bars = [container.patches[0] for container in shares(given.answers).containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
 
 
@@ -248,16 +234,6 @@ def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
     line = left.lines[-1]
     assert line.get_label() == f"guessing, ln {classes}"
     assert list(line.get_ydata()) == pytest.approx([np.log(classes)] * 2)
-
-
-def test_masks_are_drawn_on_one_scale():
-    masks = {
-        "padded to 512": np.eye(8, 512),
-        "longest": np.eye(8, 90),
-        "grouped": np.ones((8, 60)),
-    }
-    panels = plots.masks(masks)
-    assert {panel.get_xlim() for panel in panels} == {(0, 512)}
 
 
 def test_an_arrow_is_drawn_from_box_to_box():
@@ -275,32 +251,11 @@ def test_a_diagram_fills_its_figure():
     assert axes.get_position().width > 0.95
 
 
-def test_the_gallery_has_the_first_recipe_in_every_panel():
-    first, *others = plots.gallery(
-        {"ours": losses(40), "worse": losses(10, start=3.0)}
-    )[:2]
-    for panel in (first, *others):
-        assert panel.lines[-1].get_ydata()[0] == pytest.approx(1.4)
-        assert max(panel.lines[-1].get_xdata()) == 100
-    losses_of_its_own = np.ma.compressed(others[0].lines[0].get_ydata())
-    assert losses_of_its_own[0] == pytest.approx(3.0)
-
-
-def test_the_phases_of_a_step_are_named_unless_they_are_short():
-    axes = plots.vram_timeline(STEP)
-    names = {text.get_text(): text.get_position()[0] for text in axes.texts}
-    assert names == {"forward": 23.5, "backward": 75.0}
-    assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [0, 50]
-
-
-def test_a_line_is_drawn_for_the_card_and_for_each_system():
-    axes = plots.vram_bars(TABLE, 4.0, {"linux": 0.25, "windows": 1.0})
-    assert [line.get_ydata()[0] for line in axes.lines] == [4.0, 3.75, 3.0]
-    assert {
-        "4.00 GiB on the card",
-        "3.75 GiB left by linux",
-        "3.00 GiB left by windows",
-    } <= written(axes.figure)
+def test_a_line_is_drawn_for_each_limit_and_named():
+    axes = in_parts({"the card": 4.0, "left by linux": 3.75, "left by windows": 3.0})
+    assert [line.get_xdata()[0] for line in axes.lines] == [4.0, 3.75, 3.0]
+    assert len({line.get_linestyle() for line in axes.lines}) == 3
+    assert {"the card, 4", "left by linux, 3.75"} <= written(axes.figure)
 
 
 @pytest.mark.parametrize("name", ["tokens", None])
@@ -326,17 +281,14 @@ def test_every_figure_of_the_package_is_tested_here():
     assert public == {name.partition(",")[0] for name in DRAWINGS}
 
 
-def test_bars_carry_the_numbers_they_are_given():
-    table = TABLE
-    axes = plots.vram_bars(table, 4.0, {})
-    heights = [
-        sum(bar.get_height() for container in axes.containers for bar in [container[i]])
-        for i in range(len(table))
-    ]
-    totals = (table["total"] / 1024).tolist()
-    assert heights == pytest.approx(totals) and {
-        f"{total:.2f}" for total in totals
-    } <= written(axes.figure)
+def test_stacked_bars_carry_their_sum():
+    axes = in_parts({})
+    totals = (TABLE["total"] / 1024).tolist()
+    widths = [[bar.get_width() for bar in group] for group in axes.containers]
+    assert np.sum(widths, axis=0) == pytest.approx(totals)
+    assert {f"{total:.2f}" for total in totals} <= written(axes.figure)
+    colours = {group.get_label(): group[0].get_facecolor() for group in axes.containers}
+    assert colours["weights"] == to_rgba(plots.PART_COLOURS["weights"])
 
 
 def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
