@@ -1,15 +1,13 @@
 """Does our recipe's training step fit this machine's card? Asked of vram_budget."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 
-import pandas as pd
-from tqdm.auto import tqdm
 from transformers import AutoConfig, DistilBertConfig, PretrainedConfig
 
-from vram_budget.budget import LENGTHS, largest_batch, memory_savings, step_budget
 from vram_budget.cards import GTX_1650_TI, Card
+from vram_budget.reporting import report
 from vram_budget.step_time import batch_seconds
 from vram_budget.tracing import Step, StepOptions
 
@@ -44,13 +42,6 @@ TOKENS = (
     75,
     109,
 )
-VERDICTS = {
-    "fits": "it fits",
-    "out of memory": "it does not fit: out of memory; agnews train then tries parts of "
-    "it",
-    "spills": "it spills: no error, but slow, for Windows puts the rest into the "
-    "computer's memory; agnews train then tries parts of it",
-}
 
 
 @check_types
@@ -186,7 +177,7 @@ def full_run_hours(
 
 
 def card_report(recipe: Recipe, card: Card, system: str) -> dict:
-    """Collect everything that ``agnews budget`` says. A bar shows the progress.
+    """Print all that ``agnews budget`` says, and return it.
 
     Parameters
     ----------
@@ -208,67 +199,26 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
         As for `vram_budget.step_budget`.
     """
     config = config_for(recipe.model)
-    options = options_of(recipe, card)
-    length = recipe.max_length
-    step = training_step(recipe.micro_batch_size)
-    case = (step, config, recipe.batch_size, length, options, card, system)
-    savings = memory_savings(*case, in_parts=training_step).dropna()
-    at_once = (replace(options, scalable=True), card, system)
-    lengths = sorted(n for n in {*LENGTHS, length} if n <= length)
-    largest = {
-        n: largest_batch(training_step(), config, n, *at_once)
-        for n in tqdm(lengths, leave=False)
-    }
-    return {
-        **asdict(recipe),
-        **asdict(step_budget(*case)),
-        "card": f"{card.name}, {card.vram_gib:.2f} GiB",
-        "system": system,
-        "hours": full_run_hours(config, TOKENS * 50, recipe, card),
-        "largest_batch": largest,
-        "memory_savings": savings.reset_index().to_dict("records"),
-    }
-
-
-def print_report(figures: dict) -> None:
-    """Print the verdict, what to do, and why; then two tables.
-
-    Parameters
-    ----------
-    figures : dict
-        From `card_report`.
-    """
-    verdict = figures["verdict"]
-    outcome = VERDICTS[verdict]
-    if figures["at_best"] != verdict:
-        outcome += f"; if {figures['system']} takes little of the card, it fits"
+    figures = report(
+        training_step(recipe.micro_batch_size),
+        config,
+        recipe.batch_size,
+        recipe.max_length,
+        options_of(recipe, card),
+        card,
+        system,
+        in_parts=training_step,
+    )
+    hours = full_run_hours(config, TOKENS * 50, recipe, card)
+    time = "unknown: this card's speed is not in the list"
+    if hours:
+        time = f"about {hours:.1f} hours (an estimate) for 114,000 rows like AG News'"
     advice = "agnews train with these flags"
-    if verdict != "fits":
-        advice = "a change below that fits, or a smaller --batch-size or --max-length"
-    time = (
-        f"about {figures['hours']:.1f} hours (an estimate): {figures['epochs']} epochs "
-        "of 114,000 rows like AG News'"
-        if figures["hours"]
-        else "unknown: this card's speed is not in the list"
-    )
-    least, most = figures["usable"]
-    print(f"verdict    {outcome}")
-    print(f"next       {advice}")
-    print(
-        "step       {batch_size} rows x {max_length} tokens, {precision}\n"
-        "card       {card}".format(**figures)
-    )
-    print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
-    print(
-        "needs      {reserved:,.0f} MiB reserved; {allocated:,.0f} allocated at the "
-        "peak: {peak}".format(**figures)
-    )
-    print(
-        f"time       {time}\n\none change alone, in MiB (--micro-batch-size, "
-        "--gradient-checkpointing, --precision):"
-    )
-    savings = pd.DataFrame(figures["memory_savings"])
-    print(savings.round().to_string(index=False))
-    print("\nlargest batch, by tokens per row:")
-    table = pd.DataFrame(figures["largest_batch"], index=["at worst", "at best"])
-    print(table.T.to_string())
+    if figures["verdict"] != "fits":
+        advice = (
+            "a change above that fits (--micro-batch-size, --gradient-checkpointing, "
+            "--precision), or a smaller --batch-size or --max-length; without one, "
+            "agnews train tries parts of the batch"
+        )
+    print(f"\ntime       {recipe.epochs} epochs: {time}\nnext       {advice}")
+    return {**asdict(recipe), **figures, "hours": hours}

@@ -241,16 +241,14 @@ def _budget(options):
     """Say whether a training step fits a card, and what else would."""
     from vram_budget.cards import GTX_1650_TI, find_card
 
-    from .budgeting import card_report, print_report
+    from .budgeting import card_report
     from .hardware import check_precision, this_card
 
     recipe = Recipe(**environment_overrides() | _flags(options))
     named = options.card is not None
     card = find_card(options.card) if named else this_card() or GTX_1650_TI
     check_precision(recipe.precision, "cuda", card)
-    figures = card_report(recipe, card, options.system)
-    print_report(figures)
-    return 0, figures
+    return 0, card_report(recipe, card, options.system)
 
 
 def _train(options):

@@ -10,6 +10,7 @@ from importlib import import_module
 _NAMES = {
     "budget": "step_budget largest_batch budget_table memory_savings timeline "
     "usable_mib runs_within Budget",
+    "reporting": "report",
     "tracing": "trace scaled_trace StepOptions Trace",
     "allocator": "replay CachingAllocator OutOfMemory",
     "recorder": "Allocation",

@@ -19,6 +19,7 @@ from .cards import Card as Card
 from .cards import find_card as find_card
 from .errors import InvalidValue as InvalidValue
 from .recorder import Allocation as Allocation
+from .reporting import report as report
 from .step_time import batch_seconds as batch_seconds
 from .step_time import step_work as step_work
 from .tracing import StepOptions as StepOptions
