@@ -167,7 +167,7 @@ FLAGS = {
     "--target": {
         "type": _path,
         "default": Path("build/notebooks"),
-        "help": "the folder for the results (default: %(default)s)",
+        "help": "a new folder for the results (default: %(default)s, or -2, -3, ...)",
     },
 }
 

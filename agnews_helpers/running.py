@@ -2,26 +2,24 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
-from .plumbing.errors import SaveError
-from .plumbing.storage import move, save_text
+from .plumbing.storage import free_name, save_text
 
 
 def run_notebooks(source: Path, target: Path) -> list[str]:
     """Execute every notebook of `source` into `target`.
 
     Each notebook prints one line. One that fails is kept up to its error, and the next
-    one still runs. Existing files with these names are moved to a time-stamped folder.
+    one still runs. What an earlier run left is not touched.
 
     Parameters
     ----------
     source : Path
         The folder with the notebooks; their names begin with a digit.
     target : Path
-        The folder for the executed notebooks. Created if it is missing.
+        The folder for the executed notebooks; if it exists, one with ``-2``, ``-3``,
+        ... after its name.
 
     Returns
     -------
@@ -31,39 +29,17 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
     Raises
     ------
     FileNotFoundError
-        If `source` holds no notebook, or is `target`.
-    SaveError
-        If `target` holds a folder ``runs``, and none of these notebooks.
+        If `source` holds no notebook.
     """
     notebooks = sorted(source.glob("[0-9]*.ipynb"))
-    if not notebooks or source.resolve() == target.resolve():
-        raise FileNotFoundError(
-            f"{source} holds no numbered notebook, or is --target. Give --source."
-        )
-    if (target / "runs").exists() and not any(
-        (target / path.name).exists() for path in notebooks
-    ):
-        raise SaveError(f"{target / 'runs'} is of no notebook. Give another --target.")
-    target.mkdir(parents=True, exist_ok=True)
-    _move_aside(target, [path.stem for path in notebooks])
+    if not notebooks:
+        raise FileNotFoundError(f"{source} holds no numbered notebook. Give --source.")
+    target = free_name(target.absolute())
+    target.mkdir(parents=True)
+    print(f"results in {target.as_posix()}", flush=True)
     failed = [path.stem for path in notebooks if not _run_notebook(path, target)]
     print(f"FAILED     {', '.join(failed)}" if failed else "all ran to the end")
     return failed
-
-
-def _move_aside(target, names):
-    """Move what earlier runs left in `target` to a time-stamped folder."""
-    aside = target / f"until-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
-    files = [name + suffix for name in names for suffix in (".html", ".ipynb")]
-    with ExitStack() as undo:
-        for name in ["runs", *files]:
-            if (target / name).exists():
-                aside.mkdir(exist_ok=True)
-                move(target / name, aside / name)
-                undo.callback(move, aside / name, target / name)
-        undo.pop_all()
-    if aside.exists():
-        print(f"Earlier results were moved to {aside.as_posix()}.", flush=True)
 
 
 def _run_notebook(path, target):

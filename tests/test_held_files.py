@@ -316,42 +316,14 @@ def notebooks(tmp_path, monkeypatch):
     return tmp_path / "source", tmp_path / "target"
 
 
-@pytest.mark.parametrize("seconds", [ONCE, TEN_SECONDS])
-def test_earlier_results_that_are_held_are_waited_for(seconds, notebooks, tmp_path):
-    source, target = notebooks
-    before = contents(target)
-    shutil.copytree(target, tmp_path / "count")
-    with windows(tmp_path / "count") as machine:
-        running.run_notebooks(source, tmp_path / "count")
-    renames = [
-        n for n, (event, _) in enumerate(machine.operations, 1) if "ren" in event
-    ]
-    assert len(renames) == 4
-    for number in renames:
-        folder = shutil.copytree(target, tmp_path / f"{number}")
-        with windows(folder, number, seconds) as machine:
-            running.run_notebooks(source, folder)
-        assert machine.refused and seconds <= machine.now < 30
-        [aside] = folder.iterdir()
-        assert contents(aside) == before
-
-
 @HOLDERS
-@pytest.mark.parametrize("name", ["runs/agnews/x", "02_second.ipynb", "02_second.html"])
-def test_earlier_results_that_stay_held_are_named_and_nothing_is_moved(
-    name, holder, notebooks, capsys
-):
+def test_earlier_results_that_are_held_are_not_touched(holder, notebooks):
     source, target = notebooks
     before = contents(target)
     command = ["notebooks", "--source", str(source), "--target", str(target)]
-    with windows(target), holder(target / name):
-        assert main(command) == 2
-    told = capsys.readouterr().err
-    assert name.split("/")[0] in told and "another notebook's kernel" in told
-    assert {p: c for p, c in contents(target).items() if "until" not in p} == before
-    assert not any(path for aside in target.glob("until-*") for path in aside.iterdir())
-    with windows(target):
+    with windows(target), holder(target / "02_second.html"):
         assert main(command) == 0
+    assert contents(target) == before
 
 
 # Ctrl-Break

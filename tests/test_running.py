@@ -2,11 +2,12 @@
 
 import errno
 import os
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from agnews_helpers import SaveError, running
+from agnews_helpers import running
 
 
 @pytest.fixture
@@ -17,46 +18,30 @@ def source(tmp_path):
     return folder
 
 
-def test_a_classifier_from_earlier_is_kept_and_is_not_this_runs(
-    source, tmp_path, monkeypatch, capsys
-):
+def test_what_an_earlier_run_left_is_not_touched(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(running, "_execute", lambda path, target: None)
     earlier = tmp_path / "target" / "runs" / "agnews" / "test_report.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text('{"accuracy": 0.9}', encoding="utf-8")
-    for name in ("01_first.ipynb", "02_mine.ipynb"):
-        (tmp_path / "target" / name).write_text("with my notes", encoding="utf-8")
-    running.run_notebooks(source, tmp_path / "target")
-    [kept] = (tmp_path / "target").glob("until-*")
-    assert (kept / "runs" / "agnews" / "test_report.json").read_text(
-        encoding="utf-8"
-    ) == '{"accuracy": 0.9}'
-    assert (kept / "01_first.ipynb").read_text(encoding="utf-8") == "with my notes"
-    assert sorted(path.name for path in kept.iterdir()) == ["01_first.ipynb", "runs"]
-    assert (
-        tmp_path / "target" / "02_mine.ipynb"
-    ).exists()  # of no name that is written: it stays
-    printed = capsys.readouterr().out
-    assert str(kept) in printed and "accuracy" not in printed
-
-
-def test_runs_that_no_notebook_wrote_are_not_moved(source, tmp_path, monkeypatch):
-    """As with --target . in a folder in which one trains."""
-    monkeypatch.setattr(running, "_execute", lambda *_: pytest.fail("ran"))
-    mine = tmp_path / "target" / "runs" / "agnews" / "run.json"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine", encoding="utf-8")
-    with pytest.raises(
-        SaveError, match="runs is of no notebook. Give another --target"
-    ):
+    for number in ("2", "3"):
         running.run_notebooks(source, tmp_path / "target")
-    assert [*(tmp_path / "target").rglob("*.*")] == [mine]
+        folder = tmp_path / f"target-{number}"
+        assert f"results in {folder.as_posix()}\n" in capsys.readouterr().out
+        assert folder.is_dir()
+    assert [*(tmp_path / "target").rglob("*.*")] == [earlier]
 
 
-def test_a_folder_is_not_its_own_target(source):
-    with pytest.raises(FileNotFoundError, match="or is --target"):
-        running.run_notebooks(source, source.parent / "source")
+def test_the_folder_of_the_notebooks_is_no_target(source, monkeypatch):
+    """As with --target . in it."""
+    monkeypatch.setattr(running, "_execute", lambda path, target: target.rmdir())
+    monkeypatch.chdir(source)
+    running.run_notebooks(Path(), Path())
     assert [path.name for path in source.iterdir()] == ["01_first.ipynb"]
+
+
+def test_a_folder_without_notebooks_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no numbered notebook. Give --source"):
+        running.run_notebooks(tmp_path, tmp_path / "target")
 
 
 def test_an_error_is_printed_below_its_notebook(source, tmp_path, monkeypatch, capsys):
