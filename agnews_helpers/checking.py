@@ -61,7 +61,7 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     return {
         "notes": source.notes,
         "rows": {
-            split: {"read": texts.rows_read, "used": int(counts[split].sum())}
+            split: {"read": len(texts.rows), "used": int(counts[split].sum())}
             for split, texts in source.files.items()
         },
         "problems": source.problems(),
@@ -76,7 +76,7 @@ def _write(target, source, usable):
     """Write the usable rows of each split, and the others with their reasons."""
     target.mkdir(parents=True)
     unused = [
-        texts.problems().assign(file=texts.path.name) for texts in source.files.values()
+        texts.problems.assign(file=texts.path.name) for texts in source.files.values()
     ]
     tables = {"unused": pd.concat(unused)}
     for split, rows in usable.groupby("split"):

@@ -143,7 +143,7 @@ class Source:
         """
         found = []
         for texts in self.files.values():
-            kinds = [*texts.problems().groupby("problem", sort=False)["line"]]
+            kinds = [*texts.problems.groupby("problem", sort=False)["line"]]
             for problem, lines in kinds[:NAMED]:
                 named = ", ".join(map(str, lines[:NAMED]))
                 if len(lines) > NAMED:
@@ -212,7 +212,7 @@ def read_source(recipe: Recipe) -> Source:
             texts = read_texts(found[split], *columns)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
             notes.append(
-                f"note: {texts.path.name} has no labels: its {texts.rows_read:,} rows "
+                f"note: {texts.path.name} has no labels: its {len(texts.rows):,} rows "
                 "are not used."
             )
         else:
@@ -226,8 +226,8 @@ def _summary(texts, names):
     used = texts.usable
     counts = used["label"].value_counts()
     sizes = ", ".join(f"{name} {counts.get(i, 0):,}" for i, name in enumerate(names))
-    unused = texts.rows_read - len(used)
-    rows = f"{texts.rows_read:,} rows read, {len(used):,} used, {unused:,} not"
+    unused = len(texts.rows) - len(used)
+    rows = f"{len(texts.rows):,} rows read, {len(used):,} used, {unused:,} not"
     spellings = used.groupby("plain")["name"].unique()
     notes = [
         f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1

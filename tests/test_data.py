@@ -747,7 +747,7 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
     )
     fails(
         tmp_path,
-        "train.csv, line 6, 11: a quotation mark opens or ends in this row",
+        "train.csv, line 6: a quotation mark opens or ends in this row",
     )
 
 

@@ -533,7 +533,7 @@ def test_a_layout_that_is_read(tmp_path, name):
     assert any(layout.note in note for note in source.notes)
     assert tuple(source.names) == layout.classes
     assert {split: len(rows) for split, rows in source.usable().items()} == layout.rows
-    assert all(file.rows_read == layout.rows[s] for s, file in source.files.items())
+    assert all(len(file.rows) == layout.rows[s] for s, file in source.files.items())
     news = load_data(recipe)
     used = [text for split in news.values() for text in split["text"]]
     assert len(used) == sum(layout.rows.values())

@@ -37,8 +37,8 @@ def read(folder, content, name="any.csv", **options):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     texts = read_texts([path], **options)
-    assert texts.rows_read == len(texts.table) + len(texts.unused)
-    found = texts.problems()[["line", "problem"]].to_numpy().tolist()
+    assert len(texts.rows) == len(texts.table) + len(texts.unused)
+    found = texts.problems[["line", "problem"]].to_numpy().tolist()
     if found := [f"{texts.unit} {line}: {problem}" for line, problem in found]:
         raise DataError(f"{name}: {'; '.join(found[:5])}")
     return list(zip(texts.rows["name"], texts.rows["text"]))
@@ -206,7 +206,7 @@ def test_a_file_without_rows_is_an_error(tmp_path, name, content):
         ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
         (
             '3,one,two\n4,"open\n3,three,four\n4,five 12"\n',
-            ["line 2: a quotation mark", "line 4: a quotation mark"],
+            ["line 2: a quotation mark", "line 4: 2 fields"],
         ),
         ("label,text\n3,\n", ["line 2", "without text"]),
         ('3,"\u200b\ufeff\x07"\n', ["line 1", "without text"]),
@@ -218,19 +218,23 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
 
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
-    """One quotation mark opens in a row and one ends in another: 60 lines, 60 rows."""
+    """One quotation mark opens in a row and one ends in another: 60 lines, 60 rows.
+
+    A row in which one only ends is read as it is written.
+    """
     lines = [f"words of message {i},{('neg', 'pos')[i % 2]}" for i in range(60)]
     lines[10] = '"He said it would not,neg'
     lines[12], lines[14] = "one field", 'and then he left",pos'
     lines[20], lines[30], lines[40] = ",neg", "one,two,three", '"never, closed,pos'
     (tmp_path / "any.csv").write_text("\n".join(["text,label", *lines]))
     texts = read_texts([tmp_path / "any.csv"])
-    problems = texts.problems()
-    assert problems["line"].tolist() == [12, 14, 16, 22, 32, 42]
+    problems = texts.problems
+    assert problems["line"].tolist() == [12, 14, 22, 32, 42]
     marks = problems["problem"].str.startswith("a quotation mark")
-    assert marks.tolist() == [True, False, True, False, False, True]
+    assert marks.tolist() == [True, False, False, False, True]
+    assert texts.rows["text"][16] == 'and then he left"'
     assert problems["content"].tolist() == [lines[n - 2] for n in problems["line"]]
-    assert texts.rows_read == 60 and (texts.rows["problem"] == "").sum() == 54
+    assert len(texts.rows) == 60 and (texts.rows["problem"] == "").sum() == 55
 
 
 # encodings
@@ -594,8 +598,8 @@ def test_a_list_of_json_objects_counts_its_rows(tmp_path):
       {"text": "c", "label": ["x"]}, null]"""
     (tmp_path / "any.json").write_text(content, encoding="utf-8")
     texts = read_texts([tmp_path / "any.json"])
-    assert texts.unit == "row" and texts.rows_read == 7
-    problems = texts.problems()
+    assert texts.unit == "row" and len(texts.rows) == 7
+    problems = texts.problems
     assert problems["line"].tolist() == [2, 3, 4, 5, 7]
     reasons = [problem.split(",")[0] for problem in problems["problem"]]
     assert reasons == [
@@ -605,7 +609,7 @@ def test_a_list_of_json_objects_counts_its_rows(tmp_path):
         "without text",
         "no JSON object",
     ]
-    assert texts.rows["name"].tolist() == ["x", "y", "", "x"]
+    assert texts.rows["name"].tolist() == ["x", "", "y", "", "", "x", ""]
 
 
 @pytest.mark.parametrize("content", ["[1, 2", '["a"] ["b"]', "[" * 10**5])
@@ -733,13 +737,14 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
     except DataError as error:
         assert str(path) in str(error)
         return
-    rows, problems = read.rows, read.problems()
-    assert len(rows) and rows.index.equals(read.table.index)
+    rows, problems = read.rows, read.problems
+    lines = sorted([*read.table.index, *read.unused])
+    assert len(rows) and rows.index.tolist() == lines
     assert rows.index.is_unique and rows.index.is_monotonic_increasing
     usable = rows[rows["problem"] == ""]
     assert all(problem_of(text) is None for text in usable["text"])
     assert all(problem_of(text) for text in rows["text"].drop(usable.index))
-    assert read.rows_read == len(usable) + len(problems)
+    assert len(read.rows) == len(usable) + len(problems)
     assert {*usable.index}.isdisjoint(problems["line"]) and problems["line"].is_unique
 
 

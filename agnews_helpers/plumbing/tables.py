@@ -62,10 +62,10 @@ class Texts:
     notes : list of str
         What was taken for what, and what was assumed.
     rows : pd.DataFrame
-        ``text``, ``name``, ``plain`` and ``problem`` of each row, with the index of
-        `table`. The name is the label as in the file, empty if there is none, and
-        ``plain`` is what it is compared by. The problem is the reason why a row cannot
-        be used; empty if it can.
+        ``text``, ``name``, ``plain``, ``problem`` and ``content`` of each row, also of
+        those in `unused`. The name is the label as in the file, empty if there is none,
+        and ``plain`` is what it is compared by. The problem is the reason why a row
+        cannot be used, empty if it can; the content is what stands in the file.
     columns : tuple
         Names of the label's column (None if there is none) and of the text's columns.
     """
@@ -81,31 +81,15 @@ class Texts:
     columns: tuple = ()
 
     @property
-    def rows_read(self) -> int:
-        """int: How many rows there are, usable or not."""
-        return len(self.rows) + len(self.unused)
-
-    @property
     def usable(self) -> pd.DataFrame:
         """pd.DataFrame: Those of `rows` that have no problem."""
         return self.rows[self.rows["problem"] == ""]
 
+    @property
     def problems(self) -> pd.DataFrame:
-        """List the rows that cannot be used.
-
-        Returns
-        -------
-        pd.DataFrame
-            ``line``, ``problem`` and ``content`` of each, from the first line on.
-        """
-        bad = self.rows["problem"] != ""
-        cells = self.table[bad].to_numpy().tolist()
-        content = [(self.separator or " | ").join(map(str, row)) for row in cells]
-        reasons = zip(self.rows["problem"][bad], content)
-        found = dict(zip(self.rows.index[bad], reasons)) | self.unused
-        names = ["problem", "content"]
-        table = pd.DataFrame.from_dict(found, "index", object, names)
-        return table.sort_index().rename_axis("line").reset_index()
+        """pd.DataFrame: ``line``, ``problem`` and ``content`` of the other rows."""
+        bad = self.rows[self.rows["problem"] != ""]
+        return bad[["problem", "content"]].rename_axis("line").reset_index()
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
@@ -207,11 +191,19 @@ def read_texts(
             "NAME (AGNEWS_TEXT_COLUMNS, AGNEWS_LABEL_COLUMN)."
         )
     words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
-    rows = pd.DataFrame({"text": words}, table.index, dtype=object)
+    contents = [
+        (found.separator or " | ").join(map(str, row))
+        for row in table.to_numpy().tolist()
+    ]
+    columns = {"text": words, "content": contents}
+    rows = pd.DataFrame(columns, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
     rows["problem"] = [problem_of(text) or "" for text in words]
-    found.table, found.rows = table, rows
+    names = ["problem", "content"]
+    unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
+    found.table = table
+    found.rows = pd.concat([rows, unused]).fillna("").sort_index()
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
     found.notes.insert(0, _describe(table.columns, label, texts))
     return found
@@ -286,11 +278,7 @@ def _parse_csv(path, kind):
     lines = list(io.StringIO(text, newline=""))
     rows, unused = _split(lines, separator)
     if kind == "tsv" and (unused or len({*map(len, rows.values())}) > 1):
-        unquoted = {
-            number: line.rstrip("\r\n").split("\t")
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        }
+        unquoted, _ = _split(lines, separator, csv.QUOTE_NONE)
         if len({*map(len, unquoted.values())}) == 1:
             rows, unused = unquoted, {}
             notes.append("quotation marks are part of the texts")
@@ -312,44 +300,42 @@ def _parse_csv(path, kind):
     )
 
 
-def _split(lines, separator):
-    """Split lines into rows of cells, by the line on which each begins."""
-    rows, unused, alone = {}, {}, []
+def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
+    """Split lines into rows of cells, by the line on which each begins.
+
+    A line with a wrong quotation mark is left out; a new row begins in the next one.
+    """
+    lines = [*lines]
+    rows, unused, start = {}, {}, 0
     limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
-    reader, start = _reader(lines, separator), 0
     while start < len(lines):
+        reader = csv.reader(
+            lines[start:],
+            delimiter=separator,
+            skipinitialspace=True,
+            quoting=quoting,
+            strict=True,
+        )
+        line = start + 1
         try:
-            rows[start + 1] = next(reader)
+            for cells in reader:
+                rows[line] = cells
+                line = start + reader.line_num + 1
+            wrong, start = _swallowing(rows, separator), len(lines)
+            if wrong:
+                rows, start = {}, 0
         except csv.Error:
-            alone += range(start + 1, reader.line_num + 1)
-        start = reader.line_num
-    for line, count in _swallowing(rows, separator):
-        alone += range(line, line + count)
-    for number in alone:
-        line = lines[number - 1]
-        rows.pop(number, None)
-        try:
-            if line.count('"') % 2:
-                raise csv.Error
-            rows[number] = next(_reader([line], separator))
-        except csv.Error:
-            unused[number] = WRONG_MARK, line.rstrip("\r\n")
+            wrong = [line]
+            start = line
+        for line in wrong:
+            unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
+            lines[line - 1] = ""
     csv.field_size_limit(limit)
-    return {n: row for n, row in sorted(rows.items()) if "".join(row).strip()}, unused
-
-
-def _reader(lines, separator):
-    """Read CSV, in which a wrong quotation mark is an error."""
-    return csv.reader(
-        lines,
-        delimiter=separator,
-        skipinitialspace=True,
-        strict=True,
-    )
+    return {n: row for n, row in rows.items() if "".join(row).strip()}, unused
 
 
 def _swallowing(rows, separator):
-    """Find fields that hold whole rows: the line of each, and how many lines it has.
+    """Find the lines on which a field begins that holds whole rows.
 
     Most of their lines split into as many cells as a row has, and one of the cells,
     such as the label, stands in the same column of a row.
@@ -366,7 +352,7 @@ def _swallowing(rows, separator):
         ]
         # One of them is the row's own.
         if len(alike) - 1 > (len(parts) - 1) / 2:
-            found.append((line, len(parts)))
+            found.append(line)
     return found
 
 
