@@ -21,7 +21,6 @@ from .plumbing.tables import (
     read_texts,
     written_label,
 )
-from .profiles import PROFILES
 from .recipe import HUB_DATA, LABELS, Recipe
 
 # 600 rows in the layout of AG News
@@ -72,7 +71,7 @@ def load_data(recipe: Recipe) -> DatasetDict:
     ------
     DataError
         If a folder or file is missing, a row cannot be used (all of them are listed),
-        a class has too few rows, or there are fewer rows than the recipe asks for.
+        or a class has too few rows.
     HubUnreachable
         If the Hub fails for any reason.
     """
@@ -315,25 +314,19 @@ def _assign_classes(texts, coding):
     return texts
 
 
-def _draw(split, frame, n, recipe):
-    """Draw as many rows as the recipe asks for, the same share of each class."""
-    wanted = n or len(frame) or 1
-    # The number of a profile is a maximum.
-    is_maximum = n == PROFILES[recipe.profile].get(f"{split}_rows")
-    if frame.empty or wanted > len(frame) and not is_maximum:
-        raise DataError(
-            f"{split}_rows is {wanted:,}, but {recipe.data} has only {len(frame):,} "
-            f"{split} rows."
-        )
-    if wanted >= len(frame):
+def _draw(frame, n, recipe):
+    """Draw at most as many rows as the recipe says, the same share of each class."""
+    if n is None or n >= len(frame):
         return frame
-    return _deal(frame, wanted, recipe.seed)[0]
+    return _deal(frame, n, recipe.seed)[0]
 
 
 def _split(train, validation, test, names, recipe):
     """Draw the rows, hold out those for validation, and check all three splits."""
-    train = _draw("train", train, recipe.train_rows, recipe)
-    test = _draw("test", test, recipe.test_rows, recipe)
+    train = _draw(train, recipe.train_rows, recipe)
+    test = _draw(test, recipe.test_rows, recipe)
+    if test.empty:
+        raise DataError(f"{recipe.data} has no rows left to test with.")
     if small := _small_classes(train, names):
         raise DataError(f"{recipe.data}: {small}.")
     n_train = len(train)

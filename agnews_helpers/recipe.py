@@ -31,7 +31,7 @@ class Recipe:
     text_columns : str | None
         The names of the columns of text, with commas between; None: found.
     train_rows : int | None
-        Rows to draw, the same share from each class; None: all.
+        Rows to draw at most, the same share from each class; None: all.
     test_rows : int | None
         The same for the test rows.
     validation_share : float

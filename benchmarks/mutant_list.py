@@ -71,8 +71,8 @@ MUTANTS = {
         "test_fewer_rows_than_a_batch": [
             ("n_train < recipe.batch_size", "n_train <= recipe.batch_size"),
         ],
-        "test_a_profiles_number_of_rows_is_a_maximum": [
-            ("wanted > len(frame) and not is_maximum", "wanted > len(frame)"),
+        "test_the_number_of_rows_is_a_maximum": [
+            ("if n is None or n >= len(frame)", "if n is None"),
         ],
         "test_a_subset_keeps_the_classes_and_the_seed": [
             ('"random_state": seed', '"random_state": 0'),

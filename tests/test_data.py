@@ -820,11 +820,7 @@ def test_one_row_of_a_class_cannot_be_split(tmp_path):
     )
 
 
-def test_more_rows_asked_for_than_there_are(folder):
-    fails(folder, "train_rows is 1,000", "only 48", train_rows=1000)
-
-
-def test_a_profiles_number_of_rows_is_a_maximum(folder):
+def test_the_number_of_rows_is_a_maximum(folder):
     recipe = Recipe(
         profile="laptop", model="mini", data=str(folder), train_rows=800, test_rows=400
     )
