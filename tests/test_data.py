@@ -677,7 +677,8 @@ def test_a_header_in_other_words(tmp_path, first):
 
 def test_a_first_column_that_is_no_label(tmp_path):
     rows = [(text, label) for label, text in mail()]
-    fails(own(tmp_path, rows, header=None), "'column 2'. Which", "--label")
+    own(tmp_path, rows, header=None)
+    fails(tmp_path, "needs two labels", "'message of number 0", "--label-column NAME")
     rows = [(i, label, text) for i, (label, text) in enumerate(mail())]
     few = "needs two labels or more that 4 rows have; its labels are '0', '1'"
     fails(own(tmp_path, rows, header=None), few, "--label-column")

@@ -452,14 +452,6 @@ def _repeats(column, share):
     return len(values) <= 5 * most and 2 <= len({*map(plain_label, values)}) <= most
 
 
-def _is_label_first(column, labelled):
-    """Say whether the first column of a file without a header may be its label."""
-    values = [*map(plain_label, column)]
-    if all(map(str.isdecimal, values)):
-        return True
-    return labelled and len({*values}) < len(values)
-
-
 def _choose_columns(table, label_column, text_columns, labelled):
     """Return the indices of label and text: as asked for, by name, or by values."""
     names = [*map(plain_label, table.columns)]
@@ -488,7 +480,8 @@ def _choose_columns(table, label_column, text_columns, labelled):
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
         label = [i for i in others if _repeats(table.iloc[:, i], most)]
-    if not has_header and not label and _is_label_first(table.iloc[:, 0], labelled):
+    first = map(plain_label, table.iloc[:, 0])
+    if not has_header and not label and (labelled or all(map(str.isdecimal, first))):
         label = [0]
     if not texts and not text_columns:
         others = [i for i in free if i not in {*label, *named}]
