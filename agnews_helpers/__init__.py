@@ -27,7 +27,7 @@ _NAMES = {
     "evaluation": "evaluate score Report calibration calibration_error "
     "predict_logits Classifier classify",
     "hardware": "describe_machine this_card",
-    "budgeting": "training_step config_for options_of full_run_hours",
+    "budgeting": "training_step config_for full_run_hours",
     "plumbing.vram_cap": "vram_cap",
     "plumbing.errors": "AgnewsError InvalidValue DataError HubUnreachable "
     "MiniUnavailable SaveError Damaged FolderInUse ResumeError NonFiniteError "

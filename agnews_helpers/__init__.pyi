@@ -8,7 +8,6 @@ from .batching import sorted_batches as sorted_batches
 from .batching import tokenize as tokenize
 from .budgeting import config_for as config_for
 from .budgeting import full_run_hours as full_run_hours
-from .budgeting import options_of as options_of
 from .budgeting import training_step as training_step
 from .checking import check_data as check_data
 from .data import SUPPORT as SUPPORT

@@ -107,37 +107,6 @@ def config_for(model: str = HUB_MODEL) -> PretrainedConfig:
 
 
 @check_types
-def options_of(recipe: Recipe, card: Card, attention: str = "sdpa") -> StepOptions:
-    """Describe how a recipe's step is run on a card.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Its precision, checkpointing and micro-batches count.
-    card : Card
-        Its compute capability counts.
-    attention : str
-        ``"sdpa"`` or ``"eager"``.
-
-    Returns
-    -------
-    StepOptions
-
-    Raises
-    ------
-    InvalidValue
-        If there is no such attention.
-    """
-    return StepOptions(
-        attention,
-        precision=recipe.precision,
-        checkpointing=recipe.gradient_checkpointing,
-        capability=card.capability,
-        scalable=recipe.micro_batch_size is None,
-    )
-
-
-@check_types
 def full_run_hours(
     config: PretrainedConfig,
     lengths: Sequence[int],
@@ -199,12 +168,18 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
         As for `vram_budget.step_budget`.
     """
     config = config_for(recipe.model)
+    options = StepOptions(
+        precision=recipe.precision,
+        checkpointing=recipe.gradient_checkpointing,
+        capability=card.capability,
+        scalable=recipe.micro_batch_size is None,
+    )
     figures = report(
         training_step(recipe.micro_batch_size),
         config,
         recipe.batch_size,
         recipe.max_length,
-        options_of(recipe, card),
+        options,
         card,
         system,
         in_parts=training_step,

@@ -9,7 +9,6 @@ from agnews_helpers.budgeting import (
     TOKENS,
     config_for,
     full_run_hours,
-    options_of,
     training_step,
 )
 from agnews_helpers.cli import main
@@ -53,12 +52,21 @@ def test_a_micro_batch_size_takes_the_batch_in_parts():
     assert training_step(3) is training_step(3)  # or no trace would be cached
 
 
-def test_the_options_are_the_recipes():
+def test_the_options_are_the_recipes(monkeypatch):
+    asked = []
+
+    def report(step, config, rows, length, options, *_, **__):
+        asked.append(options)
+        return {"verdict": "fits"}
+
+    monkeypatch.setattr(budgeting, "report", report)
     recipe = Recipe(micro_batch_size=2, gradient_checkpointing=True, precision="bf16")
-    options = options_of(recipe, find_card("A100"), "eager")
-    assert (options.attention, options.precision) == ("eager", "bf16")
-    assert options.capability == (8, 0) and options.checkpointing
-    assert not options.scalable and options_of(Recipe(), GTX_1650_TI).scalable
+    budgeting.card_report(recipe, find_card("A100"), "linux")
+    budgeting.card_report(Recipe(), GTX_1650_TI, "linux")
+    ours, usual = asked
+    assert (ours.attention, ours.precision) == ("sdpa", "bf16")
+    assert ours.capability == (8, 0) and ours.checkpointing
+    assert not ours.scalable and usual.scalable
 
 
 def test_the_second_batch_has_the_peak_of_the_whole_epoch():

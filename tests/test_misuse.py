@@ -25,7 +25,6 @@ from agnews_helpers import (
     load_model,
     load_tokenizer,
     make_loader,
-    options_of,
     padded_tokens,
     predict_logits,
     pretrained_name,
@@ -300,7 +299,10 @@ CALLS = {
     "no configuration": (lambda g: config_for(None), "takes str for 'model'"),
     "parts of -1": (lambda g: training_step(-1), "micro_batch_size is -1"),
     "parts of 1.5": (lambda g: training_step(1.5), "takes int | None"),
-    "a card's name": (lambda g: options_of(g.recipe, "T4"), "takes Card for 'card'"),
+    "a card's name": (
+        lambda g: full_run_hours(TINY, [9], g.recipe, "T4"),
+        "takes Card for 'card'",
+    ),
     "hours of a name": (
         lambda g: full_run_hours("mini", [8], g.recipe),
         "for 'config', and got str",
