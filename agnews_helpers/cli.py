@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn, get_args
 
 from . import __version__
@@ -17,7 +18,7 @@ from .plumbing.errors import (
     SaveError,
     is_out_of_memory,
 )
-from .plumbing.storage import save_text, try_file, write_json
+from .plumbing.storage import save_text, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
 from .recipe import ALLOWED, Recipe
 
@@ -83,7 +84,8 @@ def _check_outputs(*paths):
     for path in filter(None, paths):
         if os.path.lexists(path) or paths.count(path) > 1:
             raise SaveError(f"{path} must be the name of a new file.")
-        try_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path.parent).close()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -750,7 +750,7 @@ def test_a_file_that_cannot_be_written_is_found_out_first(
     assert main(["evaluate", "--json", str(tmp_path / "file.json")]) == 2
     assert "file.json must be the name of a new file." in capsys.readouterr().err
     assert main(["evaluate", "--json", str(tmp_path / "file.json" / "below")]) == 2
-    assert "could not be saved" in capsys.readouterr().err
+    assert "File exists: " in capsys.readouterr().err
 
 
 def test_ctrl_c_while_something_loads_is_one_line(monkeypatch, capsys):

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from .errors import Damaged, FolderInUse, InvalidValue, SaveError
@@ -288,26 +287,6 @@ def save_text(path: Path, text: str) -> None:
             _discard(partial)
 
 
-def try_file(path: Path) -> None:
-    """Check that a file could be written: better now than after hours of work.
-
-    Parameters
-    ----------
-    path : Path
-        The file. Its folder is made; the file itself is not touched.
-
-    Raises
-    ------
-    SaveError
-        If it could not be written.
-    """
-    if path.is_dir():
-        raise SaveError(f"{path} is a folder. Give the name of a file.")
-    with _saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=path.parent).close()
-
-
 def read_json(path: Path) -> dict:
     """Read the object in a JSON file.
 
@@ -468,8 +447,8 @@ def folder_lock(folder: Path) -> Iterator:
         If another process holds the lock, or the lock's file cannot be opened.
     SaveError
         If something else has the name of the lock.
-    OSError
-        If the folder cannot be written.
+    OSError, NotImplementedError
+        If the folder cannot be written, or its file system has no locks.
     """
     from filelock import FileLock, Timeout
 
@@ -486,11 +465,6 @@ def folder_lock(folder: Path) -> Iterator:
             f"Another process is training into {folder}, or its lock cannot be opened "
             f"({error}). Wait until that process ends, or give another folder."
         ) from error
-    except (OSError, NotImplementedError) as error:  # the second is filelock's
-        print(
-            f"note: {folder} is on a file system without locks ({error}); let only "
-            "one run use it."
-        )
     path.touch()
     ours = path.stat()
     try:
