@@ -4,8 +4,6 @@ The colours are Okabe and Ito's, which people with colour-vision deficiency can 
 apart.
 """
 
-import math
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -13,7 +11,6 @@ from pandas import DataFrame, Series
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from .evaluation import Report
-from .runs import Run
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"
@@ -140,45 +137,6 @@ def diagram(boxes: dict, arrows: list) -> Axes:
         }
         axes.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow)
     return axes
-
-
-@_styled
-def training_curves(run: Run) -> np.ndarray:
-    """Draw the loss of every step, the losses of each epoch, and the accuracy of each.
-
-    Parameters
-    ----------
-    run : Run
-        The result of `train`, finished or not.
-
-    Returns
-    -------
-    np.ndarray
-        The three axes, from left to right.
-    """
-    _, panels = plt.subplots(1, 3, figsize=(10.0, 3.2))
-    left, middle, right = panels
-    loss, epochs = run.steps["loss"], run.history.astype(float)
-    smooth = loss.rolling(20, min_periods=1).mean()
-    steps = DataFrame({"each step": loss, "mean of 20 steps": smooth})
-    steps.plot(ax=left, title="Training loss", color=[SKY, BLUE])
-    classes = run.model.config.num_labels
-    guessing = f"guessing, ln {classes}"
-    left.axhline(math.log(classes), color=GREY, linestyle="--", label=guessing)
-    losses = epochs[["train_loss", "validation_loss"]]
-    losses.plot(ax=middle, title="Loss by epoch", style=["s-", "^-"])
-    accuracy = epochs[["validation_accuracy"]]
-    accuracy.plot(ax=right, title="Accuracy by epoch", style="o-")
-    plt.setp(panels[:2], ylabel="loss in nats")
-    plt.setp(panels[1:], xticks=epochs.index)
-    plt.setp(panels, ylim=(0, None))
-    right.set(ylabel="accuracy", ylim=(0, 1.05))
-    for axes in panels[1:]:
-        if run.best_epoch:
-            axes.axvline(run.best_epoch, color=GREY, linestyle=":", label="epoch kept")
-    for axes in panels:
-        axes.legend()
-    return panels
 
 
 @_styled

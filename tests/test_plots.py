@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 
 from agnews_helpers import LABELS, plots, score
-from agnews_helpers.runs import Run
 
 # DistilBERT, 8 rows of 64 and 512 tokens, in MiB
 TABLE = pd.DataFrame(
@@ -69,22 +67,6 @@ def check(figure):
             assert room.contains(box.x0, box.y0) and room.contains(box.x1, box.y1), (
                 f"{name!r} leaves the figure"
             )
-
-
-def run(classes=4):
-    model = SimpleNamespace(config=SimpleNamespace(num_labels=classes))
-    loss = pd.DataFrame(
-        {"loss": np.linspace(1.4, 0.3, 192)}, index=pd.RangeIndex(1, 193, name="step")
-    )
-    history = pd.DataFrame(
-        {
-            "train_loss": [1.3, 1.1, 0.6, 0.4],
-            "validation_loss": [1.2, 0.8, 0.5, 0.3],
-            "validation_accuracy": [0.8, 0.9, 1.0, 1.0],
-        },
-        index=pd.Index([1, 2, 3, 4], name="epoch"),
-    )
-    return Run(model, None, history, loss, 4, 60.0)
 
 
 REPORT = score(
@@ -147,10 +129,6 @@ DRAWINGS = {
     "diagram": lambda: plots.diagram(BOXES, [("text", "tokens"), ("tokens", "tensor")]),
     "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
     "diagram, in a circle": lambda: plots.diagram(CIRCLE, ROUND),
-    "training_curves": lambda: plots.training_curves(run()),
-    "training_curves, stopped early": lambda: plots.training_curves(
-        replace(run(), history=run().history[:0], best_epoch=0, finished=False)
-    ),
     "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars, in groups": lambda: plots.bars(
         pd.DataFrame(
@@ -226,14 +204,6 @@ def test_no_two_of_twenty_classes_look_the_same():
     given = of_classes([f"class {number}" for number in range(20)])
     bars = [container.patches[0] for container in shares(given.answers).containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_guessing_is_the_logarithm_of_the_number_of_classes(classes):
-    left, *_ = plots.training_curves(run(classes))
-    line = left.lines[-1]
-    assert line.get_label() == f"guessing, ln {classes}"
-    assert list(line.get_ydata()) == pytest.approx([np.log(classes)] * 2)
 
 
 def test_an_arrow_is_drawn_from_box_to_box():
