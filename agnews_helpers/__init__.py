@@ -20,8 +20,7 @@ _NAMES = {
     "data": "load_data SUPPORT",
     "checking": "check_data",
     "model": "load_tokenizer load_model pretrained_name load_classifier",
-    "batching": "tokenize epoch_batches sorted_batches padded_tokens make_loader "
-    "Collator",
+    "batching": "tokenize epoch_batches sorted_batches make_loader Collator",
     "training": "train forward_backward",
     "runs": "Run",
     "evaluation": "evaluate score Report calibration calibration_error "

@@ -3,7 +3,6 @@
 from .batching import Collator as Collator
 from .batching import epoch_batches as epoch_batches
 from .batching import make_loader as make_loader
-from .batching import padded_tokens as padded_tokens
 from .batching import sorted_batches as sorted_batches
 from .batching import tokenize as tokenize
 from .budgeting import config_for as config_for

@@ -365,35 +365,3 @@ def make_loader(
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_initialized(),  # it would make a CUDA context
     )
-
-
-@check_types
-def padded_tokens(
-    lengths: Sequence[int], batches: Batches, pad_to: int | None = None
-) -> int:
-    """Count the tokens that the model computes for these batches, padding included.
-
-    Parameters
-    ----------
-    lengths : Sequence[int]
-        Tokens of each row.
-    batches : list[list[int]]
-        Row indices of each batch.
-    pad_to : int or None
-        Length of all rows; None for the longest row of each batch.
-
-    Returns
-    -------
-    int
-        The sum of rows times length over all batches.
-
-    Raises
-    ------
-    InvalidValue
-        If there is no row, or a length is no whole number from 1.
-    """
-    check_lengths(lengths)
-    return sum(
-        len(batch) * (pad_to or max(lengths[index] for index in batch))
-        for batch in batches
-    )

@@ -244,9 +244,6 @@ MUTANTS = {
         "test_a_loader_leaves_the_global_generator_alone": [
             ("generator=torch.Generator(),", "generator=None,"),
         ],
-        "test_padding_is_counted": [
-            ("len(batch) * (pad_to or", "len(batch) + (pad_to or"),
-        ],
         "test_what_holds_for_any_lengths": [
             ("batches.insert(1,", "batches.insert(0,"),
             ("longest.index(max(longest))", "longest.index(min(longest))"),

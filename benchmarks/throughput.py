@@ -140,7 +140,7 @@ def ours(rows: int, **changes) -> dict:
     from step_time import encoder_weights, product_speed
     from whole_run import whole_run
 
-    from agnews_helpers import epoch_batches, padded_tokens
+    from agnews_helpers import epoch_batches
 
     recipe, tokens, model = newsletter(rows)
     recipe = recipe.replace(**changes)
@@ -150,10 +150,11 @@ def ours(rows: int, **changes) -> dict:
     started = time.perf_counter()
     run = whole_run(model, tokens, recipe)
     whole = time.perf_counter() - started
+    batches = epoch_batches(lengths, recipe, 1)
     figures = _figures(
         tokens,
         rows / run.history["rows_per_second"][1],
-        padded_tokens(lengths, epoch_batches(lengths, recipe, 1)),
+        sum(len(batch) * max(lengths[i] for i in batch) for batch in batches),
     )
     shape = {
         "weights": sum(weight.numel() for weight in encoder_weights(model)),

@@ -25,7 +25,6 @@ from agnews_helpers import (
     load_model,
     load_tokenizer,
     make_loader,
-    padded_tokens,
     predict_logits,
     pretrained_name,
     score,
@@ -277,7 +276,7 @@ CALLS = {
     "letters": (lambda g: epoch_batches("abc", g.recipe, 1), "whole numbers of tokens"),
     "a length of 0": (lambda g: sorted_batches([3, 0]), "whole numbers of tokens"),
     "lengths of a split": (lambda g: sorted_batches(g.tokens["test"]), "Sequence"),
-    "a fraction": (lambda g: padded_tokens([1.5], [[0]]), "whole numbers of tokens"),
+    "a fraction": (lambda g: sorted_batches([1.5]), "whole numbers of tokens"),
     "a loader of a table": (
         lambda g: make_loader(g.tokens["test"].to_pandas(), [[0]], g.recipe),
         "takes Dataset for 'split'",
