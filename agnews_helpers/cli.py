@@ -136,7 +136,7 @@ FLAGS = {
         "help": "stop after this many steps; --resume goes on from there",
     },
     "--checkpoint-minutes": {
-        "type": _checked(float, lambda x: 0 <= x < inf, "minutes, at least 0"),
+        "type": _checked(float, lambda x: 0 < x < inf, "minutes, above 0"),
         "default": 10.0,
         "help": "between two saves (default: %(default)s)",
     },
@@ -165,45 +165,25 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, run, summary, *flags):
-        command = commands.add_parser(name, help=summary, description=summary)
+    def add(name, run, summary, flags=""):
+        command = commands.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
         command.set_defaults(run=run, json=None, output=None)
-        for flag in flags:
+        for flag in flags.split():
             command.add_argument(flag, **FLAGS[flag])
         if name in FIELDS:
             _add_recipe_flags(command, FIELDS[name])
 
     add("doctor", _doctor, "say what this machine is, and what it lacks")
-    add(
-        "budget",
-        _budget,
-        "say whether a training step fits a card",
-        "--card",
-        "--system",
-        "--json",
-    )
-    add(
-        "train",
-        _train,
-        "train a classifier, keep the best epoch",
-        "--output-dir",
-        "--resume",
-        "--steps",
-        "--checkpoint-minutes",
-    )
-    add("evaluate", _evaluate, "test a trained classifier", "--output-dir", "--json")
-    add(
-        "predict",
-        _predict,
-        "label texts with a trained classifier",
-        "texts",
-        "--output-dir",
-        "--file",
-        "--output",
-        "--text-columns",
-        "--json",
-    )
-    add("notebooks", _notebooks, "run notebooks top to bottom", "--source", "--target")
+    fits = "say whether a training step fits a card"
+    add("budget", _budget, fits, "--card --system --json")
+    trains = "train a classifier, keep the best epoch"
+    add("train", _train, trains, "--output-dir --resume --steps --checkpoint-minutes")
+    add("evaluate", _evaluate, "test a trained classifier", "--output-dir --json")
+    labels = "texts --output-dir --file --output --text-columns --json"
+    add("predict", _predict, "label texts with a trained classifier", labels)
+    add("notebooks", _notebooks, "run notebooks top to bottom", "--source --target")
     return parser
 
 

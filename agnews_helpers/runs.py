@@ -251,6 +251,11 @@ class OpenRun:
                 f"{self.path.as_posix()} holds no unfinished run that could be "
                 f"resumed. {START_OVER}"
             )
+        if self._record:
+            process_state().print(
+                f"note: {self.path.as_posix()} holds no whole checkpoint of its "
+                "unfinished run, so it begins anew."
+            )
 
     def _read_record(self):
         """Return what run.json says; refuse foreign files, set a damaged run aside."""

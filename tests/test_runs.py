@@ -20,6 +20,7 @@ from transformers import (
 
 from agnews_helpers import (
     Damaged,
+    DoesNotFit,
     FolderInUse,
     ResumeError,
     SaveError,
@@ -1125,6 +1126,36 @@ def test_an_output_folder_may_be_called_best(recipe, tokens, tmp_path, capsys):
     for _ in range(2):
         assert train(load_model(recipe), tokens, recipe, folder).best_epoch == 1
     assert recipe_of_run(folder) == recipe
+
+
+def test_many_saves_at_one_step_keep_their_order(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    """As when memory runs out in each validation of an epoch, twelve times."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", raise_out_of_memory)
+        for n in range(1, 13):
+            with pytest.raises(DoesNotFit):
+                train(load_model(three), tokens, three, folder)
+            kept = [path.name for path in find_checkpoints(folder)]
+            numbers = [f"step-00000005-{i}".removesuffix("-1") for i in (n, n - 1)]
+            assert kept == numbers[: min(n, 2)]
+    run = train(load_model(three), tokens, three, folder)
+    assert_same_run(run, whole)
+
+
+def raise_out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_unfinished_run_without_its_checkpoints_says_that_it_begins_anew(
+    three, tokens, tmp_path, capsys
+):
+    train(load_model(three), tokens, three, tmp_path, steps=2)
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    assert "no whole checkpoint of its unfinished run" in capsys.readouterr().out
 
 
 def test_a_run_begun_anew_is_resumed_and_not_the_finished_one(

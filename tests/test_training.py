@@ -434,7 +434,7 @@ def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
         slow(Accelerator, "prepare", "CUDA out of memory"),
         slow(runs, "read_checkpoint", "CUDA out of memory"),
         slow(training, "class_weights", "CUDA out of memory"),
-        (torch.optim.Adam, "step", "Adam's two running means do not fit"),
+        (torch.optim.Adam, "step", "the optimizer's step does not fit"),
         (training, "evaluate", "CUDA out of memory"),
     ],
 )
