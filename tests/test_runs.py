@@ -325,7 +325,9 @@ def test_another_recipe_is_named(three, tokens, tmp_path):
 def test_other_data_are_named(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=1)
     other = DatasetDict(tokens, train=tokens["train"].select(reversed(range(40))))
-    with pytest.raises(ResumeError, match=r"data \(train\) is \w+ there and \w+ here"):
+    with pytest.raises(
+        ResumeError, match=r"checksum of the train rows is \w+ there and \w+ here"
+    ):
         train(load_model(three), other, three, tmp_path)
 
 
@@ -465,7 +467,7 @@ def test_other_rows_labels_or_order_are_other_data(recipe, tokens):
 
     def digest(split):
         both = {"train": split, "validation": split}
-        return identity_of(model, both, recipe)["data (train)"]
+        return identity_of(model, both, recipe)["checksum of the train rows"]
 
     def relabel(row, i):
         return {"label": (row["label"] + (i == 3)) % 4}
