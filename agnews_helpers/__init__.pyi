@@ -25,7 +25,6 @@ from .model import load_classifier as load_classifier
 from .model import load_model as load_model
 from .model import load_tokenizer as load_tokenizer
 from .model import pretrained_name as pretrained_name
-from .plumbing.cpu_kernels import cpu_kernels as cpu_kernels
 from .plumbing.errors import AgnewsError as AgnewsError
 from .plumbing.errors import Damaged as Damaged
 from .plumbing.errors import DataError as DataError

@@ -226,10 +226,8 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
             "has no tensor cores for fp16: fp16 is slow",
         ),
         (["--max-length", "600"], "A batch of rows of 600 tokens"),
-        (["--system", "dos"], "system is 'dos'"),
         (["--card", ""], "No card ''"),
         (["--model", "no/such/model"], "There is no folder 'no/such/model'"),
-        (["--batch-size", "0"], "Recipe.batch_size is 0"),
         (
             ["--model", "no/such-model"],
             "'no/such-model' (there is no such folder) cannot be loaded",

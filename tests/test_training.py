@@ -411,7 +411,7 @@ def test_no_row_is_seen_twice_or_missed(recipe, tokens, tmp_path):
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
-REMEDIES = r".*can be resumed.*\(1\) Close .*\(2\) .*\(3\) .*AGNEWS_MODEL=mini"
+REMEDIES = r".*goes on from there.*\(1\) Close .*\(2\) .*\(3\) .*AGNEWS_MODEL=mini"
 
 
 @pytest.mark.slow
