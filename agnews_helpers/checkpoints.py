@@ -252,9 +252,18 @@ def write_checkpoint(
         if write_best:
             write_best(staging / storage.BEST)
 
-    # A free name: no checkpoint is ever overwritten.
-    name = storage.free_name(folder / f"step-{len(state.losses):08d}")
-    return storage.write_folder(name, write)
+    name = f"step-{len(state.losses):08d}"
+    # Above all others of this step: none is overwritten, and this is the newest.
+    numbers = [_order(p)[1] for p in folder.glob(f"{name}*") if NAME.fullmatch(p.name)]
+    if numbers:
+        name += f"-{max(numbers) + 1}"
+    return storage.write_folder(folder / name, write)
+
+
+def _order(path):
+    """Return the step of a checkpoint, and which of this step it is."""
+    step, *number = path.name.split("-")[1:]
+    return int(step), int(*number or "1")
 
 
 def read_checkpoint(
@@ -344,4 +353,5 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     checkpoints = Path(run_folder).expanduser() / storage.CHECKPOINTS
     names = (PROGRESS, storage.MANIFEST)  # either of them may be lost
     found = {path.parent for name in names for path in checkpoints.glob(f"*/{name}")}
-    return sorted((p for p in found if NAME.fullmatch(p.name)), reverse=True)
+    ours = [path for path in found if NAME.fullmatch(path.name)]
+    return sorted(ours, key=_order, reverse=True)

@@ -151,7 +151,7 @@ FLAGS = {
         "help": "stop after this many steps; --resume goes on from there",
     },
     "--checkpoint-minutes": {
-        "type": _checked(float, lambda x: 0 <= x < inf, "minutes, at least 0"),
+        "type": _checked(float, lambda x: 0 < x < inf, "minutes, above 0"),
         "default": 10.0,
         "help": "between two saves (default: %(default)s)",
     },
@@ -181,7 +181,9 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, summary, flags=""):
-        command = commands.add_parser(name, help=summary, description=summary)
+        command = commands.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
         command.set_defaults(run=run, json=None, output=None)
         for flag in flags.split():
             command.add_argument(flag, **FLAGS[flag])

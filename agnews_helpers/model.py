@@ -403,8 +403,15 @@ def load_classifier(
             f"note: the run that wrote {folder.as_posix()} is not finished; this is "
             "its best classifier so far."
         )
-    has_manifest = (folder / storage.MANIFEST).is_file()
-    if has_manifest and (changed := storage.damaged_files(folder)):
+    changed = []
+    if (folder / storage.MANIFEST).is_file():
+        changed = storage.damaged_files(folder)
+        name = f"{storage.BEST}/{storage.MANIFEST}"
+        if folder == best and facts.get("finished"):  # else run.json may be older
+            changed += storage.damaged_files(
+                best.parent, {name: facts["files"].get(name)}
+            )
+    if changed:
         print(
             f"note: {', '.join(changed)} in {folder.as_posix()} changed since the run "
             "wrote it, or is damaged."

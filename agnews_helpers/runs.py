@@ -251,6 +251,11 @@ class OpenRun:
                 f"{self.path.as_posix()} holds no unfinished run that could be "
                 f"resumed. {START_OVER}"
             )
+        if self._record:
+            process_state().print(
+                f"note: {self.path.as_posix()} holds no whole checkpoint of its "
+                "unfinished run, so it begins anew."
+            )
 
     def _read_record(self):
         """Return what run.json says; refuse foreign files, set a damaged run aside."""
@@ -630,16 +635,18 @@ def identity_of(
     values: dict = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
         split = tokens[name]
-        values[f"data ({name})"] = _digest([split["input_ids"][:], split["label"][:]])
+        rows = [split["input_ids"][:], split["label"][:]]
+        values[f"checksum of the {name} rows"] = _digest(rows)
     weights = list(model.named_parameters())
     files = [
         # Not its bytes: lines end otherwise on Windows.
         storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
         for path in source_files(model.name_or_path)
     ]
-    values["model"] = _digest([repr(model), *files])  # the first has all shapes
+    # repr() has all shapes.
+    values["checksum of the model"] = _digest([repr(model), *files])
     frozen = [name for name, weight in weights if not weight.requires_grad]
-    values["frozen parameters"] = _digest(frozen) if frozen else "none"
+    values["checksum of the frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))
     values["processes"] = world_size()
     return values

@@ -275,8 +275,8 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
             model.to(device)
             raise DoesNotFit(
                 f"Out of memory: {str(error).splitlines()[0]} What was saved is whole, "
-                "and the run can be resumed. What helps: (1) Close what else uses the "
-                "memory: another notebook keeps its share until its kernel is "
+                "and the run goes on from there. What helps: (1) Close what else "
+                "uses the memory: another notebook keeps its share until its kernel is "
                 "restarted; nvidia-smi lists what is on a card. (2) Shorter rows (a "
                 "smaller max_length), or gradient_checkpointing=True. (3) A smaller "
                 "model: AGNEWS_MODEL=mini. `agnews budget` predicts what a card needs."
@@ -403,9 +403,8 @@ def error_context(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        problem = "Adam's two running means do not fit either"
-        if isinstance(error, DoesNotFit):
-            problem = f"{error}; Recipe(max_length={max(length // 4, 3)}) may"
+        fits = isinstance(error, DoesNotFit)
+        problem = error if fits else "the optimizer's step does not fit"
         clear_frames(error.__traceback__)
         raise DoesNotFit(f"{problem}. This was after {state}.") from None
 

@@ -135,6 +135,9 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/model.py", "tests/test_model.py"): {
+        "test_the_best_of_another_run_is_named": [
+            ("folder == best and facts", "False and facts"),
+        ],
         "test_the_same_seed_gives_the_same_head_and_leaves_the_generator_alone": [
             ("manual_seed(recipe.seed)", "manual_seed(0)"),
             ("fork_rng(devices=[])", "fork_rng(devices=[], enabled=False)"),
@@ -378,7 +381,25 @@ MUTANTS = {
             ('check_labels(tokens[name]["label"][:], model.config.num_labels)', "pass"),
         ],
     },
+    ("agnews_helpers/checkpoints.py", "tests/test_runs.py"): {
+        "test_many_saves_at_one_step_keep_their_order": [
+            ('int(*number or "1")', "0"),
+            ("max(numbers) + 1", "len(numbers) + 1"),
+            ("sorted(ours, key=_order", "sorted(ours, key=str"),
+        ],
+    },
+    ("agnews_helpers/cli.py", "tests/test_cli.py"): {
+        "test_arguments_are_looked_at_before_torch_is_imported": [
+            ("if is_allowed(number)", "if True"),
+        ],
+    },
     ("agnews_helpers/runs.py", "tests/test_runs.py"): {
+        "test_an_unfinished_run_without_its_checkpoints_says_that_it_begins_anew": [
+            (
+                "if self._record:\n            process_state",
+                "if False:\n            process_state",
+            ),
+        ],
         "test_a_checkpoint_after_every_step_changes_nothing_and_two_are_kept": [
             ("CHECKPOINTS_KEPT = 2", "CHECKPOINTS_KEPT = 3"),
         ],

@@ -376,7 +376,8 @@ def step_in_parts(device="cuda", times=20) -> dict:
     optimizer = make_optimizer(model, options)
     accelerator = make_accelerator("fp32")
     ids = [[101, *range(2000, 2126), 102]] * 8 * (times + 1)
-    split = Dataset.from_dict({"input_ids": ids, "label": [0] * len(ids)})
+    rows = {"text": ["a"] * len(ids), "label": [0] * len(ids), "input_ids": ids}
+    split = Dataset.from_dict(rows | {"length": [*map(len, ids)]})
     batches = [list(range(i, i + 8)) for i in range(0, len(ids), 8)]
     loader = iter(make_loader(split, batches, Recipe()))
     batch = batch_of(8, 128, device)

@@ -279,6 +279,14 @@ def test_a_changed_file_of_a_classifier_is_named(make, run, tmp_path, capsys):
     assert expected in capsys.readouterr().out
 
 
+def test_the_best_of_another_run_is_named(run, tmp_path, capsys):
+    copied = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    other = json.loads((copied / "best/manifest.json").read_text(encoding="utf-8"))
+    (copied / "best/manifest.json").write_text(json.dumps(other, indent=3))
+    load_classifier(copied)
+    assert "best/manifest.json in" in capsys.readouterr().out
+
+
 def test_a_subfolder_called_best_is_not_the_classifier_of_a_saved_model(
     run, tiny, tmp_path
 ):

@@ -20,6 +20,7 @@ from transformers import (
 
 from agnews_helpers import (
     Damaged,
+    DoesNotFit,
     FolderInUse,
     ResumeError,
     SaveError,
@@ -324,7 +325,9 @@ def test_another_recipe_is_named(three, tokens, tmp_path):
 def test_other_data_are_named(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=1)
     other = DatasetDict(tokens, train=tokens["train"].select(reversed(range(40))))
-    with pytest.raises(ResumeError, match=r"data \(train\) is \w+ there and \w+ here"):
+    with pytest.raises(
+        ResumeError, match=r"checksum of the train rows is \w+ there and \w+ here"
+    ):
         train(load_model(three), other, three, tmp_path)
 
 
@@ -464,7 +467,7 @@ def test_other_rows_labels_or_order_are_other_data(recipe, tokens):
 
     def digest(split):
         both = {"train": split, "validation": split}
-        return identity_of(model, both, recipe)["data (train)"]
+        return identity_of(model, both, recipe)["checksum of the train rows"]
 
     def relabel(row, i):
         return {"label": (row["label"] + (i == 3)) % 4}
@@ -1125,6 +1128,36 @@ def test_an_output_folder_may_be_called_best(recipe, tokens, tmp_path, capsys):
     for _ in range(2):
         assert train(load_model(recipe), tokens, recipe, folder).best_epoch == 1
     assert recipe_of_run(folder) == recipe
+
+
+def test_many_saves_at_one_step_keep_their_order(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    """As when memory runs out in each validation of an epoch, twelve times."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", raise_out_of_memory)
+        for n in range(1, 13):
+            with pytest.raises(DoesNotFit):
+                train(load_model(three), tokens, three, folder)
+            kept = [path.name for path in find_checkpoints(folder)]
+            numbers = [f"step-00000005-{i}".removesuffix("-1") for i in (n, n - 1)]
+            assert kept == numbers[: min(n, 2)]
+    run = train(load_model(three), tokens, three, folder)
+    assert_same_run(run, whole)
+
+
+def raise_out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_unfinished_run_without_its_checkpoints_says_that_it_begins_anew(
+    three, tokens, tmp_path, capsys
+):
+    train(load_model(three), tokens, three, tmp_path, steps=2)
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(load_model(three), tokens, three, tmp_path, steps=1)
+    assert "no whole checkpoint of its unfinished run" in capsys.readouterr().out
 
 
 def test_a_run_begun_anew_is_resumed_and_not_the_finished_one(
