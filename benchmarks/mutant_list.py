@@ -686,7 +686,7 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/plumbing/storage.py", "tests/test_storage.py"): {
-        "test_a_folder_with_something_foreign_in_it_is_set_aside": [
+        "test_a_folder_is_removed_also_if_it_lacks_a_file": [
             (".as_posix() not in ours", ".as_posix() in ours"),
         ],
         "test_a_link_in_the_place_of_a_folder_is_set_aside": [
@@ -812,7 +812,9 @@ MUTANTS = {
         "test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint": [
             ("os.fsync(handle)", "pass"),
         ],
-        "test_no_checkpoint_is_overwritten": [
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_runs.py"): {
+        "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
             ("number += 1", "number += 2"),
         ],
     },
