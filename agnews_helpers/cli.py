@@ -9,6 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from vram_budget.cards import SYSTEMS_GIB
+
 from . import __version__
 from .plumbing.errors import AgnewsError, InvalidValue, SaveError, is_out_of_memory
 from .plumbing.storage import save_text, try_file, write_json
@@ -118,7 +120,7 @@ FLAGS = {
     },
     "--card": {"help": "such as T4 (default: the one here, or the GTX 1650 Ti)"},
     "--system": {
-        "choices": ("windows", "linux-desktop", "linux"),
+        "choices": tuple(SYSTEMS_GIB),
         "default": "windows" if os.name == "nt" else "linux-desktop",
         "help": "linux has no screen (default: %(default)s)",
     },
