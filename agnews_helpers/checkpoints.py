@@ -254,9 +254,8 @@ def write_checkpoint(
 
     name = f"step-{len(state.losses):08d}"
     # Above all others of this step: none is overwritten, and this is the newest.
-    numbers = [_order(p)[1] for p in folder.glob(f"{name}*") if NAME.fullmatch(p.name)]
-    if numbers:
-        name += f"-{max(numbers) + 1}"
+    if taken := _in_order(folder.glob(f"{name}*")):
+        name += f"-{_order(taken[-1])[1] + 1}"
     return storage.write_folder(folder / name, write)
 
 
@@ -264,6 +263,11 @@ def _order(path):
     """Return the step of a checkpoint, and which of this step it is."""
     step, *number = path.name.split("-")[1:]
     return int(step), int(*number or "1")
+
+
+def _in_order(paths):
+    """Sort those of some paths that have a checkpoint's name, oldest first."""
+    return sorted((p for p in paths if NAME.fullmatch(p.name)), key=_order)
 
 
 def read_checkpoint(
@@ -353,5 +357,4 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     checkpoints = Path(run_folder).expanduser() / storage.CHECKPOINTS
     names = (PROGRESS, storage.MANIFEST)  # either of them may be lost
     found = {path.parent for name in names for path in checkpoints.glob(f"*/{name}")}
-    ours = [path for path in found if NAME.fullmatch(path.name)]
-    return sorted(ours, key=_order, reverse=True)
+    return _in_order(found)[::-1]

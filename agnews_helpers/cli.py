@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn, get_args
 
+from vram_budget.cards import SYSTEMS_GIB
+
 from . import __version__
 from .plumbing.errors import (
     AgnewsError,
@@ -133,7 +135,7 @@ FLAGS = {
     },
     "--card": {"help": "such as T4 (default: the one here, or the GTX 1650 Ti)"},
     "--system": {
-        "choices": ("windows", "linux-desktop", "linux"),
+        "choices": tuple(SYSTEMS_GIB),
         "default": "windows" if os.name == "nt" else "linux-desktop",
         "help": "linux has no screen (default: %(default)s)",
     },

@@ -415,8 +415,8 @@ def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
     InvalidValue
         If there are fewer answers than groups, or these are no answers.
     """
-    is_answers = {"true", "predicted", "confidence"} <= {*answers}
-    if not is_answers or not 1 <= bins <= len(answers):
+    missing = {"true", "predicted", "confidence"} - {*answers}
+    if missing or not 1 <= bins <= len(answers):
         raise InvalidValue(
             f"bins is {bins}; it must be from 1 to {len(answers)}, the rows of "
             "report.answers."

@@ -29,6 +29,7 @@ from .recipe import LABELS, Recipe
 MODEL_FILES = ("config.json", "model.safetensors")
 CLASSIFIER_FILES = (*MODEL_FILES, "tokenizer.json")
 VERSION_2_RECORD = "agnews_run.json"
+BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
 
 
 @check_types
@@ -362,6 +363,30 @@ def write_classifier(
         tokenizer.save_pretrained(folder)
 
 
+def damaged_classifier(folder: Path, facts: dict) -> list[str]:
+    """List the files of a saved classifier that are not as its run saved them.
+
+    Parameters
+    ----------
+    folder : Path
+        With its manifest.
+    facts : dict
+        What run.json says; empty if there is none. If `folder` is the ``best`` of a
+        finished run, its manifest must be the one that is named there.
+
+    Returns
+    -------
+    list of str
+        Their names.
+    """
+    damaged = storage.damaged_files(folder)
+    # Unless finished, a run may have died between best/ and run.json.
+    if folder.name == storage.BEST and facts.get("finished"):
+        wanted = facts.get("files", {}).get(BEST_MANIFEST)
+        damaged += storage.damaged_files(folder.parent, {BEST_MANIFEST: wanted})
+    return damaged
+
+
 @check_types
 def load_classifier(
     folder: str | Path,
@@ -403,15 +428,8 @@ def load_classifier(
             f"note: the run that wrote {folder.as_posix()} is not finished; this is "
             "its best classifier so far."
         )
-    changed = []
-    if (folder / storage.MANIFEST).is_file():
-        changed = storage.damaged_files(folder)
-        name = f"{storage.BEST}/{storage.MANIFEST}"
-        if folder == best and facts.get("finished"):  # else run.json may be older
-            changed += storage.damaged_files(
-                best.parent, {name: facts["files"].get(name)}
-            )
-    if changed:
+    has_manifest = (folder / storage.MANIFEST).is_file()
+    if has_manifest and (changed := damaged_classifier(folder, facts)):
         print(
             f"note: {', '.join(changed)} in {folder.as_posix()} changed since the run "
             "wrote it, or is damaged."

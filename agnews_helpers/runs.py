@@ -32,8 +32,10 @@ from .checkpoints import (
     write_checkpoint,
 )
 from .model import (
+    BEST_MANIFEST,
     check_model_and_tokenizer,
     class_names,
+    damaged_classifier,
     load_tokenizer,
     run_facts,
     source_files,
@@ -53,7 +55,6 @@ from .recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
 TRAINED = WeakSet()  # models that are not as they were loaded
-BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
 RESULTS = (storage.BEST, storage.HISTORY, storage.STEPS)
 OUTPUTS = (*RESULTS, storage.RUN_FILE, "test_report.json")
 ANOTHER_FOLDER = "Give another output folder."
@@ -280,15 +281,10 @@ class OpenRun:
 
     def _damaged(self, name):
         """List the files of a result that are not as they were saved."""
-        damaged = []
         if name == storage.BEST:
-            damaged = storage.damaged_files(self.path / name)
-            # Unless finished, a run may have died between best/ and run.json.
-            name = BEST_MANIFEST if self._record["finished"] else None
-        if name:
-            wanted = self._record.get("files", {}).get(name)
-            damaged += storage.damaged_files(self.path, {name: wanted})
-        return damaged
+            return damaged_classifier(self.path / name, self._record)
+        wanted = self._record.get("files", {}).get(name)
+        return storage.damaged_files(self.path, {name: wanted})
 
     def _newest_checkpoint(self):
         """Return the newest whole checkpoint; set damaged ones aside."""

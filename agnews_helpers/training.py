@@ -403,8 +403,9 @@ def error_context(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        fits = isinstance(error, DoesNotFit)
-        problem = error if fits else "the optimizer's step does not fit"
+        problem = "the optimizer's step does not fit"
+        if isinstance(error, DoesNotFit):  # the batch, even in parts
+            problem = str(error)
         clear_frames(error.__traceback__)
         raise DoesNotFit(f"{problem}. This was after {state}.") from None
 

@@ -136,7 +136,7 @@ MUTANTS = {
     },
     ("agnews_helpers/model.py", "tests/test_model.py"): {
         "test_the_best_of_another_run_is_named": [
-            ("folder == best and facts", "False and facts"),
+            ("folder.name == storage.BEST and facts", "False and facts"),
         ],
         "test_the_same_seed_gives_the_same_head_and_leaves_the_generator_alone": [
             ("manual_seed(recipe.seed)", "manual_seed(0)"),
@@ -384,8 +384,8 @@ MUTANTS = {
     ("agnews_helpers/checkpoints.py", "tests/test_runs.py"): {
         "test_many_saves_at_one_step_keep_their_order": [
             ('int(*number or "1")', "0"),
-            ("max(numbers) + 1", "len(numbers) + 1"),
-            ("sorted(ours, key=_order", "sorted(ours, key=str"),
+            ("_order(taken[-1])[1] + 1", "len(taken) + 1"),
+            ("NAME.fullmatch(p.name)), key=_order", "NAME.fullmatch(p.name)), key=str"),
         ],
     },
     ("agnews_helpers/cli.py", "tests/test_cli.py"): {
@@ -426,7 +426,7 @@ MUTANTS = {
             ("if is_protected or not is_main()", "if not is_main()"),
         ],
         "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
-            ("damaged = storage.damaged_files(self.path / name)", "pass"),
+            ("return damaged_classifier(self.path / name, self._record)", "return []"),
         ],
         "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
             ("state.lap()  #", "pass  #"),
@@ -508,7 +508,7 @@ MUTANTS = {
             ("[process_state().process_index]", "[0]"),
         ],
         "test_each_checkpoint_is_whole_by_itself": [
-            ("reverse=True", "reverse=False"),
+            ("_in_order(found)[::-1]", "_in_order(found)"),
         ],
         "test_code_in_a_checkpoint_does_not_run": [
             ("weights_only=True", "weights_only=False"),
@@ -704,7 +704,7 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/plumbing/storage.py", "tests/test_storage.py"): {
-        "test_a_folder_with_something_foreign_in_it_is_set_aside": [
+        "test_a_folder_is_removed_also_if_it_lacks_a_file": [
             (".as_posix() not in ours", ".as_posix() in ours"),
         ],
         "test_a_link_in_the_place_of_a_folder_is_set_aside": [
@@ -819,7 +819,9 @@ MUTANTS = {
         "test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint": [
             ("os.fsync(handle)", "pass"),
         ],
-        "test_no_checkpoint_is_overwritten": [
+    },
+    ("agnews_helpers/plumbing/storage.py", "tests/test_runs.py"): {
+        "test_a_classifier_of_an_unfinished_run_that_was_changed_is_set_aside": [
             ("number += 1", "number += 2"),
         ],
     },

@@ -421,7 +421,7 @@ def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
         model, lambda batch, call: torch.OutOfMemoryError("CUDA out of memory.")
     )
     before = weights(model)
-    where = r"not even one row of \d+ .*Recipe\(max_length=\d+\).*after step 0 of 5"
+    where = r"not even one row of \d+ tokens fits .*after step 0 of 5"
     with pytest.raises(DoesNotFit, match=f"^Out of memory: {where}{REMEDIES}"):
         train(model, tokens, recipe, tmp_path)
     assert sizes == [8, 4, 2, 1] and torch.equal(weights(model), before)
