@@ -55,6 +55,8 @@ class State:
         One for each validated epoch; its keys are `HISTORY_COLUMNS`.
     best_epoch : int
         0 before the first validation.
+    best_report : dict
+        The figures of its validation, as of `Report.to_dict`.
     seconds : float
         Training and validation time of the validated epochs, over all sessions.
     epoch_seconds : float
@@ -72,6 +74,7 @@ class State:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    best_report: dict = field(default_factory=dict)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
@@ -114,15 +117,13 @@ class State:
         self.step_seconds.append(self.lap())
         self.epoch_seconds += self.step_seconds[-1]
 
-    def add_epoch(self, loss: float, accuracy: float) -> bool:
+    def add_epoch(self, report: dict) -> bool:
         """Record a validated epoch.
 
         Parameters
         ----------
-        loss : float
-            Mean cross-entropy of the validation rows, in nats.
-        accuracy : float
-            Share of the validation rows that are right.
+        report : dict
+            The figures of the validation rows, as of `Report.to_dict`.
 
         Returns
         -------
@@ -133,8 +134,8 @@ class State:
         values = (
             self.epoch,
             statistics.fmean(self.losses[-self.batch :]),
-            loss,
-            accuracy,
+            report["loss"],
+            report["accuracy"],
             self.rows / self.epoch_seconds,
         )
         self.history.append(dict(zip(HISTORY_COLUMNS, values)))
@@ -147,7 +148,10 @@ class State:
             for row in self.history
         ]
         self.best_epoch = 1 + scores.index(max(scores))
-        return self.best_epoch == len(scores)
+        is_best = self.best_epoch == len(scores)
+        if is_best:
+            self.best_report = report
+        return is_best
 
     @property
     def is_best_epoch(self) -> bool:

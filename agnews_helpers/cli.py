@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # Windows' consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
-        _check_outputs(options.json, options.output)
+        _check_outputs(options.json, options.output, options.mistakes)
         status, figures = options.run(options)
         if options.json:
             write_json(options.json, figures)
@@ -121,6 +121,7 @@ def _checked(convert, is_allowed, allowed):
     return value
 
 
+UNSURE = "unsure"  # in place of a label
 # The words and flags of the commands, beside those of the recipe.
 FLAGS = {
     "texts": {
@@ -142,7 +143,14 @@ FLAGS = {
     "--output-dir": {
         "type": _path,
         "default": Path("runs/agnews"),
-        "help": "the folder of the trained classifier (default: %(default)s)",
+        "help": "a folder for the classifier (default: %(default)s)",
+    },
+    "--model|--output-dir": {  # version 2 called it like train's
+        "type": _path,
+        "dest": "output_dir",
+        "metavar": "DIR",
+        "default": Path("runs/agnews"),
+        "help": "the folder of the classifier (default: %(default)s)",
     },
     "--resume": {
         "action": argparse.BooleanOptionalAction,
@@ -161,7 +169,16 @@ FLAGS = {
         "type": _path,
         "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
     },
-    "--output": {"type": _path, "help": "a new CSV file for its labels"},
+    "--output": {"type": _path, "help": "a new file: its columns, and the labels"},
+    "--min-confidence": {
+        "type": _checked(float, lambda x: 0 <= x <= 1, "from 0 to 1"),
+        "default": 0.0,
+        "help": f"write {UNSURE!r} where the classifier is less sure",
+    },
+    "--mistakes": {
+        "type": _path,
+        "help": "a new CSV file for the wrong answers, the highest loss first",
+    },
     "--text-columns": {"help": "which of its columns are text: A,B"},
     "--json": {"type": _path, "help": "a new file for the figures"},
     "--source": {
@@ -186,9 +203,9 @@ def _parser():
         command = commands.add_parser(
             name, help=summary, description=summary, allow_abbrev=False
         )
-        command.set_defaults(run=run, json=None, output=None)
+        command.set_defaults(run=run, json=None, output=None, mistakes=None)
         for flag in flags.split():
-            command.add_argument(flag, **FLAGS[flag])
+            command.add_argument(*flag.split("|"), **FLAGS[flag])
         if name in FIELDS:
             _add_recipe_flags(command, FIELDS[name])
 
@@ -199,8 +216,12 @@ def _parser():
     add("check", _check, wrong, "data --write --json")
     trains = "train a classifier, keep the best epoch"
     add("train", _train, trains, "--output-dir --resume --steps --checkpoint-minutes")
-    add("evaluate", _evaluate, "test a trained classifier", "--output-dir --json")
-    labels = "texts --output-dir --file --output --text-columns --json"
+    tests = "--model|--output-dir --mistakes --json"
+    add("evaluate", _evaluate, "test a trained classifier", tests)
+    labels = (
+        "texts --model|--output-dir --file --output --text-columns --min-confidence "
+        "--json"
+    )
     add("predict", _predict, "label texts with a trained classifier", labels)
     add("notebooks", _notebooks, "run notebooks top to bottom", "--source --target")
     return parser
@@ -260,6 +281,7 @@ def _budget(options):
 def _train(options):
     """Train a classifier, or resume its training; then test it."""
     from . import batching, data, evaluation, model, runs, training
+    from .checking import FEW_STEPS
     from .plumbing.interrupts import StopSignal
     from .plumbing.processes import process_state
 
@@ -296,10 +318,16 @@ def _train(options):
         print(run.history.round(4).to_string())
         report.save(folder / "test_report.json")
         _print_report(report)
+        n, steps = len(tokens["validation"]), len(run.steps)
         print(
-            f"epoch {run.best_epoch} of {len(run.steps):,} steps kept in "
-            f"{folder.as_posix()}; {len(tokens['validation']):,} rows chose it"
+            f"{n:,} validation rows chose epoch {run.best_epoch}, each of them "
+            f"{1 / n:.1%} of their accuracy; it is kept in {folder.as_posix()}"
         )
+        if steps < FEW_STEPS:
+            print(
+                f"note: {steps} steps are few. More rows, more --epochs or "
+                "--learning-rate 1e-4 may help."
+            )
     return 0, {}
 
 
@@ -333,6 +361,9 @@ def _evaluate(options):
     report = evaluation.evaluate(classifier, split, recipe)
     _print_report(report)
     print(report.confusion.to_string())
+    if options.mistakes:
+        save_text(options.mistakes, report.worst.to_csv(lineterminator="\n"))
+        print(f"{len(report.worst):,} mistakes in {options.mistakes.as_posix()}")
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
 
 
@@ -345,10 +376,10 @@ def _predict(options):
         raise InvalidValue(
             "Give texts, or - alone for the lines of the input, or --file and --output."
         )
-    from .evaluation import classify
-
     if options.file:
         return 0, _label_file(options)
+    from .evaluation import classify
+
     if texts == ["-"]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
@@ -356,44 +387,74 @@ def _predict(options):
     names = [name.removeprefix("probability_") for name in answers.columns[2:]]
     predictions = []
     for text, label, *probabilities in answers.itertuples(index=False, name=None):
-        print(f"{label:9} {max(probabilities):.3f} {_printable(text)}")
+        confidence = max(probabilities)
+        if confidence < options.min_confidence:
+            label = UNSURE
+        print(f"{label:9} {confidence:.3f} {_printable(text)}")
         one = {"text": text, "label": label}
         predictions.append(one | {"probabilities": dict(zip(names, probabilities))})
     return 0, {"predictions": predictions}
 
 
 def _label_file(options):
-    """Write all columns of a file, and the label and confidence of each row."""
+    """Write a file anew, with the label and the probabilities of each row."""
     from .evaluation import classify
+    from .plumbing.tables import NO_TEXT
+
+    target = options.output
+    if target.suffix.lower() not in (".csv", ".tsv"):
+        raise SaveError(
+            f"{target} must be the name of a new file that ends in .csv or .tsv."
+        )
+    read = _read_unlabelled(options)
+    print(f"{options.file.name} · {' · '.join(read.notes)}")
+    if problems := read.describe_problems(but=NO_TEXT):
+        raise DataError("\n".join([*problems, "Mend these rows."]))
+    has_text = read.rows["problem"] == ""
+    answers = classify([*read.rows["text"][has_text]], options.output_dir)
+    answers = answers.drop(columns="text")
+    confidence = answers.iloc[:, 1:].max(axis=1)
+    answers.insert(1, "confidence", confidence)
+    unsure = confidence < options.min_confidence
+    answers.loc[unsure, "label"] = UNSURE
+    table = read.table
+    for name, values in answers.items():
+        while name in table.columns:
+            name = f"predicted_{name}"
+        table.loc[has_text, name] = values.to_numpy()
+    separator = "\t" if target.suffix.lower() == ".tsv" else read.separator or ","
+    text = table.to_csv(
+        index=False, sep=separator, lineterminator="\n", float_format="%.4f"
+    )
+    mark = "" if read.encoding == "utf-8" else "\ufeff"  # by which Excel knows UTF-8
+    save_text(target, mark + text)
+    counts = {
+        "rows": len(answers),
+        "rows_without_text": len(table) - len(answers),
+        UNSURE: int(unsure.sum()),
+    }
+    print(
+        f"{len(answers):,} rows labelled in {target.as_posix()}, {counts[UNSURE]:,} of "
+        f"them {UNSURE}; {counts['rows_without_text']:,} rows without text"
+    )
+    return counts
+
+
+def _read_unlabelled(options):
+    """Read the file to label: the columns asked for, or those of the training file."""
     from .model import run_facts
     from .plumbing.tables import read_texts
 
-    target = options.output
-    if target.suffix.lower() != ".csv":
-        raise SaveError(f"{target} must be the name of a new file that ends in .csv.")
-    own = run_facts(options.output_dir).get("recipe", {}) | environment_overrides()
-    columns = (options.text_columns or own.get("text_columns") or "").split(",")
-    columns = [name for name in columns if name]
-    read = read_texts([options.file], text_columns=columns, labelled=False)
-    print(f"{options.file.name} · {' · '.join(read.notes)}")
-    if read.unused:
-        line, (problem, _) = min(read.unused.items())
-        raise DataError(f"{options.file}, {read.unit} {line}: {problem}.")
-    has_text = read.rows["problem"] == ""
-    answers = classify([*read.rows["text"][has_text]], options.output_dir)
-    table = read.table
-    added = {
-        "label": answers["label"],
-        "confidence": answers.iloc[:, 2:].max(axis=1).astype(float).round(4),
-    }
-    for name, values in added.items():
-        while name in table.columns:
-            name = f"predicted_{name}"
-        table.loc[has_text, name] = [*values]
-    save_text(target, table.to_csv(index=False, lineterminator="\n"))
-    empty = len(table) - len(answers)
-    print(f"{len(answers):,} rows labelled in {target.as_posix()}, {empty:,} lack text")
-    return {"rows": len(answers), "rows_without_text": empty}
+    facts = run_facts(options.output_dir)
+    asked = options.text_columns or environment_overrides().get("text_columns")
+    asked = asked or facts.get("recipe", {}).get("text_columns")
+    if asked:
+        return read_texts([options.file], None, asked.split(","), labelled=False)
+    if trained_on := facts.get("text_columns"):
+        with suppress(DataError):  # this file has others
+            names = trained_on.split("\n")
+            return read_texts([options.file], None, names, labelled=False)
+    return read_texts([options.file], labelled=False)
 
 
 def _notebooks(options):

@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from .plumbing import hub
 from .plumbing.errors import DataError, check_types
 from .plumbing.tables import (
+    NAMED,
     Texts,
     decode_file,
     find_tables,
@@ -40,7 +41,6 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
-NAMED = 20  # so many problems of a file, and lines of each, are named
 # No label, a negative number, or several labels
 NO_CLASS = re.compile(r"|-\d+|\[.*\]|\d+(,\d+)+")
 NUMBER = re.compile(r"-?\d+")
@@ -95,7 +95,8 @@ def load_data(recipe: Recipe) -> DatasetDict:
             f"note: no test file; {len(test):,} rows of the training file are held out "
             "as test."
         )
-    return _split(train, rows.get("validation"), test, source.names, recipe)
+    columns = source.files["train"].columns[1]
+    return _split(train, rows.get("validation"), test, source.names, recipe, columns)
 
 
 def _read_hub():
@@ -140,16 +141,8 @@ class Source:
         list of str
             Empty if all can.
         """
-        found = []
-        for texts in self.files.values():
-            kinds = [*texts.problems.groupby("problem", sort=False)["line"]]
-            for problem, lines in kinds[:NAMED]:
-                named = ", ".join(map(str, lines[:NAMED]))
-                if len(lines) > NAMED:
-                    named += f" and {len(lines) - NAMED:,} more"
-                found.append(f"{texts.path.name}, {texts.unit} {named}: {problem}")
-            if rest := kinds[NAMED:]:
-                found.append(f"{texts.path.name}: {len(rest):,} kinds more")
+        files = self.files.values()
+        found = [line for texts in files for line in texts.describe_problems()]
         small = _small_classes(self.usable()["train"], self.names)
         return [*found, small] if small else found
 
@@ -199,7 +192,7 @@ def read_source(recipe: Recipe) -> Source:
         )
     text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
-    train = read_texts(found.pop("train"), *columns)
+    train = _without_empty_rows(read_texts(found.pop("train"), *columns))
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     files = {"train": _assign_classes(train, coding)}
@@ -209,6 +202,7 @@ def read_source(recipe: Recipe) -> Source:
             texts = read_texts(found[split], *train.columns, labelled=False)
         except DataError:  # its header is another
             texts = read_texts(found[split], *columns)
+        texts = _without_empty_rows(texts)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
             notes.append(
                 f"note: {texts.path.name} has no labels: its {len(texts.rows):,} rows "
@@ -218,6 +212,15 @@ def read_source(recipe: Recipe) -> Source:
             files[split] = _assign_classes(texts, coding)
     found = [_summary(texts, names) for texts in files.values()]
     return Source([*names], files, [*found, *notes])
+
+
+def _without_empty_rows(texts):
+    """Leave out rows without anything in them, as spreadsheets append them."""
+    is_empty = texts.rows["content"].str.strip(f"{texts.separator} ") == ""
+    if is_empty.any():
+        texts.rows = texts.rows[~is_empty].copy()
+        texts.notes.append(f"{is_empty.sum():,} empty rows left out")
+    return texts
 
 
 def _summary(texts, names):
@@ -321,7 +324,7 @@ def _draw(frame, n, recipe):
     return _deal(frame, n, recipe.seed)[0]
 
 
-def _split(train, validation, test, names, recipe):
+def _split(train, validation, test, names, recipe, text_columns=()):
     """Draw the rows, hold out those for validation, and check all three splits."""
     train = _draw(train, recipe.train_rows, recipe)
     test = _draw(test, recipe.test_rows, recipe)
@@ -346,7 +349,9 @@ def _split(train, validation, test, names, recipe):
     _note("test", test, train, names)
     splits = {"train": drawn, "validation": validation, "test": test}
     label = ClassLabel(names=[*names])
-    features = Features({"text": Value("string"), "label": label})
+    # `id` tells the columns that it was in the file: `agnews predict` looks for them.
+    text = Value("string", id="\n".join(text_columns) or None)
+    features = Features({"text": text, "label": label})
     return DatasetDict(
         {
             split: Dataset.from_dict(frame.to_dict("list"), features)

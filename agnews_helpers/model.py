@@ -429,7 +429,8 @@ def load_classifier(
             "its best classifier so far."
         )
     has_manifest = (folder / storage.MANIFEST).is_file()
-    if has_manifest and (changed := damaged_classifier(folder, facts)):
+    changed = damaged_classifier(folder, facts) if has_manifest else []
+    if changed := [name for name in changed if name != storage.CARD]:
         print(
             f"note: {', '.join(changed)} in {folder.as_posix()} changed since the run "
             "wrote it, or is damaged."

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from .model import (
     source_files,
     write_classifier,
 )
+from .model_card import write_card
 from .plumbing import storage
 from .plumbing.errors import (
     AgnewsError,
@@ -169,6 +171,9 @@ class OpenRun:
         self.resume = resume
         self.save_minutes = save_minutes
         self.rows = len(tokens["train"])
+        self.counts = _counts(model, tokens)
+        text = tokens["train"].features.get("text")
+        self.text_columns = getattr(text, "id", None)  # of the file, as load_data found
         self.identity = identity_of(model, tokens, recipe)
         # Now, because an hour later the Hub may be out of reach.
         source = model.name_or_path or recipe.model
@@ -229,6 +234,8 @@ class OpenRun:
                 f"{name} is damaged or missing"
                 for result in RESULTS
                 for name in self._damaged(result)
+                if name
+                != storage.CARD  # whoever passes a classifier on may add to its card
             )
             if not problem:
                 self._remove_checkpoints(self._record["run"])
@@ -461,6 +468,7 @@ class OpenRun:
             "run": self._run_id,
             "identity": self.identity,
             "recipe": recipe,
+            "text_columns": self.text_columns,
         }
 
     def _best_writer(self, state):
@@ -469,7 +477,13 @@ class OpenRun:
         Before the first validation that is the current model.
         """
         if state.is_best_epoch or not state.best_epoch:
-            return lambda path: write_classifier(self.model, self.tokenizer, path)
+
+            def write(path):
+                write_classifier(self.model, self.tokenizer, path)
+                epoch, report = state.best_epoch, state.best_report
+                write_card(path, self.recipe, self.counts, epoch, report)
+
+            return write
         # A copy, not a link: damage to one checkpoint spares the other.
         best = self.newest / storage.BEST
         return lambda path: shutil.copytree(best, path, dirs_exist_ok=True)
@@ -668,6 +682,16 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
+
+
+def _counts(model, tokens):
+    """Count the rows of each class, in the training and the validation rows."""
+    names = class_names(model)
+    counts = {}
+    for split in ("train", "validation"):
+        found = Counter(tokens[split]["label"][:])
+        counts[split] = {name: found[i] for i, name in enumerate(names)}
+    return counts
 
 
 def _progress(path):

@@ -105,9 +105,9 @@ def run(work: Path) -> None:
         tested.update(test(model, tokens["test"], recipe))
         return report
 
-    def log_epoch(state, loss, accuracy):
+    def log_epoch(state, report):
         log(work, "tested", epoch=state.epoch, **tested)
-        return add_epoch(state, loss, accuracy)
+        return add_epoch(state, report)
 
     State.add_step = log_step
     State.add_epoch = log_epoch

@@ -26,6 +26,12 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/profiles.py", "tests/test_recipe.py"): {
+        "test_a_misspelt_variable_is_named": [
+            ("os.environ.keys() - known", "()"),
+        ],
+        "test_variables_of_others_are_not_ours": [
+            ("known, 1, 0.8", "known, 1, 0.6"),
+        ],
         "test_the_environment_and_arguments_override": [
             (
                 "environment_overrides() | overrides",
@@ -93,10 +99,6 @@ MUTANTS = {
         "test_three_codings": [
             ("range(1, len(names) + 1)", "range(1, len(names))"),
             ("scores.index(max(scores))", "scores.index(min(scores))"),
-        ],
-        "test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named": [
-            ("map(str, lines[:NAMED])", "map(str, lines[: NAMED + 1])"),
-            ("in kinds[:NAMED]:", "in kinds[: NAMED + 1]:"),
         ],
         "test_a_test_file_without_labels_is_left_out_with_a_note": [
             ("*train.columns, labelled=False)", "*train.columns)"),
@@ -332,12 +334,6 @@ MUTANTS = {
             ("minlength=model.config.num_labels", "minlength=0"),
             ("len(split) / (len(counts) * counts)", "len(split) / counts"),
         ],
-        "test_the_best_epoch_is_kept_not_the_last": [
-            (
-                "add_epoch(report.loss, report.accuracy)",
-                "add_epoch(report.accuracy, report.loss)",
-            ),
-        ],
         "test_gradient_checkpointing_computes_each_layer_twice": [
             (
                 "gradient_checkpointing(model, recipe.gradient_checkpointing)",
@@ -391,6 +387,58 @@ MUTANTS = {
     ("agnews_helpers/cli.py", "tests/test_cli.py"): {
         "test_arguments_are_looked_at_before_torch_is_imported": [
             ("if is_allowed(number)", "if True"),
+        ],
+        "test_every_row_of_a_file_is_in_the_labelled_one": [
+            ("table.loc[has_text, name]", "table.loc[:, name]"),
+            ("describe_problems(but=NO_TEXT)", "describe_problems()"),
+        ],
+        "test_answers_that_are_not_sure_enough_are_marked": [
+            ('answers.loc[unsure, "label"] = UNSURE', "pass"),
+            ("if confidence < options.min_confidence:", "if False:"),
+        ],
+        "test_columns_of_those_names_are_kept": [
+            ("while name in table.columns:", "while False:"),
+        ],
+        "test_the_column_that_was_found_in_training_is_found_again": [
+            ('if trained_on := facts.get("text_columns"):', "if trained_on := None:"),
+        ],
+        "test_other_columns_than_in_training_are_found_as_ever": [
+            ("with suppress(DataError):  # this", "with suppress():  # this"),
+        ],
+        "test_a_file_of_texts_is_labelled": [
+            ('read.separator or ","', '","'),
+            ('"" if read.encoding == "utf-8" else', '"" if True else'),
+        ],
+        "test_mistakes_are_written_the_worst_first": [
+            ("report.worst.to_csv", "report.answers.to_csv"),
+            ("options.output, options.mistakes)", "options.output)"),
+        ],
+    },
+    ("agnews_helpers/model_card.py", "tests/test_model_card.py"): {
+        "test_a_card_says_what_the_classifier_is": [
+            ('per_class["rows"] < FEW_ROWS', 'per_class["rows"] > FEW_ROWS'),
+            ("epochs=recipe.epochs", "epochs=epoch"),
+        ],
+        "test_a_card_names_no_folder_of_the_machine": [
+            ('None if is_folder or base == "mini" else base', "base"),
+            ("Path(recipe.data).name", "recipe.data"),
+            ("Path(recipe.model).name if is_folder else recipe.model", "recipe.model"),
+        ],
+        "test_many_classes_are_not_all_in_the_title": [
+            ("table.index[:6]", "table.index"),
+        ],
+    },
+    ("agnews_helpers/runs.py", "tests/test_model_card.py"): {
+        "test_who_passes_a_classifier_on_may_add_to_its_card": [
+            ("if name != storage.CARD", "if True"),
+        ],
+        "test_a_run_writes_the_card_of_its_best_epoch": [
+            ("name: found[i] for i, name", "name: found[i + 1] for i, name"),
+        ],
+    },
+    ("agnews_helpers/model.py", "tests/test_model_card.py"): {
+        "test_who_passes_a_classifier_on_may_add_to_its_card": [
+            ("if name != storage.CARD", "if True"),
         ],
     },
     ("agnews_helpers/runs.py", "tests/test_runs.py"): {
@@ -486,6 +534,7 @@ MUTANTS = {
         ],
         "test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss": [
             ('-row["validation_loss"]', 'row["validation_loss"]'),
+            ("if is_best:", "if True:"),
             ("1 + scores.index(", "scores.index("),
             ("self.epoch - 1 and not self.batch", "self.epoch - 1"),
         ],
@@ -898,6 +947,10 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/plumbing/tables.py", "tests/test_data.py"): {
+        "test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named": [
+            ("map(str, lines[:NAMED])", "map(str, lines[: NAMED + 1])"),
+            ("in kinds[:NAMED]:", "in kinds[: NAMED + 1]:"),
+        ],
         "test_a_header_in_other_words": [
             ("_repeats(rest[i], 0.1)", "_repeats(rest[i], 0.5)"),
         ],

@@ -50,9 +50,13 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     assert recipe.learning_rate == 1e-3 and not recipe.group_by_length
     output = capsys.readouterr().out
     assert output.startswith("processes  1, on cpu\nprofile    offline (asked for by ")
-    assert "test: accuracy " in output and f"kept in {run}" in output
-    assert "World   " in output and "of 10 steps kept" in output
-    assert "; 4 rows chose it" in output
+    assert "test: accuracy " in output and f"kept in {run}\n" in output
+    assert "World   " in output and "note: 10 steps are few." in output
+    assert "4 validation rows chose epoch" in output
+    assert "each of them 25.0% of their accuracy" in output
+    card = (run / "best" / "README.md").read_text(encoding="utf-8")
+    assert "World, Sports, Business, Sci/Tech" in card and "epochs: 2\n" in card
+    assert str(tmp_path) not in card
 
     figures = ["--json", str(tmp_path / "figures" / "test.json")]
     assert main(["evaluate", "--output-dir", str(run), *figures]) == 0
@@ -97,7 +101,6 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
             "A batch of rows of 513 tokens",
         ),
         (["train", "--data", "no/such/folder"], "is no folder with a training file"),
-        (["train", "--train-rows", "9999"], "only 400 train rows"),
         (
             ["predict", "text", "--output-dir", "no/such/run"],
             "holds no trained classifier",
@@ -368,17 +371,15 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
         str(target),
     ]
     assert main(command) == 0 and "1,203 rows labelled" in capsys.readouterr().out
-    table = pd.read_csv(target)
-    assert table.columns.tolist() == ["id", "text", "label", "confidence"] and table[
-        "id"
-    ].tolist() == [*range(1_203)]
-    assert set(table["label"]) <= {
-        "Delivery",
-        "Returns",
-        "Payment",
-        "Account",
-        "Product question",
-    }
+    assert target.read_bytes().startswith(b"\xef\xbb\xbfid;text;label;confidence;")
+    table = pd.read_csv(target, sep=";")
+    classes = ["Delivery", "Returns", "Payment", "Account", "Product question"]
+    wanted = ["id", "text", "label", "confidence"]
+    assert table.columns[:4].tolist() == wanted
+    assert {*table.columns[4:]} == {f"probability_{name}" for name in classes}
+    assert table["id"].tolist() == [*range(1_203)]
+    assert {*table["label"]} <= {*classes}
+    assert table.iloc[:, 4:].sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-3)
     assert (
         main(
             [
@@ -420,7 +421,7 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
         command[command.index("--output") + 1] = str(tmp_path / name)
         assert (
             main(command) == 2
-            and f"{name} must be the name of a new file that ends in .csv"
+            and f"{name} must be the name of a new file that ends in .csv or .tsv."
             in capsys.readouterr().err
         )
         assert not (tmp_path / name).exists()
@@ -474,12 +475,8 @@ def test_columns_of_those_names_are_kept(shop, tmp_path):
         )
         == 0
     )
-    assert pd.read_csv(target).columns.tolist() == [
-        "text",
-        "label",
-        "predicted_label",
-        "confidence",
-    ]
+    columns = pd.read_csv(target).columns.tolist()
+    assert columns[:4] == ["text", "label", "predicted_label", "confidence"]
     again = tmp_path / "again.csv"
     assert (
         main(
@@ -496,10 +493,10 @@ def test_columns_of_those_names_are_kept(shop, tmp_path):
         == 0
     )
     table = pd.read_csv(again)  # what was predicted before is kept
-    assert table.columns[4:].tolist() == [
-        "predicted_predicted_label",
-        "predicted_confidence",
-    ]
+    new = [name for name in table.columns if name not in columns]
+    assert new[:2] == ["predicted_predicted_label", "predicted_confidence"]
+    assert all(name.startswith("predicted_probability_") for name in new[2:])
+    assert len(new) == 7
     assert table["predicted_label"].equals(pd.read_csv(target)["predicted_label"])
 
 
@@ -540,7 +537,7 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
     ]
     source.write_text("headline,body\nWhere is it,I wait\n", encoding="utf-8")
     assert main(command) == 2 and not target.exists()
-    assert "Which are the text and, to train with them" in capsys.readouterr().err
+    assert "which are the text? Say so" in capsys.readouterr().err
     assert (
         main([*command, "--text-columns", "headline,body"]) == 0
         and len(pd.read_csv(target)) == 1
@@ -874,3 +871,126 @@ def test_a_model_that_chooses_no_class_is_refused(tiny, tmp_path, capsys):
         folder = tiny_model_folder(tmp_path / str(number), **change)
         assert main(["predict", "text", "--output-dir", str(folder)]) == 2
         assert "does not choose one of two classes" in capsys.readouterr().err
+
+
+def label_file(folder, source, target, *more):
+    """Run `agnews predict` on a file; returns its status."""
+    files = ["--file", str(source), "--output", str(target)]
+    return main(["predict", "--model", str(folder), *files, *more])
+
+
+@pytest.mark.parametrize("ending", ["", ",,\n", ",,\n,,\n"])
+def test_every_row_of_a_file_is_in_the_labelled_one(ending, shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    text = "id,text,note\n1,Where is it?,a\n,,\n3,,b\n4,Money back,\n" + ending
+    source.write_text(text, encoding="utf-8")
+    assert label_file(shop, source, target) == 0
+    table = pd.read_csv(target, dtype=str, keep_default_na=False)
+    given = pd.read_csv(
+        source, dtype=str, keep_default_na=False, skip_blank_lines=False
+    )
+    pd.testing.assert_frame_equal(table[["id", "text", "note"]], given)
+    assert ((table["label"] == "") == (given["text"] == "")).all()
+    without = len(given) - 2
+    assert f"0 of them unsure; {without} rows without text" in capsys.readouterr().out
+
+
+def test_answers_that_are_not_sure_enough_are_marked(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.tsv", tmp_path / "labelled.tsv"
+    texts = ["Where is my parcel?", "asdf", "Send me the money back", "Hello"]
+    source.write_text("\n".join(["text", *texts]), encoding="utf-8")
+    answers = classify(texts, shop)
+    confidence = answers.iloc[:, 2:].max(axis=1)
+    least = float(confidence.sort_values().iloc[1:3].mean())  # half of them are surer
+    flag = ["--min-confidence", str(least)]
+    assert label_file(shop, source, target, *flag) == 0
+    wanted = answers["label"].where(confidence >= least, "unsure")
+    assert (wanted == "unsure").sum() == 2
+    table = pd.read_csv(target, sep="\t")
+    assert table["label"].tolist() == wanted.tolist()
+    assert table["confidence"].to_numpy() == pytest.approx(confidence, abs=1e-4)
+    assert "4 rows labelled" in capsys.readouterr().out
+    assert main(["predict", "--model", str(shop), *texts, *flag]) == 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [label.split()[0] for label in wanted]
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "high"])
+def test_a_confidence_that_is_none_is_refused(value, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "text", f"--min-confidence={value}"])
+    assert end.value.code == 2 and "from 0 to 1" in capsys.readouterr().err
+
+
+def test_all_rows_that_cannot_be_read_are_listed_at_once(shop, tmp_path, capsys):
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    lines = ["id,text", "1,Where is it?", "2,one,two", '3,"5 inch', "4,a\0b", "5,", "6"]
+    source.write_text("\n".join(lines), encoding="utf-8")
+    assert label_file(shop, source, target) == 2 and not target.exists()
+    errors = capsys.readouterr().err
+    for line in (3, 4, 5, 7):
+        assert f"texts.csv, line {line}: " in errors
+    assert "line 6" not in errors and "line 2" not in errors
+
+
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        ("message", "{text}"),
+        ("date,message,shop", "2026-11-29,{text},Bonn"),
+        ("shop,text,message", "Bonn,12 words,{text}"),  # not its `text`
+    ],
+)
+def test_the_column_that_was_found_in_training_is_found_again(
+    header, row, small, tmp_path, capsys
+):
+    rows = [f"{'ab'[i % 2]},{'ab'[i % 2]} {i}" for i in range(40)]
+    data = tmp_path / "tickets.csv"
+    data.write_text("\n".join(["kind,message", *rows]), encoding="utf-8")
+    run, target = tmp_path / "run", tmp_path / "labelled.csv"
+    flags = ["--epochs", "1", "--train-rows", "40", "--test-rows", "40"]
+    assert main(["train", "--data", str(data), "--output-dir", str(run), *flags]) == 0
+    source = tmp_path / "new.csv"
+    lines = [header, *(row.format(text=text) for text in ("a 1", "b 2"))]
+    source.write_text("\n".join(lines), encoding="utf-8")
+    capsys.readouterr()
+    assert label_file(run, source, target) == 0
+    assert "text 'message'" in capsys.readouterr().out
+    assert len(pd.read_csv(target)) == 2
+
+
+def test_other_columns_than_in_training_are_found_as_ever(shop, tmp_path, capsys):
+    source, target = tmp_path / "new.csv", tmp_path / "labelled.csv"
+    source.write_text("id,Nachricht\n1,Where is it?\n", encoding="utf-8")
+    assert label_file(shop, source, target) == 0
+    assert "text 'Nachricht'" in capsys.readouterr().out
+    other = tmp_path / "other.csv"
+    source.write_text("Datum,Nachricht\nheute,Where is it?\n", encoding="utf-8")
+    assert label_file(shop, source, other) == 2
+    error = capsys.readouterr().err
+    assert "(the first row is Datum, Nachricht): which are the text? Say" in error
+    assert "--text-columns A,B" in error and "--label-column" not in error
+
+
+def test_mistakes_are_written_the_worst_first(shop, tmp_path, capsys):
+    target = tmp_path / "mistakes.csv"
+    command = ["evaluate", "--model", str(shop), "--mistakes", str(target)]
+    figures = ["--json", str(tmp_path / "figures.json")]
+    assert main([*command, *figures]) == 0
+    output = capsys.readouterr().out
+    test = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["test"]
+    wrong = test["rows"] - sum(row[i] for i, row in enumerate(test["confusion"]))
+    table = pd.read_csv(target)
+    assert len(table) == wrong > 0 and f"{wrong} mistakes in " in output
+    assert (table["true"] != table["predicted"]).all()
+    assert table["loss"].is_monotonic_decreasing
+    assert main(command) == 2  # an existing file is not replaced
+    assert "must be the name of a new file" in capsys.readouterr().err
+
+
+def test_a_misspelt_column_is_named(shop, tmp_path, capsys):
+    source = tmp_path / "new.csv"
+    source.write_text("id,message\n1,Where is it?\n", encoding="utf-8")
+    flags = ["--text-columns", "mesage"]
+    assert label_file(shop, source, tmp_path / "labelled.csv", *flags) == 2
+    assert "has the columns 'id', 'message', not 'mesage': " in capsys.readouterr().err

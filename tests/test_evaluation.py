@@ -1,6 +1,7 @@
 """Logits, answers and the figures that are computed from them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from pandas import DataFrame
 
 from agnews_helpers import LABELS as NAMES
 from agnews_helpers import (
+    Classifier,
     InvalidValue,
     NonFiniteError,
     Recipe,
@@ -406,3 +408,16 @@ def test_another_models_texts_are_truncated_to_its_positions(tiny, tmp_path):
     tokenizer.model_max_length = 32
     model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
     assert len(classify(["word " * 100], tmp_path)) == 1
+
+
+def test_a_classifier_may_be_called_by_several_threads(recipe, tmp_path):
+    write_classifier(load_model(recipe), load_tokenizer(recipe), tmp_path)
+    texts = ["Where is my parcel?", "Send me the money back", "Hello"]
+    classifier = Classifier(tmp_path)
+    expected = classify(texts, tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        for answers in pool.map(classifier, [texts] * 12):
+            assert answers.equals(expected)
+    with pytest.raises(InvalidValue):  # and after an error it is not locked for ever
+        classifier([])
+    assert classifier(texts[:1]).equals(expected[:1])

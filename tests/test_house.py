@@ -26,7 +26,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"checkpoints", "evaluation", "checking"},
-    {"data", "model", "batching"},
+    {"data", "model", "batching", "model_card"},
     {"profiles"},
     {"recipe", "hardware"},
     {"plumbing.interrupts", "plumbing.memory", "plumbing.hub", "plumbing.mini"},

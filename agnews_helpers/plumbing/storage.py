@@ -22,6 +22,7 @@ FORMAT = 3  # of run.json and progress.json; version 2 wrote none
 # The names that a run owns in its output folder.
 RUN_FILE = "run.json"
 BEST = "best"
+CARD = "README.md"  # in best/: the model card
 HISTORY = "history.csv"
 STEPS = "steps.csv"
 CHECKPOINTS = "checkpoints"

@@ -27,13 +27,18 @@ LABEL_NAME = re.compile(
     "(labels?|class|category|target|topic|sentiment|emotion|intent)"
     "([ _-]?(id|index|names?|text))?"
 )
-HEADER_NAME = re.compile(f"text|description|{LABEL_NAME.pattern}")
+HEADER_NAME = re.compile(
+    "id|index|text|description|messages?|reviews?|comments?|content|sentence|headline|body|tweet"
+    f"|question|{LABEL_NAME.pattern}"
+)
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
 # What no text in Windows-1252 has: bytes without a meaning, most control characters
 NOT_WINDOWS = re.compile(rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]")
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
 JOINERS = "\u200c\u200d"  # not printable, and yet part of words
+NAMED = 20  # so many kinds of problems, and lines of each, are named
+NO_TEXT = "without text"
 WRONG_MARK = (
     "a quotation mark opens or ends in this row. Close it, or write each one inside a "
     "field twice"
@@ -90,6 +95,31 @@ class Texts:
         """pd.DataFrame: ``line``, ``problem`` and ``content`` of the other rows."""
         bad = self.rows[self.rows["problem"] != ""]
         return bad[["problem", "content"]].rename_axis("line").reset_index()
+
+    def describe_problems(self, but: str = "") -> list[str]:
+        """Say which rows cannot be used: each kind of problem with its first lines.
+
+        Parameters
+        ----------
+        but : str
+            A problem that is none here.
+
+        Returns
+        -------
+        list of str
+            Empty if all can.
+        """
+        bad = self.problems
+        kinds = [*bad[bad["problem"] != but].groupby("problem", sort=False)["line"]]
+        found = []
+        for problem, lines in kinds[:NAMED]:
+            named = ", ".join(map(str, lines[:NAMED]))
+            if len(lines) > NAMED:
+                named += f" and {len(lines) - NAMED:,} more"
+            found.append(f"{self.path.name}, {self.unit} {named}: {problem}")
+        if rest := kinds[NAMED:]:
+            found.append(f"{self.path.name}: {len(rest):,} kinds more")
+        return found
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
@@ -184,11 +214,21 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
+        known = {*map(plain_label, table.columns)}
+        asked = filter(None, [label_column, *text_columns])
+        absent = [repr(name) for name in asked if plain_label(name) not in known]
         names = ", ".join(map(repr, table.columns))
+        if "column 1" in known:
+            first = ", ".join(str(cell)[:20] for cell in table.iloc[0])
+            names += f" (the first row is {first})"
+        question, flags = "which are the text", "--text-columns A,B"
+        if labelled:
+            question += " and which is the label"
+            flags += " --label-column NAME"
         raise DataError(
-            f"{found.path} has the columns {names}. Which are the text and, to train "
-            "with them, which is the label? Say so: --text-columns A,B, --label-column "
-            "NAME (AGNEWS_TEXT_COLUMNS, AGNEWS_LABEL_COLUMN)."
+            f"{found.path} has the columns {names}"
+            f"{absent and ', not ' + ' and '.join(absent) or ''}: {question}? Say so: "
+            f"{flags} (in Python: Recipe's text_columns and label_column)."
         )
     words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
     contents = [
@@ -331,7 +371,14 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
             unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
             lines[line - 1] = ""
     csv.field_size_limit(limit)
-    return {n: row for n, row in rows.items() if "".join(row).strip()}, unused
+    # A row of empty cells is a row, but not above the first one; a blank line is none.
+    first = next((n for n, row in rows.items() if "".join(row).strip()), 0)
+    rows = {
+        n: row
+        for n, row in rows.items()
+        if n >= first and (len(row) > 1 or "".join(row).strip())
+    }
+    return rows, unused
 
 
 def _swallowing(rows, separator):
@@ -578,7 +625,7 @@ def problem_of(text: object) -> str | None:
     if not isinstance(text, str):
         return f"whose text is the {type(text).__name__} {str(text)[:40]}"
     if not any(char.isprintable() and char != " " for char in text):
-        return "without text"
+        return NO_TEXT
     if UNREADABLE.search(text):
         return "with a null byte or half a character, so not UTF-8"
     return None
