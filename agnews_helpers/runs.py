@@ -230,12 +230,12 @@ class OpenRun:
         problem = ""
         if self._record.get("finished"):
             problem = differences(self._record["identity"], self.identity)
+            # Whoever passes a classifier on may add to its model card.
             problem = problem or ", ".join(
                 f"{name} is damaged or missing"
                 for result in RESULTS
                 for name in self._damaged(result)
-                if name
-                != storage.CARD  # whoever passes a classifier on may add to its card
+                if name != storage.CARD
             )
             if not problem:
                 self._remove_checkpoints(self._record["run"])
