@@ -23,8 +23,7 @@ _NAMES = {
     "batching": "tokenize epoch_batches sorted_batches make_loader Collator",
     "training": "train forward_backward",
     "runs": "Run",
-    "evaluation": "evaluate score Report calibration calibration_error "
-    "predict_logits Classifier classify",
+    "evaluation": "evaluate score Report predict_logits Classifier classify",
     "hardware": "describe_machine this_card",
     "budgeting": "training_step config_for full_run_hours",
     "plumbing.vram_cap": "vram_cap",

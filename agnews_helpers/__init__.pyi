@@ -13,8 +13,6 @@ from .data import SUPPORT as SUPPORT
 from .data import load_data as load_data
 from .evaluation import Classifier as Classifier
 from .evaluation import Report as Report
-from .evaluation import calibration as calibration
-from .evaluation import calibration_error as calibration_error
 from .evaluation import classify as classify
 from .evaluation import evaluate as evaluate
 from .evaluation import predict_logits as predict_logits

@@ -1,4 +1,4 @@
-"""Use a classifier and measure it: logits, answers, F1, mistakes, calibration."""
+"""Use a classifier and measure it: logits, answers, F1, mistakes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,61 +389,3 @@ def _wilson(right):
     from scipy.stats import binomtest  # SciPy comes with scikit-learn
 
     return binomtest(right.sum(), len(right)).proportion_ci(method="wilson")
-
-
-@check_types
-def calibration(answers: DataFrame, bins: int = 10) -> DataFrame:
-    """Compare confidence with accuracy in groups of equal size.
-
-    A calibrated classifier is right in 80 % of the answers that it is 80 % sure of.
-
-    Parameters
-    ----------
-    answers : DataFrame
-        ``true``, ``predicted`` and ``confidence``, as in `Report.answers`.
-    bins : int
-        Number of groups.
-
-    Returns
-    -------
-    DataFrame
-        One row per group, least confident first: ``rows``, mean ``confidence``,
-        ``accuracy``, and the ends ``low`` and ``high`` of its 95 % Wilson interval.
-
-    Raises
-    ------
-    InvalidValue
-        If there are fewer answers than groups, or these are no answers.
-    """
-    missing = {"true", "predicted", "confidence"} - {*answers}
-    if missing or not 1 <= bins <= len(answers):
-        raise InvalidValue(
-            f"bins is {bins}; it must be from 1 to {len(answers)}, the rows of "
-            "report.answers."
-        )
-    ranked = answers.sort_values("confidence", kind="stable")
-    groups = []
-    for indices in np.array_split(np.arange(len(ranked)), bins):
-        group = ranked.iloc[indices]
-        right = group["true"] == group["predicted"]
-        confidence = group["confidence"].mean()
-        groups.append((len(group), confidence, right.mean(), *_wilson(right)))
-    return DataFrame(groups, columns=["rows", "confidence", "accuracy", "low", "high"])
-
-
-@check_types
-def calibration_error(groups: DataFrame) -> float:
-    """Return the expected calibration error (Naeini et al., 2015).
-
-    Parameters
-    ----------
-    groups : DataFrame
-        The result of `calibration`.
-
-    Returns
-    -------
-    float
-        Mean distance between confidence and accuracy, weighted by the groups' rows.
-    """
-    distances = (groups["accuracy"] - groups["confidence"]).abs()
-    return float(np.average(distances, weights=groups["rows"]))

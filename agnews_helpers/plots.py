@@ -1,16 +1,12 @@
-"""Every figure of the notebooks: each function draws one and returns its axes.
+"""The bars of the notebooks, and the colours of all their figures.
 
 The colours are Okabe and Ito's, which people with colour-vision deficiency can tell
 apart.
 """
 
-import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from pandas import DataFrame, Series
-from sklearn.metrics import ConfusionMatrixDisplay
-
-from .evaluation import Report
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"
@@ -39,7 +35,6 @@ _styled = plt.rc_context(
 )
 # Behind a text that a line may run through
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-BOX = {"facecolor": "white", "edgecolor": BLUE, "boxstyle": "round,pad=0.5"}
 OUTSIDE = "outside right center"  # the place of a legend
 
 
@@ -98,74 +93,4 @@ def bars(
     axes.invert_yaxis()
     if columns > 1:
         axes.figure.legend(loc=OUTSIDE)
-    return axes
-
-
-@_styled
-def diagram(boxes: dict, arrows: list) -> Axes:
-    """Draw boxes with their names and words, and arrows between them.
-
-    Parameters
-    ----------
-    boxes : dict of tuple
-        x, y and words of each box, by its name; neighbours are 1 apart.
-    arrows : list of tuple
-        Name of the box where an arrow starts, and of the one where it ends.
-
-    Returns
-    -------
-    Axes
-        The axes.
-    """
-    places = np.array([box[:2] for box in boxes.values()])
-    left, bottom = places.min(axis=0) - 0.5
-    right, top = places.max(axis=0) + 0.5
-    _, axes = plt.subplots(figsize=(10.0, 1.5 * (top - bottom)))
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.set_axis_off()
-    outlines = {}
-    for name, (x, y, words) in boxes.items():
-        text = f"{name}\n\n{words}"
-        box = axes.text(x, y, text, fontsize=9, ha="center", va="center", bbox=BOX)
-        outlines[name] = box.get_bbox_patch()
-    for start, end in arrows:
-        arrow = {
-            "arrowstyle": "-|>",
-            "color": ORANGE,
-            "patchA": outlines[start],
-            "patchB": outlines[end],
-        }
-        axes.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow)
-    return axes
-
-
-@_styled
-def confusion_matrix(report: Report) -> Axes:
-    """Draw the counts of a confusion matrix, shaded by the share of the true class.
-
-    Parameters
-    ----------
-    report : Report
-        The result of `evaluate` or `score`.
-
-    Returns
-    -------
-    Axes
-        The axes; each row is a true class, each column a predicted one.
-    """
-    counts = report.confusion
-    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis="index")
-    side = 0.6 * len(counts)  # inches
-    _, axes = plt.subplots(figsize=(2.4 + side, 1.8 + side))
-    display = ConfusionMatrixDisplay(shares.to_numpy(), display_labels=counts.index)
-    display.plot(
-        ax=axes,
-        cmap="Blues",
-        im_kw={"vmin": 0, "vmax": 1},
-        colorbar=False,
-        xticks_rotation="vertical",
-    )
-    for text, count in zip(display.text_.flat, counts.to_numpy().flat):
-        text.set_text(f"{count:,}")
-    axes.set_title(f"{report.accuracy:.1%} of {report.rows:,} rows right")
     return axes

@@ -1,5 +1,6 @@
 """Run the notebooks top to bottom, and keep them as .ipynb and .html: ``make run``."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,8 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
     """Execute every notebook of `source` into `target`.
 
     Each notebook prints one line. One that fails is kept up to its error, and the next
-    one still runs. What an earlier run left is not touched.
+    one still runs. What an earlier run left is not touched. The notebooks find their
+    ``pictures`` in the target, too; a page has them inside.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
         raise FileNotFoundError(f"{source} holds no numbered notebook. Give --source.")
     target = free_name(target.absolute())
     target.mkdir(parents=True)
+    if (source / "pictures").is_dir():
+        shutil.copytree(source / "pictures", target / "pictures")
     print(f"results in {target.as_posix()}", flush=True)
     failed = [path.stem for path in notebooks if not _run_notebook(path, target)]
     print(f"FAILED     {', '.join(failed)}" if failed else "all ran to the end")
@@ -78,6 +82,8 @@ def _execute(path, target):
     try:
         running.result()
     finally:
-        page, _ = HTMLExporter().from_notebook_node(notebook)
+        place = {"path": str(target), "name": path.stem}  # of pictures; the title
+        exporter = HTMLExporter(embed_images=True)
+        page, _ = exporter.from_notebook_node(notebook, {"metadata": place})
         save_text(target / path.name, nbformat.writes(notebook))
         save_text(target / f"{path.stem}.html", page)

@@ -599,16 +599,6 @@ MUTANTS = {
         "test_another_models_texts_are_truncated_to_its_positions": [
             ("min(512, self.tokenizer", "max(512, self.tokenizer"),
         ],
-        "test_groups_weigh_as_many_rows_as_they_have": [
-            ('weights=groups["rows"]', "weights=None"),
-            ("1 <= bins <= len(answers)", "1 <= bins < len(answers)"),
-        ],
-        "test_calibration_worked_by_hand": [
-            (
-                '(groups["accuracy"] - groups["confidence"]).abs()',
-                '(groups["accuracy"] - groups["confidence"])',
-            ),
-        ],
         "test_damaged_weights_are_told_of": [
             ("logits.isfinite().all()", "logits.isfinite().any()"),
         ],
@@ -631,6 +621,13 @@ MUTANTS = {
     ("agnews_helpers/evaluation.py", "tests/test_model.py"): {
         "test_a_classifier_is_loaded_from": [
             ('run_facts(folder).get("recipe", longest)', "longest"),
+        ],
+    },
+    ("agnews_helpers/running.py", "tests/test_running.py"): {
+        "test_pictures_are_in_the_page_and_beside_the_notebook": [
+            ("embed_images=True", "embed_images=False"),
+            ('source / "pictures", target / "pictures"', 'source / "pictures", target'),
+            ('"name": path.stem', '"name": path.name'),
         ],
     },
     ("agnews_helpers/evaluation.py", "tests/test_misuse.py"): {

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pandas import DataFrame
 
 from agnews_helpers import LABELS as NAMES
 from agnews_helpers import (
@@ -15,8 +14,6 @@ from agnews_helpers import (
     InvalidValue,
     NonFiniteError,
     Recipe,
-    calibration,
-    calibration_error,
     classify,
     evaluate,
     evaluation,
@@ -95,47 +92,6 @@ def test_answers_has_one_row_per_text(report):
     assert report.answers["p_true"].iloc[5] == pytest.approx(
         0.03
     ) and report.loss == pytest.approx(report.answers["loss"].mean())
-
-
-def test_calibration_worked_by_hand(report):
-    groups = calibration(report.answers, 2)  # rows a, b, c by confidence; then d, e, f
-    assert groups["rows"].tolist() == [3, 3] and groups[
-        "accuracy"
-    ].tolist() == pytest.approx([2 / 3, 2 / 3])
-    assert groups["confidence"].tolist() == pytest.approx([0.7, 2.3 / 3])
-    assert calibration_error(groups) == pytest.approx((0.7 - 2 / 3 + 0.1) / 2)
-    assert (groups["low"] < groups["accuracy"]).all() and (
-        groups["accuracy"] < groups["high"]
-    ).all()
-
-
-def test_groups_weigh_as_many_rows_as_they_have(report):
-    groups = DataFrame(
-        {"rows": [3, 1], "confidence": [0.9, 0.5], "accuracy": [0.8, 1.0]}
-    )
-    assert calibration_error(groups) == pytest.approx((3 * 0.1 + 0.5) / 4)
-    each_alone = calibration(report.answers, 6)
-    assert each_alone["rows"].tolist() == [1] * 6
-
-
-@pytest.mark.parametrize("bins", [0, 7])
-def test_more_groups_than_answers_are_refused(bins, report):
-    with pytest.raises(ValueError, match=f"bins is {bins}; it must be from 1 to 6"):
-        calibration(report.answers, bins)
-
-
-def test_honest_probabilities_have_hardly_any_calibration_error():
-    rng = np.random.default_rng(0)
-    log_p = np.log(rng.dirichlet(np.ones(4), 20_000))
-    labels = np.array([rng.choice(4, p=np.exp(row)) for row in log_p])
-    honest = score(log_p, labels, [""] * len(labels))
-    boastful = score(2 * log_p, labels, [""] * len(labels))
-    assert (
-        calibration_error(calibration(honest.answers))
-        < 0.015
-        < 0.1
-        < calibration_error(calibration(boastful.answers))
-    )
 
 
 def test_wilsons_interval():

@@ -137,7 +137,10 @@ def test_a_wheel_has_every_folder_of_code_and_the_notebooks():
     }
     assert {*files} == matched
     assert setuptools["package-dir"] == {"agnews_helpers.notebooks": "notebooks"}
-    assert data["agnews_helpers.notebooks"] == ["*.ipynb"]
+    notebooks, patterns = ROOT / "notebooks", data["agnews_helpers.notebooks"]
+    packed = {path for pattern in patterns for path in notebooks.glob(pattern)}
+    pictures = (notebooks / "pictures").iterdir()
+    assert packed == {*notebooks.glob("*.ipynb"), *pictures}
     others = {path.name for path in (ROOT / "vram_budget").iterdir() if path.is_file()}
     others = {name for name in others if not name.endswith((".py", ".pyc"))}
     assert {*data["vram_budget"]} == others

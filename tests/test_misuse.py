@@ -13,8 +13,6 @@ import vram_budget
 from agnews_helpers import (
     InvalidValue,
     Recipe,
-    calibration,
-    calibration_error,
     classify,
     config_for,
     epoch_batches,
@@ -229,7 +227,6 @@ CALLS = {
         "NaN or infinite",
     ),
     "score names": (lambda g: score(np.zeros((1, 4)), ["World"], ["a"]), "World"),
-    "2.5 groups": (lambda g: calibration(pd.DataFrame(), 2.5), "takes int for 'bins'"),
     "load a run": (lambda g: load_classifier(g), "takes str . pathlib.Path"),
     # before training
     "data of a name": (lambda g: load_data("sample"), "takes Recipe"),
@@ -287,11 +284,6 @@ CALLS = {
         ),
         "no tokenized rows",
     ),
-    "groups of a report": (
-        lambda g: calibration(pd.DataFrame({"f1": [0.5]}), 1),
-        "report.answers",
-    ),
-    "an error of a list": (lambda g: calibration_error([0.1]), "takes DataFrame"),
     # the recipe and the card
     "a recipe of a list": (lambda g: Recipe.from_dict([1]), "takes dict"),
     "no name": (lambda g: pretrained_name("mini"), "takes Recipe"),

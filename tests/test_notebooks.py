@@ -3,11 +3,15 @@
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURES = sorted((ROOT / "notebooks" / "pictures").iterdir())
+SHOWN = re.compile(r"!\[([^\]]*)\]\(pictures/([^)]*)\)")  # what it says, and its file
+SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [
     "01_choose_the_model",
     "02_tokenize_the_news",
@@ -173,3 +177,38 @@ def test_links_lead_somewhere(notebook):
                 assert link.removeprefix("attachment:") in cell["attachments"]
             else:
                 assert (ROOT / "notebooks" / link).is_file(), link
+
+
+def test_each_picture_is_shown_and_said_in_words():
+    cells = [cell for path in NOTEBOOKS for cell in read(path)[0]]
+    shown = [found for cell in cells for found in SHOWN.findall(cell["text"])]
+    assert sorted(name for _, name in shown) == [path.name for path in PICTURES]
+    assert all(len(words.split()) >= 30 for words, _ in shown)
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_is_whole_and_readable_on_a_phone(path):
+    """Half as wide, as on a phone, its smallest letters still are 8 pixels high."""
+    text = path.read_text(encoding="utf-8")
+    svg = ElementTree.fromstring(text)
+    assert svg.get("viewBox") == f"0 0 {svg.get('width')} {svg.get('height')}"
+    assert svg.get("width") == "760" and len(text) < 12_000
+    title, described = (svg.find(SVG + name).text or "" for name in ("title", "desc"))
+    assert title.strip() and len(described.split()) >= 15
+    assert re.search(r"^ *text \{[^}]*font-size: \d+px", text, re.M)  # of every text
+    sizes = re.findall(r"font-size(?::|=)\W*([\d.]+)", text)
+    assert all(float(size) >= 16 for size in sizes) and "scale(" not in text
+    panel = svg.find(SVG + "rect")  # white, so that the dark theme hides no word
+    assert panel.get("fill") == "#fff" and float(panel.get("width")) >= 756
+    assert not re.search(r"<script|<image|@import|url\((?!#)|href=\W(?!#)", text)
+
+
+def test_the_numbers_in_a_picture_are_those_of_the_outputs_before_it(notebook):
+    printed = ""
+    for cell in notebook[0]:
+        printed += json.dumps(cell.get("outputs", ""))
+        for _, name in SHOWN.findall(cell["text"]):
+            svg = ElementTree.parse(ROOT / "notebooks" / "pictures" / name).getroot()
+            words = ["".join(text.itertext()) for text in svg.iter(SVG + "text")]
+            numbers = {*re.findall(r"\d+\.\d+", " ".join(words))}
+            assert numbers <= {*re.findall(r"\d+\.\d+", printed)}, name

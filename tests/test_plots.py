@@ -1,8 +1,7 @@
-"""Every figure is drawn and labelled, and no two texts in it overlap."""
+"""The bars are drawn and labelled, and no two texts in a figure overlap."""
 
 import itertools
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 
-from agnews_helpers import LABELS, plots, score
+from agnews_helpers import LABELS, plots
 
 # DistilBERT, 8 rows of 64 and 512 tokens, in MiB
 TABLE = pd.DataFrame(
@@ -69,9 +68,6 @@ def check(figure):
             )
 
 
-REPORT = score(
-    np.eye(4)[[0, 1, 2, 3, 0, 2]] * 3.0, np.array([0, 1, 2, 3, 1, 3]), list("abcdef")
-)
 ANSWERS = pd.DataFrame(
     [
         [
@@ -86,24 +82,6 @@ ANSWERS = pd.DataFrame(
     ],
     columns=["text", "label", *LABELS],
 )
-BOXES = {
-    "text": (0, 0, "Stocks fall\nas oil climbs"),
-    "tokens": (1, 0, "[CLS] stocks\nfall as oil ..."),
-    "tensor": (2, 0, "101, 15768,\n2991, 2004, ..."),
-}
-CIRCLE = {
-    "one": (0, 1, "1\n1"),
-    "two": (1, 1, "2"),
-    "three": (1, 0, "3"),
-    "four": (0, 0, "4\n4"),
-}
-ROUND = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "one")]
-
-
-STATIONS = {
-    f"station ({number})": (number, 0, "101 15768 2991\n2004 3514 ...")
-    for number in range(7)
-}
 
 
 def in_parts(limits):
@@ -126,10 +104,6 @@ DRAWINGS = {
         "tokens for each real one",
         limits={"no waste": 1},
     ),
-    "diagram": lambda: plots.diagram(BOXES, [("text", "tokens"), ("tokens", "tensor")]),
-    "diagram, of seven boxes": lambda: plots.diagram(STATIONS, []),
-    "diagram, in a circle": lambda: plots.diagram(CIRCLE, ROUND),
-    "confusion_matrix": lambda: plots.confusion_matrix(REPORT),
     "bars, in groups": lambda: plots.bars(
         pd.DataFrame(
             {"BERT-base": [23.8, 85.0], "DistilBERT": [23.8, 42.5]},
@@ -148,26 +122,13 @@ def test_a_figure_is_readable(name):
     check(plt.gcf())
 
 
-BY_CLASS = {
-    "confusion_matrix": lambda given: plots.confusion_matrix(given.report),
-    "bars": lambda given: shares(given.answers),
-}
-
-
 def of_classes(names):
-    """The arguments of the figures by class, for classes with these names."""
-    labels = np.arange(30 * len(names)) % len(names)
+    """A short and a long text, and an equal share of each of these classes."""
     answers = pd.DataFrame(np.full((2, len(names)), 1 / len(names)), columns=names)
     answers.insert(0, "label", names[0])
-    answers.insert(
-        0,
-        "text",
-        ["Short", "A text that is far too long to be written beside its bar in full"],
-    )
-    return SimpleNamespace(
-        answers=answers,
-        report=score(np.eye(len(names))[labels], labels, [""] * len(labels), names),
-    )
+    long = "A text that is far too long to be written beside its bar in full"
+    answers.insert(0, "text", ["Short", long])
+    return answers
 
 
 def written(figure):
@@ -177,10 +138,9 @@ def written(figure):
 
 
 @pytest.mark.parametrize("count", [2, 7, 20])
-@pytest.mark.parametrize("name", BY_CLASS)
-def test_a_figure_by_class_has_room_for_any_classes(name, count):
+def test_a_figure_by_class_has_room_for_any_classes(count):
     names = [f"letters on subject {number}" for number in range(count)]
-    BY_CLASS[name](of_classes(names))
+    shares(of_classes(names))
     check(plt.gcf())
     assert set(names) <= written(plt.gcf()) and "World" not in written(plt.gcf())
 
@@ -190,7 +150,6 @@ def test_a_price_is_no_formula(text):
     """As formulas, the first cannot be drawn and the others lose their dollar signs."""
     shares(ANSWERS.assign(text=[text, "Short"]))
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
-    plots.diagram({text: (0, 0, text), "tokens": (1, 0, "short")}, [(text, "tokens")])
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
@@ -201,24 +160,9 @@ def test_a_price_is_no_formula(text):
 
 
 def test_no_two_of_twenty_classes_look_the_same():
-    given = of_classes([f"class {number}" for number in range(20)])
-    bars = [container.patches[0] for container in shares(given.answers).containers]
+    answers = of_classes([f"class {number}" for number in range(20)])
+    bars = [container.patches[0] for container in shares(answers).containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
-
-
-def test_an_arrow_is_drawn_from_box_to_box():
-    axes = plots.diagram(CIRCLE, [("one", "two")])
-    [arrow] = [
-        text for text in axes.texts if getattr(text, "arrow_patch", None) is not None
-    ]
-    assert (arrow.xyann, arrow.xy) == ((0, 1), (1, 1))
-
-
-def test_a_diagram_fills_its_figure():
-    """The arrows are ignored when the axes get their place."""
-    axes = plots.diagram(CIRCLE, ROUND)
-    axes.figure.canvas.draw()
-    assert axes.get_position().width > 0.95
 
 
 def test_a_line_is_drawn_for_each_limit_and_named():
@@ -272,31 +216,3 @@ def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
             and list(container.datavalues) == table[name].tolist()
         )
     assert {"90", "80", "10", "20"} <= written(axes.figure) and axes.yaxis_inverted()
-
-
-def test_the_rows_of_the_confusion_matrix_are_the_true_classes():
-    axes = plots.confusion_matrix(REPORT)
-    counts = {
-        (int(t.get_position()[1]), int(t.get_position()[0])): t.get_text()
-        for t in axes.texts
-    }
-    assert (
-        counts[1, 0] == "1" and counts[0, 1] == "0"
-    )  # one Sports row was taken for World
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("True label", "Predicted label")
-
-
-def test_the_confusion_matrix_is_shaded_by_the_share_of_the_true_class():
-    true = np.array([0] * 90 + [1] * 10)
-    predicted = np.where(np.arange(100) % 10, true, 1 - true)  # one in ten is wrong
-    axes = plots.confusion_matrix(
-        score(np.eye(2)[predicted], true, [""] * 100, ["many", "few"])
-    )
-    assert np.asarray(axes.images[0].get_array()) == pytest.approx(
-        np.array([[0.9, 0.1], [0.1, 0.9]])
-    )
-    assert axes.images[0].get_clim() == (0, 1) and [
-        t.get_text() for t in axes.texts
-    ] == ["81", "9", "1", "9"]
-    dark, light, also_light, also_dark = [t.get_color() for t in axes.texts]
-    assert dark == also_dark != light == also_light

@@ -1,5 +1,6 @@
 """What `run_notebooks` prints and writes; whole runs are in test_cli.py."""
 
+import base64
 import errno
 import os
 from pathlib import Path
@@ -98,3 +99,18 @@ def test_a_notebook_that_fails_is_kept_as_far_as_it_came(source, tmp_path, capsy
     assert "ZeroDivisionError" in (tmp_path / "target" / "01_first.html").read_text(
         encoding="utf-8"
     )
+
+
+def test_pictures_are_in_the_page_and_beside_the_notebook(source, tmp_path):
+    drawn = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+    (source / "pictures").mkdir()
+    (source / "pictures" / "dot.svg").write_bytes(drawn)
+    cells = [nbformat.v4.new_markdown_cell("![a small dot](pictures/dot.svg)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
+    target = tmp_path / "target"
+    assert running.run_notebooks(source, target) == []
+    page = (target / "01_first.html").read_text(encoding="utf-8")
+    inside = base64.b64encode(drawn).decode()
+    assert f'src="data:image/svg+xml;base64,{inside}"' in page
+    assert 'alt="a small dot"' in page and "<title>01_first</title>" in page
+    assert (target / "pictures" / "dot.svg").read_bytes() == drawn
