@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -55,8 +56,8 @@ class State:
         One for each validated epoch; its keys are `HISTORY_COLUMNS`.
     best_epoch : int
         0 before the first validation.
-    best_report : dict
-        The figures of its validation, as of `Report.to_dict`.
+    best_report : str
+        The figures of its validation, as of `Report.describe`.
     seconds : float
         Training and validation time of the validated epochs, over all sessions.
     epoch_seconds : float
@@ -74,7 +75,7 @@ class State:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_report: dict = field(default_factory=dict)
+    best_report: str = ""
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
@@ -117,13 +118,13 @@ class State:
         self.step_seconds.append(self.lap())
         self.epoch_seconds += self.step_seconds[-1]
 
-    def add_epoch(self, report: dict) -> bool:
+    def add_epoch(self, report: Any) -> bool:
         """Record a validated epoch.
 
         Parameters
         ----------
-        report : dict
-            The figures of the validation rows, as of `Report.to_dict`.
+        report : Report
+            The figures of the validation rows.
 
         Returns
         -------
@@ -134,8 +135,8 @@ class State:
         values = (
             self.epoch,
             statistics.fmean(self.losses[-self.batch :]),
-            report["loss"],
-            report["accuracy"],
+            report.loss,
+            report.accuracy,
             self.rows / self.epoch_seconds,
         )
         self.history.append(dict(zip(HISTORY_COLUMNS, values)))
@@ -150,7 +151,7 @@ class State:
         self.best_epoch = 1 + scores.index(max(scores))
         is_best = self.best_epoch == len(scores)
         if is_best:
-            self.best_report = report
+            self.best_report = report.describe()
         return is_best
 
     @property

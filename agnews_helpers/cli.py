@@ -333,8 +333,7 @@ def _train(options):
 
 def _print_report(report):
     """Print the figures of a test, for each class too."""
-    print(f"test: {report}")
-    print(report.per_class.round(3).to_string())
+    print(f"test: {report.describe()}")
     answered = report.confusion.sum()
     if never := answered.index[answered == 0].tolist():
         print(

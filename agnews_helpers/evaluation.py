@@ -235,6 +235,15 @@ class Report:
             f"{self.rows:,} rows), macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}"
         )
 
+    def describe(self) -> str:
+        """Return the figures of all rows on one line, and of each class below.
+
+        Returns
+        -------
+        str
+        """
+        return f"{self}\n{self.per_class.round(3).to_string()}"
+
     def to_dict(self) -> dict:
         """Return the figures without the texts, ready for JSON.
 

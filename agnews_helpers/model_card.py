@@ -1,6 +1,5 @@
 """The model card of a classifier: who gets its folder knows what it was trained on."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -10,14 +9,12 @@ from . import __version__
 from .plumbing import storage
 from .recipe import HUB_DATA, Recipe
 
-FEW_ROWS = 20  # of a class in the validation rows: chance decides its figures
-
 TEXT = """---
 {metadata}
 ---
 # {classes}: a text classifier
 
-Fine-tuned from {base} with agnews_helpers {version}.
+Fine-tuned from {model} with agnews_helpers {version}.
 
 ## Use
 
@@ -37,7 +34,13 @@ print(classifier("A text to label", truncation=True))
 
 ## Result
 
+Epoch {epoch} of {epochs}, on the validation rows. These rows also chose the epoch, so
+the figures are a little too high; those of a class with few rows say little. If
+`agnews train` tested it, `test_report.json` beside this folder has the figures.
+
+```
 {result}
+```
 
 ## Recipe
 
@@ -50,22 +53,11 @@ print(classifier("A text to label", truncation=True))
 - Every text gets one of these classes, also one that belongs to none of them.
 - Of a text only the first {max_length} tokens are read.
 - On texts of another kind or another language it was not tested.
-{few}"""
-
-RESULT = """Epoch {epoch} of {epochs}, on {rows:,} validation rows:
-accuracy {accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}),
-macro-F1 {macro_f1:.3f}, loss {loss:.3f}. These rows also chose the epoch, so the
-figures are a little too high.
-
-If `agnews train` tested it, `test_report.json` beside this folder has the figures.
-
-```
-{per_class}
-```"""
+"""
 
 
 def write_card(
-    folder: Path, recipe: Recipe, counts: Mapping[str, dict], epoch: int, report: dict
+    folder: Path, recipe: Recipe, counts: DataFrame, epoch: int, result: str
 ) -> None:
     """Write ``README.md`` beside a classifier.
 
@@ -75,51 +67,31 @@ def write_card(
         The classifier's folder.
     recipe : Recipe
         How it was trained.
-    counts : Mapping
-        Split -> class -> rows; its classes are the model's.
+    counts : DataFrame
+        The rows of each class, in a column for each split; the index has the names.
     epoch : int
         The epoch that was kept; 0 before the first validation.
-    report : dict
-        The figures of its validation, as of `Report.to_dict`; empty if `epoch` is 0.
+    result : str
+        The figures of its validation, as of `Report.describe`.
     """
-    table = DataFrame(counts)
-    names = ", ".join(table.index[:6]) + (", ..." if len(table) > 6 else "")
-    result, few = "It was not validated yet.", ""
-    if epoch:
-        low, high = report["interval"]
-        per_class = DataFrame.from_dict(report["per_class"], "index").round(3)
-        result = RESULT.format(
-            **report | {"per_class": per_class.to_string()},
-            epoch=epoch,
-            epochs=recipe.epochs,
-            low=low,
-            high=high,
-        )
-        if unsure := per_class.index[per_class["rows"] < FEW_ROWS].tolist():
-            few = (
-                f"- Fewer than {FEW_ROWS} rows validated {', '.join(unsure)}: the "
-                "figures of such a class say little.\n"
-            )
-    is_folder = Path(recipe.model).is_dir()
-    base = Path(recipe.model).name if is_folder else recipe.model
-    data = ModelCardData(
-        base_model=None if is_folder or base == "mini" else base,
+    public = None if Path(recipe.model).is_dir() else recipe.model
+    metadata = ModelCardData(
+        base_model=None if public == "mini" else public,
         library_name="transformers",
         pipeline_tag="text-classification",
     )
     # Who gets the folder does not need to know our folders.
-    data_name = recipe.data if recipe.data == HUB_DATA else Path(recipe.data).name
-    values = recipe.to_dict() | {"model": base, "data": data_name}
+    data = recipe.data if recipe.data == HUB_DATA else Path(recipe.data).name
+    named = {"model": public or Path(recipe.model).name, "data": data}
+    values = recipe.to_dict() | named
     text = TEXT.format(
-        metadata=data.to_yaml(),
-        classes=names,
-        base=base,
+        **values,
+        metadata=metadata.to_yaml(),
+        classes=", ".join(counts.index[:6]) + ", ..." * (len(counts) > 6),
         version=__version__,
-        data=values["data"],
-        counts=table.to_string(),
-        result=result,
+        counts=counts.to_string(),
+        epoch=epoch,
+        result=result or "It was not validated yet.",
         recipe="\n".join(f"{name}: {value}" for name, value in values.items()),
-        max_length=recipe.max_length,
-        few=few,
     )
     ModelCard(text).save(folder / storage.CARD)

@@ -1,7 +1,6 @@
 """Which of the three sizes runs here, and the ``AGNEWS_`` variables. Notebook 01."""
 
 import os
-from difflib import get_close_matches
 from typing import Any
 
 from .plumbing.errors import HubUnreachable, InvalidValue
@@ -77,13 +76,9 @@ def environment_overrides() -> dict:
     InvalidValue
         If a number of rows is no whole number.
     """
-    names = {f"AGNEWS_{n.upper()}": n for n in (*TEXT_VARIABLES, *NUMBER_VARIABLES)}
-    known = [*names, "AGNEWS_PROFILE", "AGNEWS_VRAM_GIB"]
-    for other in os.environ.keys() - known:
-        if meant := get_close_matches(other, known, 1, 0.8):
-            raise InvalidValue(f"{other} is set. Is {meant[0]} meant?")
     values = {}
-    for variable, name in names.items():
+    for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES):
+        variable = f"AGNEWS_{name.upper()}"
         if text := os.environ.get(variable):
             if name in NUMBER_VARIABLES and not text.isdecimal():
                 raise InvalidValue(

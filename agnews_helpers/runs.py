@@ -9,13 +9,13 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -171,7 +171,12 @@ class OpenRun:
         self.resume = resume
         self.save_minutes = save_minutes
         self.rows = len(tokens["train"])
-        self.counts = _counts(model, tokens)
+        names = class_names(model)
+        counts = {
+            split: np.bincount(tokens[split]["label"][:], minlength=len(names))
+            for split in ("train", "validation")
+        }
+        self.counts = pd.DataFrame(counts, names)  # for the model card
         text = tokens["train"].features.get("text")
         self.text_columns = getattr(text, "id", None)  # of the file, as load_data found
         self.identity = identity_of(model, tokens, recipe)
@@ -480,8 +485,8 @@ class OpenRun:
 
             def write(path):
                 write_classifier(self.model, self.tokenizer, path)
-                epoch, report = state.best_epoch, state.best_report
-                write_card(path, self.recipe, self.counts, epoch, report)
+                epoch, result = state.best_epoch, state.best_report
+                write_card(path, self.recipe, self.counts, epoch, result)
 
             return write
         # A copy, not a link: damage to one checkpoint spares the other.
@@ -682,16 +687,6 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
-
-
-def _counts(model, tokens):
-    """Count the rows of each class, in the training and the validation rows."""
-    names = class_names(model)
-    counts = {}
-    for split in ("train", "validation"):
-        found = Counter(tokens[split]["label"][:])
-        counts[split] = {name: found[i] for i, name in enumerate(names)}
-    return counts
 
 
 def _progress(path):

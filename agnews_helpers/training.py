@@ -139,7 +139,7 @@ def train(
                     report = stop.run_unless_stopped(evaluate, *validation)
                 if report is None:  # stopped: a resumed run validates again
                     return run.save_and_stop(state)
-                if state.add_epoch(report.to_dict()):  # the best so far
+                if state.add_epoch(report):  # the best so far
                     run.save(state)
             return run.finish(state)
 

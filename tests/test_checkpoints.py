@@ -128,6 +128,12 @@ def test_each_process_gets_its_own_random_generator_back(three, tmp_path, monkey
         assert torch.equal(torch.rand(3), drawn[rank])
 
 
+def validated(loss, accuracy):
+    """What `evaluate` returns, as far as `State` reads it."""
+    words = f"accuracy {accuracy}, loss {loss}"
+    return SimpleNamespace(loss=loss, accuracy=accuracy, describe=lambda: words)
+
+
 def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss():
     state = State(40, 8, 6)
     scores = [(0.5, 1.0), (0.5, 0.9), (0.7, 3.0), (0.7, 3.0), (0.6, 0.1)]
@@ -135,11 +141,11 @@ def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss():
     for accuracy, loss in scores:
         state.add_step(1.0)
         assert not state.is_best_epoch  # in the middle of an epoch
-        new = state.add_epoch({"loss": loss, "accuracy": accuracy})
+        new = state.add_epoch(validated(loss, accuracy))
         assert new == state.is_best_epoch
         best.append((new, state.best_epoch))
     assert best == [(True, 1), (True, 2), (True, 3), (False, 3), (False, 3)]
-    assert state.best_report == {"loss": 3.0, "accuracy": 0.7}
+    assert state.best_report == "accuracy 0.7, loss 3.0"
 
 
 def test_the_state_says_where_the_run_is_and_how_long_it_takes():
@@ -151,11 +157,11 @@ def test_the_state_says_where_the_run_is_and_how_long_it_takes():
     assert "all 2 epochs of 41 training rows take about 0:00:48" in state.estimate()
     state.step_seconds = [3600.0]
     assert "take about 12:00:00 (h:mm:ss)" in state.estimate()
-    state.add_epoch({"loss": 0.5, "accuracy": 0.25})
+    state.add_epoch(validated(0.5, 0.25))
     assert state.history[0]["train_loss"] == 0.5 and state.history[0]["epoch"] == 1
     state.add_step(0.5)
     assert str(state) == "step 7 of 12 (epoch 2 of 2)"
-    state.add_epoch({"loss": 0.5, "accuracy": 0.25})
+    state.add_epoch(validated(0.5, 0.25))
     assert str(state) == "step 7 of 12 (epoch 2 of 2)"  # there is no third
 
 
@@ -169,7 +175,7 @@ def test_the_time_of_an_epoch(monkeypatch):
             state.add_step(0.5)
         assert state.epoch_seconds == 5 * seconds
         now[0] += 3  # validation
-        state.add_epoch({"loss": 0.5, "accuracy": 0.25})
+        state.add_epoch(validated(0.5, 0.25))
         assert state.history[-1]["rows_per_second"] == 8 / seconds
         assert state.seconds == now[0] and state.epoch == epoch + 1
     assert state.epoch_seconds == 0

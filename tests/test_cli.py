@@ -968,7 +968,8 @@ def test_other_columns_than_in_training_are_found_as_ever(shop, tmp_path, capsys
     source.write_text("Datum,Nachricht\nheute,Where is it?\n", encoding="utf-8")
     assert label_file(shop, source, other) == 2
     error = capsys.readouterr().err
-    assert "(the first row is Datum, Nachricht): which are the text? Say" in error
+    assert "which are the text? Say so: " in error
+    assert error.endswith("The first row is Datum, Nachricht\n")
     assert "--text-columns A,B" in error and "--label-column" not in error
 
 
@@ -993,4 +994,7 @@ def test_a_misspelt_column_is_named(shop, tmp_path, capsys):
     source.write_text("id,message\n1,Where is it?\n", encoding="utf-8")
     flags = ["--text-columns", "mesage"]
     assert label_file(shop, source, tmp_path / "labelled.csv", *flags) == 2
-    assert "has the columns 'id', 'message', not 'mesage': " in capsys.readouterr().err
+    assert (
+        "has the columns 'id', 'message' (asked for: mesage): "
+        in capsys.readouterr().err
+    )

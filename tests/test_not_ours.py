@@ -459,7 +459,8 @@ def test_a_folder_that_is_deleted_while_it_trains(
 ):
     folder = tmp_path / "run"
     call_after_step(monkeypatch, step, lambda: shutil.rmtree(folder))
-    reports = iter([SimpleNamespace(accuracy=x, loss=1.0) for x in (0.5, 0.25)])
+    words = {"loss": 1.0, "describe": str}
+    reports = iter([SimpleNamespace(accuracy=x, **words) for x in (0.5, 0.25)])
     # The second epoch is not the best one, so nothing is saved between it and the end.
     monkeypatch.setattr(training, "evaluate", lambda *_: next(reports))
     minutes = 1e-9 if step == 2 else 60.0

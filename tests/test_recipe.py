@@ -10,15 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agnews_helpers import (
-    HubUnreachable,
-    InvalidValue,
-    Recipe,
-    recipe_for_this_machine,
-)
+from agnews_helpers import HubUnreachable, Recipe, recipe_for_this_machine
 from agnews_helpers import profiles as module
 from agnews_helpers.plumbing.hub import HubStatus, hub_status, why_unreachable
-from agnews_helpers.profiles import environment_overrides
 from agnews_helpers.recipe import ALLOWED, HUB_DATA, HUB_MODEL
 
 
@@ -341,25 +335,3 @@ def test_any_values_are_a_recipe_or_a_value_error(values):
         assert any(f"Recipe.{name} is" in str(error) for name in values)
     else:
         assert Recipe.from_dict(asdict(recipe)) == recipe and recipe.describe()
-
-
-@pytest.mark.parametrize(
-    "name, meant",
-    [
-        ("AGNEWS_TRAINROWS", "AGNEWS_TRAIN_ROWS"),
-        ("AGNEWS_MODLE", "AGNEWS_MODEL"),
-        ("AGNEWS_TEXT_COLUMN", "AGNEWS_TEXT_COLUMNS"),
-        ("AG_NEWS_PROFILE", "AGNEWS_PROFILE"),
-    ],
-)
-def test_a_misspelt_variable_is_named(name, meant, monkeypatch):
-    monkeypatch.setenv(name, "x")
-    with pytest.raises(InvalidValue, match=f"{name} is set. Is {meant} meant"):
-        environment_overrides()
-
-
-def test_variables_of_others_are_not_ours(monkeypatch):
-    before = environment_overrides()
-    for name in ("AGNEWS_LONG", "NEWS_DATA_DIR", "MODEL", "AG_MODE", "TRAIN_ROWS"):
-        monkeypatch.setenv(name, "x")
-    assert environment_overrides() == before

@@ -392,7 +392,7 @@ def test_two_columns_of_the_label_that_are_not_one_to_one_are_asked_about(
 ):
     rows = [("0", "calm", "joy"), ("1", "loud", "joy"), (number, "fair", "fear")]
     content = as_csv(rows, header=("label", "text", "label_text"))
-    refused(tmp_path, content, "'label_text': which")
+    refused(tmp_path, content, "'label_text' (asked for: none): which")
 
 
 @pytest.mark.parametrize(

@@ -214,22 +214,8 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        known = {*map(plain_label, table.columns)}
         asked = filter(None, [label_column, *text_columns])
-        absent = [repr(name) for name in asked if plain_label(name) not in known]
-        names = ", ".join(map(repr, table.columns))
-        if "column 1" in known:
-            first = ", ".join(str(cell)[:20] for cell in table.iloc[0])
-            names += f" (the first row is {first})"
-        question, flags = "which are the text", "--text-columns A,B"
-        if labelled:
-            question += " and which is the label"
-            flags += " --label-column NAME"
-        raise DataError(
-            f"{found.path} has the columns {names}"
-            f"{absent and ', not ' + ' and '.join(absent) or ''}: {question}? Say so: "
-            f"{flags} (in Python: Recipe's text_columns and label_column)."
-        )
+        raise DataError(f"{found.path} {_question(table, ', '.join(asked), labelled)}")
     words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
     contents = [
         (found.separator or " | ").join(map(str, row))
@@ -536,6 +522,19 @@ def _choose_columns(table, label_column, text_columns, labelled):
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
     return label, texts
+
+
+def _question(table, asked, labelled):
+    """Ask which columns are text and label."""
+    names = ", ".join(map(repr, table.columns))
+    first = ", ".join(str(cell)[:20] for cell in table.iloc[0])
+    other = " and which is the label" if labelled else ""
+    flag = ", --label-column NAME" if labelled else ""
+    return (
+        f"has the columns {names} (asked for: {asked or 'none'}): which are the text"
+        f"{other}? Say so: --text-columns A,B{flag} (in Python, fields of Recipe). The "
+        f"first row is {first}"
+    )
 
 
 def _describe(columns, label, texts):
