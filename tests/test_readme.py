@@ -51,7 +51,6 @@ ELSEWHERE = {
     r"conda .*": "conda is not here; test_house compares its environment.yml",
     r"jupyter lab notebooks": "tests/browser does",
     r"python -m pytest -n 2": "this is it",
-    r"accelerate launch .*": "test_parallel does, with two processes of the CPU",
 }
 
 
