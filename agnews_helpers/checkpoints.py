@@ -196,10 +196,11 @@ def training_state(
         States of the optimizer, of the scaler if there is one, and of the random
         generators that dropout draws from.
     """
+    states = [generator.get_rng_state() for generator in _generators(device)]
     return {
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else None,
-        "generators": [source.get_rng_state() for source in _generators(device)],
+        "generators": states,
     }
 
 
@@ -306,8 +307,9 @@ def read_checkpoint(
     optimizer.load_state_dict(training["optimizer"])
     if training["scaler"]:
         scaler.load_state_dict(training["scaler"])
-    for source, random_state in zip(_generators(model.device), training["generators"]):
-        source.set_rng_state(random_state)
+    states = training["generators"]
+    for generator, random_state in zip(_generators(model.device), states):
+        generator.set_rng_state(random_state)
     return state
 
 

@@ -30,7 +30,12 @@ from agnews_helpers import (
 )
 from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.plumbing.memory import in_parts
-from agnews_helpers.training import check_finite, class_weights, ready_to_train
+from agnews_helpers.training import (
+    check_finite,
+    check_run,
+    class_weights,
+    ready_to_train,
+)
 from tests.compare import assert_same_run, assert_same_weights
 
 
@@ -664,6 +669,16 @@ def test_a_run_with_a_scaler_is_resumed_exactly(scaled, stop, recipe, tokens, tm
 
 
 # What cannot be trained is refused before any work
+
+
+def test_one_of_several_processes_is_refused(recipe, tokens, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidValue, match="in one process, and WORLD_SIZE is 2"):
+        train(load_model(recipe), tokens, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for world in ("1", ""):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        check_run(load_model(recipe), tokens, recipe)
 
 
 def test_classes_in_another_order_are_refused(recipe, tokens, tmp_path):
