@@ -104,7 +104,7 @@ def describe_machine() -> str:
         device = "Apple GPU (MPS)"
     else:
         device = f"CPU, {torch.get_num_threads()} threads"
-    names = ("torch", "transformers", "datasets", "accelerate")
+    names = ("torch", "transformers", "datasets")
     versions = ", ".join(f"{name} {version_of(name)}" for name in names)
     return (
         f"versions   python {platform.python_version()}, {versions}\n"
