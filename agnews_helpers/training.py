@@ -228,11 +228,10 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine, model and optimizer for training.
 
     Sets the device's memory cap and gradient checkpointing; seeds dropout, clears the
-    gradients, and moves the model to the device. In half precision its forward pass is
-    run under autocast. On exit the model is as it was, but for its weights and its
-    device; Adam's state and the gradients are let go, and the memory is given back to
-    the device: a notebook keeps its last error, and with it all that the loop has names
-    for.
+    gradients, and moves the model to the device. In half precision the forward pass
+    runs under autocast. On exit the model is as it was, but for its weights and device;
+    Adam's state and the gradients are let go, and the memory is given back to the
+    device: a notebook keeps its last error, and with it all that the loop names.
 
     Parameters
     ----------
