@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from .plumbing import storage
 from .plumbing.errors import Damaged
-from .plumbing.processes import from_each_process, process_state
 
 WEIGHTS = "model.safetensors"
 STATE_FILE = "state.pt"
@@ -180,30 +179,33 @@ class State:
         )
 
 
-def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
+def training_state(
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict:
     """Return what a resumed run needs beside the weights.
-
-    In a multi-process run every process has to call this.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Accelerate's, which holds the gradient scaler of fp16.
+        Of the model.
     device : torch.device
         Where the model is.
+    scaler : torch.amp.GradScaler, optional
+        The gradient scaler of fp16.
 
     Returns
     -------
     dict
         States of the optimizer, of the scaler if there is one, and of the random
-        generators that dropout draws from, by rank.
+        generators that dropout draws from.
     """
-    scaler = getattr(optimizer, "scaler", None)
     states = [generator.get_rng_state() for generator in _generators(device)]
     return {
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else None,
-        "generators": from_each_process(states),
+        "generators": states,
     }
 
 
@@ -276,7 +278,10 @@ def _in_order(paths):
 
 
 def read_checkpoint(
-    path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> State:
     """Load a checkpoint into a model, its optimizer and the random generators.
 
@@ -288,6 +293,8 @@ def read_checkpoint(
         Changed in place.
     optimizer : torch.optim.Optimizer
         Changed in place.
+    scaler : torch.amp.GradScaler, optional
+        Changed in place; fp16 has one.
 
     Returns
     -------
@@ -304,8 +311,8 @@ def read_checkpoint(
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
     if training["scaler"]:
-        optimizer.scaler.load_state_dict(training["scaler"])
-    states = training["generators"][process_state().process_index]
+        scaler.load_state_dict(training["scaler"])
+    states = training["generators"]
     for generator, random_state in zip(_generators(model.device), states):
         generator.set_rng_state(random_state)
     return state

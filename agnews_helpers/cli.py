@@ -1,7 +1,6 @@
 """The ``agnews`` command: doctor, budget, check, train, evaluate, predict and so on."""
 
 import argparse
-import atexit
 import os
 import sys
 from contextlib import suppress
@@ -280,26 +279,21 @@ def _budget(options):
 
 def _train(options):
     """Train a classifier, or resume its training; then test it."""
-    from . import batching, data, evaluation, model, runs, training
+    from . import batching, data, evaluation, hardware, model, runs, training
     from .checking import FEW_STEPS
     from .plumbing.interrupts import StopSignal
-    from .plumbing.processes import process_state
 
+    hardware.check_one_process()
     folder = options.output_dir
     if options.resume:  # with the recipe that it began with
         recipe = runs.recipe_of_run(folder).replace(**_flags(options))
     else:
         recipe = recipe_for_this_machine(**_flags(options))
-    state = process_state()
-    state.print(
-        f"processes  {state.num_processes}, on {state.device.type}\n{recipe.describe()}"
-    )
-    # Otherwise its threads may still run when Python ends.
-    atexit.register(state.destroy_process_group)
+    print(f"device     {hardware.training_device()}\n{recipe.describe()}")
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
     tokens = batching.tokenize(news, tokenizer, recipe)
     if cut := sum(s["length"][:].count(recipe.max_length) for s in tokens.values()):
-        state.print(
+        print(
             f"note: {cut:,} texts reach {recipe.max_length} tokens, where they are cut."
         )
     run = training.train(
@@ -314,20 +308,19 @@ def _train(options):
     if not run.finished:
         return StopSignal.number and 128 + StopSignal.number, {}
     report = evaluation.evaluate(run.model, tokens["test"], recipe)
-    if state.is_main_process:
-        print(run.history.round(4).to_string())
-        report.save(folder / "test_report.json")
-        _print_report(report)
-        n, steps = len(tokens["validation"]), len(run.steps)
+    print(run.history.round(4).to_string())
+    report.save(folder / "test_report.json")
+    _print_report(report)
+    n, steps = len(tokens["validation"]), len(run.steps)
+    print(
+        f"{n:,} validation rows chose epoch {run.best_epoch}, each of them "
+        f"{1 / n:.1%} of their accuracy; it is kept in {folder.as_posix()}"
+    )
+    if steps < FEW_STEPS:
         print(
-            f"{n:,} validation rows chose epoch {run.best_epoch}, each of them "
-            f"{1 / n:.1%} of their accuracy; it is kept in {folder.as_posix()}"
+            f"note: {steps} steps are few. More rows, more --epochs or "
+            "--learning-rate 1e-4 may help."
         )
-        if steps < FEW_STEPS:
-            print(
-                f"note: {steps} steps are few. More rows, more --epochs or "
-                "--learning-rate 1e-4 may help."
-            )
     return 0, {}
 
 
@@ -345,7 +338,7 @@ def _print_report(report):
 def _evaluate(options):
     """Test a trained classifier, with the data and the length of its own run."""
     from . import batching, data, evaluation, model
-    from .plumbing.processes import process_state
+    from .hardware import training_device
 
     folder = options.output_dir
     classifier, tokenizer = model.load_classifier(folder)
@@ -356,7 +349,7 @@ def _evaluate(options):
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
-    classifier.to(process_state().device)
+    classifier.to(training_device())
     report = evaluation.evaluate(classifier, split, recipe)
     _print_report(report)
     print(report.confusion.to_string())

@@ -21,6 +21,7 @@ from .batching import (
     sorted_batches,
     tokenize,
 )
+from .hardware import training_device
 from .model import (
     check_model_and_tokenizer,
     class_names,
@@ -30,7 +31,6 @@ from .model import (
     run_facts,
 )
 from .plumbing.errors import InvalidValue, NonFiniteError, check_types
-from .plumbing.processes import over_processes, process_state
 from .plumbing.storage import write_json
 from .recipe import LABELS, Recipe
 
@@ -43,8 +43,7 @@ def predict_logits(
     """Compute the logits of a tokenized split.
 
     The model runs in eval mode, so without dropout, and is then put back into the mode
-    that it was in. In a multi-process run every process must call this; each computes a
-    share and receives the full result.
+    that it was in.
 
     Parameters
     ----------
@@ -68,15 +67,14 @@ def predict_logits(
         If a logit is NaN or infinite, because the weights are damaged.
     """
     check_tokens(split, "The split")
-    state = process_state()
     lengths = [recipe.pad_to or length for length in split["length"][:]]
-    batches = sorted_batches(lengths)[state.process_index :: state.num_processes]
+    batches = sorted_batches(lengths)
     loader = make_loader(split, batches, recipe, pad_token_id=model.config.pad_token_id)
     logits = torch.zeros(len(split), model.config.num_labels)
     was_training = model.training
     model.eval()
     try:
-        quiet = len(split) <= PROGRESS_BAR_FROM_ROWS or not state.is_main_process
+        quiet = len(split) <= PROGRESS_BAR_FROM_ROWS
         progress = tqdm(batches, desc="predict", disable=quiet)
         for indices, batch in zip(progress, loader):
             names = ("input_ids", "attention_mask")
@@ -84,8 +82,6 @@ def predict_logits(
             logits[indices] = model(**inputs).logits.float().cpu()
     finally:
         model.train(was_training)
-    # The rows that other processes computed are zero in this one.
-    logits = over_processes(logits, "sum").cpu()
     if not logits.isfinite().all():
         raise NonFiniteError(
             "Some logits are not finite: the model's weights are damaged. Train it "
@@ -119,7 +115,7 @@ class Classifier:
         self.recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
         max_length = self.recipe.max_length
         check_model_and_tokenizer(self.model, self.tokenizer, max_length)
-        self.model.to(process_state().device)
+        self.model.to(training_device())
         self.lock = Lock()  # a tokenizer is not thread-safe
 
     @check_types

@@ -1,5 +1,6 @@
 """What this machine is, and which precision is safe on it. Notebook 05."""
 
+import os
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +9,41 @@ from subprocess import SubprocessError, check_output
 from vram_budget.cards import Card
 
 from .plumbing.errors import InvalidValue
+
+
+def training_device() -> str:
+    """Return where models run here.
+
+    Returns
+    -------
+    str
+        ``"cuda"``, ``"mps"``, or the name of another accelerator that PyTorch knows;
+        ``"cpu"`` if there is none.
+    """
+    import torch
+
+    if not torch.accelerator.is_available():
+        return "cpu"
+    return torch.accelerator.current_accelerator().type
+
+
+def check_one_process() -> None:
+    """Refuse to be one of several processes, whether a launcher runs or not.
+
+    Raises
+    ------
+    InvalidValue
+        If the environment promises other processes.
+    """
+    world = os.environ.get("WORLD_SIZE", "")
+    if world not in ("", "1"):
+        raise InvalidValue(
+            f"Training runs in one process, and WORLD_SIZE is {world}. If no launcher "
+            "(torchrun, accelerate launch) is running, remove it: `unset WORLD_SIZE`, "
+            "in PowerShell `Remove-Item Env:WORLD_SIZE`. How to spread a loop over "
+            "several GPUs is in Accelerate's documentation: "
+            "https://huggingface.co/docs/accelerate"
+        )
 
 
 def this_card() -> Card | None:
@@ -68,7 +104,7 @@ def describe_machine() -> str:
         device = "Apple GPU (MPS)"
     else:
         device = f"CPU, {torch.get_num_threads()} threads"
-    names = ("torch", "transformers", "datasets", "accelerate")
+    names = ("torch", "transformers", "datasets")
     versions = ", ".join(f"{name} {version_of(name)}" for name in names)
     return (
         f"versions   python {platform.python_version()}, {versions}\n"

@@ -32,6 +32,7 @@ from .checkpoints import (
     training_state,
     write_checkpoint,
 )
+from .hardware import training_device
 from .model import (
     BEST_MANIFEST,
     check_model_and_tokenizer,
@@ -52,7 +53,6 @@ from .plumbing.errors import (
     SaveError,
     is_out_of_memory,
 )
-from .plumbing.processes import from_main, is_main, process_state, world_size
 from .recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
@@ -109,8 +109,6 @@ class Run:
 
 class OpenRun:
     """Context manager: a run whose output folder is locked.
-
-    Only rank 0 writes; the other processes are told the result.
 
     Parameters
     ----------
@@ -193,12 +191,9 @@ class OpenRun:
         self._run_id = uuid.uuid4().hex  # in run.json and in its checkpoints
 
     def __enter__(self):
-        with ExitStack() as held:
-            if is_main():
-                with _explained(self.path):
-                    self._lock_and_prepare(held)
-                    self._choose_start()
-            self.is_finished, self.newest = from_main((self.is_finished, self.newest))
+        with ExitStack() as held, _explained(self.path):
+            self._lock_and_prepare(held)
+            self._choose_start()
             self._held = held.pop_all()
         self.saved_at = time.perf_counter()
         return self
@@ -265,7 +260,7 @@ class OpenRun:
                 f"resumed. {START_OVER}"
             )
         if self._record:
-            process_state().print(
+            print(
                 f"note: {self.path.as_posix()} holds no whole checkpoint of its "
                 "unfinished run, so it begins anew."
             )
@@ -343,12 +338,11 @@ class OpenRun:
         -------
         Run
         """
-        state = process_state()
-        state.print(
+        print(
             "This run is finished: its classifier is loaded from "
             f"{self.path.as_posix()}. {START_OVER}"
         )
-        self.model.to(state.device)
+        self.model.to(training_device())
         with _explained(self.path):
             load_weights(self.model, self.path / storage.BEST)
             facts = run_facts(self.path)
@@ -361,33 +355,39 @@ class OpenRun:
                 facts["seconds"],
             )
 
-    def restore(self, optimizer: torch.optim.Optimizer) -> State:
+    def restore(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> State:
         """Return where the run is: at its beginning, or at its newest checkpoint.
 
         Parameters
         ----------
         optimizer : torch.optim.Optimizer
             Of the model. Both are changed in place if the run is resumed.
+        scaler : torch.amp.GradScaler, optional
+            The gradient scaler of fp16; so is this.
 
         Returns
         -------
         State
         """
-        self.optimizer = optimizer
+        self.optimizer, self.scaler = optimizer, scaler
         recipe = self.recipe
         if self.newest:
             with _explained(self.newest):
                 state = storage.retry_if_held(
-                    read_checkpoint, self.newest, self.model, optimizer
+                    read_checkpoint, self.newest, self.model, optimizer, scaler
                 )
-            process_state().print(f"Resuming after {state}.")
+            print(f"Resuming after {state}.")
             if state.best_epoch:
                 # best/ may be of a later epoch, whose checkpoint was lost.
                 self._publish(state)
         else:
             state = State(self.rows, recipe.batch_size, recipe.epochs)
             if self.model in TRAINED:
-                process_state().print(
+                print(
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
@@ -398,9 +398,8 @@ class OpenRun:
 
     @property
     def is_save_due(self) -> bool:
-        """Whether it is time for a checkpoint, on rank 0's clock."""
-        due = time.perf_counter() - self.saved_at >= 60 * self.save_minutes
-        return from_main(due)
+        """Whether it is time for a checkpoint."""
+        return time.perf_counter() - self.saved_at >= 60 * self.save_minutes
 
     def save(self, state: State, is_periodic: bool = False) -> None:
         """Write a checkpoint, keep the newest two, and publish a new best epoch.
@@ -417,24 +416,21 @@ class OpenRun:
         SaveError
             If it cannot be written; the checkpoints before it stay.
         """
-        training = training_state(self.optimizer, self.model.device)
-        if is_main():
-            self._check_folder()
-            try:
-                self.newest = write_checkpoint(
-                    self.checkpoints,
-                    self.model,
-                    training,
-                    state,
-                    self._facts(),
-                    self._best_writer(state) if state.best_epoch else None,
-                )
-            except SaveError as error:
-                if not is_periodic:
-                    raise
-                print(f"note: {error} The run goes on; the next save tries again.")
-            self._remove_checkpoints(self._run_id, keep=CHECKPOINTS_KEPT)
-        self.newest = from_main(self.newest)
+        self._check_folder()
+        try:
+            self.newest = write_checkpoint(
+                self.checkpoints,
+                self.model,
+                training_state(self.optimizer, self.model.device, self.scaler),
+                state,
+                self._facts(),
+                self._best_writer(state) if state.best_epoch else None,
+            )
+        except SaveError as error:
+            if not is_periodic:
+                raise
+            print(f"note: {error} The run goes on; the next save tries again.")
+        self._remove_checkpoints(self._run_id, keep=CHECKPOINTS_KEPT)
         if state.is_best_epoch:
             self._publish(state)
         self.saved_at = time.perf_counter()
@@ -444,8 +440,6 @@ class OpenRun:
     def saved_if_memory_runs_out(self, state: State) -> Iterator[None]:
         """Context manager: save before an error for lack of memory goes on.
 
-        Only a run of one process: the others would wait.
-
         Parameters
         ----------
         state : State
@@ -454,7 +448,7 @@ class OpenRun:
         try:
             yield
         except RuntimeError as error:
-            if is_out_of_memory(error) and world_size() == 1:
+            if is_out_of_memory(error):
                 self.save(state)
             raise
 
@@ -498,8 +492,7 @@ class OpenRun:
 
         A finished classifier is replaced only by a finished one.
         """
-        is_protected = self._record.get("finished") and run is None
-        if is_protected or not is_main():
+        if self._record.get("finished") and run is None:
             return
         texts = {}
         if run:
@@ -556,7 +549,7 @@ class OpenRun:
         self.save(state)
         if not state.best_epoch:  # so that there is something to look at
             self._publish(state)
-        process_state().print(
+        print(
             f"Stopped after {state}; saved in {self.path.as_posix()}. To resume, call "
             "train() again, or run: agnews train --resume --output-dir "
             f'"{self.path.as_posix()}"\n{state.estimate()}'
@@ -575,14 +568,10 @@ class OpenRun:
         -------
         Run
         """
-        if is_main():
-            self._check_folder()
+        self._check_folder()
         run = self._result(state, finished=True)
         self._publish(state, run)
-        # Each process has read the best weights in a checkpoint.
-        process_state().wait_for_everyone()
-        if is_main():
-            self._remove_checkpoints(self._run_id)
+        self._remove_checkpoints(self._run_id)
         return run
 
     def _result(self, state, finished):
@@ -663,7 +652,6 @@ def identity_of(
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["checksum of the frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))
-    values["processes"] = world_size()
     return values
 
 

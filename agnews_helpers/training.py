@@ -1,6 +1,6 @@
 """The training loop. Notebook 04 writes it in plain PyTorch and shows them equal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -9,7 +9,6 @@ from traceback import clear_frames
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from datasets import Dataset
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
-from .hardware import check_precision
+from .hardware import check_one_process, check_precision, training_device
 from .model import check_trainable, gradient_checkpointing, label_mapping
 from .plumbing.errors import (
     DoesNotFit,
@@ -30,16 +29,11 @@ from .plumbing.errors import (
 )
 from .plumbing.interrupts import StopSignal
 from .plumbing.memory import Batch, free_memory, in_parts
-from .plumbing.processes import (
-    is_main,
-    make_accelerator,
-    my_share,
-    over_processes,
-    process_state,
-)
 from .plumbing.vram_cap import vram_cap
 from .recipe import Recipe
 from .runs import OpenRun, Run
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}  # of the half precisions
 
 
 @check_types
@@ -88,8 +82,8 @@ def train(
     Raises
     ------
     ResumeError
-        If the folder holds a run with another recipe, model, data or number of
-        processes, or if `resume` is True and no run can be resumed.
+        If the folder holds a run with another recipe, model or data, or if `resume` is
+        True and no run can be resumed.
     FolderInUse
         If another process trains into `output_dir`.
     SaveError
@@ -100,8 +94,9 @@ def train(
         If memory runs out even with one row at a time. The model is put back where it
         was, and nothing else of the run stays in the device's memory.
     InvalidValue
-        If an argument is out of range, the model's classes are not the data's, or
-        `recipe.precision` is known to be slow, or to fail, on this machine.
+        If an argument is out of range, the model's classes are not the data's,
+        `recipe.precision` is known to be slow, or to fail, on this machine, or this
+        would be one of several processes.
     """
     check_run(model, tokens, recipe, steps)
     split, pad = tokens["train"], model.config.pad_token_id
@@ -109,27 +104,25 @@ def train(
     with folder as run, StopSignal() as stop:
         if run.is_finished:
             return run.load()
-        with ready_to_train(model, recipe) as (accelerator, adam):
-            ddp_model, optimizer = accelerator.prepare(model, adam)
-            state = run.restore(optimizer)  # a new run: epoch 1, batch 0
+        with ready_to_train(model, recipe) as (optimizer, scaler):
+            state = run.restore(optimizer, scaler)  # a new run: epoch 1, batch 0
             weights = class_weights(model, split, recipe)
-            backward = accelerator.backward
-            step = partial(forward_backward, class_weights=weights, backward=backward)
+            step = partial(forward_backward, class_weights=weights, scaler=scaler)
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
                 batches = epoch_batches(split["length"][:], recipe, epoch)
                 batches = batches[state.batch :]
                 loader = make_loader(split, batches, recipe, pad)
-                ddp_model.train()  # dropout on; `evaluate` switches it off and on again
-                for indices, batch in progress_bar(state, batches, loader):
+                model.train()  # dropout on; `evaluate` switches it off and on again
+                bar = progress_bar(state, batches, loader, model.device)
+                for indices, batch in bar:
                     if stop.received or len(state.step_seconds) == steps:
                         return run.save_and_stop(state)
                     with error_context(state, indices, batch, recipe):
-                        sizes, rows = state.split_sizes, len(indices)
-                        loss = in_parts(step, ddp_model, batch, sizes, rows)
-                        loss = over_processes(loss, "mean")
-                        loss = check_finite(loss, model, accelerator)
-                        optimizer.step()
+                        loss = in_parts(step, model, batch, state.split_sizes)
+                        loss = check_finite(loss, model, scaler)
+                        scaler.step(optimizer)  # without fp16: optimizer.step()
+                        scaler.update()
                         optimizer.zero_grad()  # or the next gradients add to these
                     state.add_step(loss)
                     if run.is_save_due:
@@ -149,7 +142,7 @@ def forward_backward(
     batch: Batch,
     rows: float | None = None,
     class_weights: torch.Tensor | None = None,
-    backward: Callable = torch.Tensor.backward,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
     """Compute the loss of a batch and add its gradients to `model`.
 
@@ -167,8 +160,8 @@ def forward_backward(
     class_weights : torch.Tensor, optional
         Shape [classes]; multiplies the loss of each row by the weight of its class. The
         sum is divided by `rows`, not by the sum of the weights.
-    backward : Callable
-        Called with the loss; that of Accelerate scales it for fp16.
+    scaler : torch.amp.GradScaler, optional
+        Multiplies the loss before the backward pass, as fp16 needs it.
 
     Returns
     -------
@@ -176,10 +169,10 @@ def forward_backward(
         Mean cross-entropy in nats: a detached scalar on the model's device.
     """
     inputs = {name: batch[name] for name in batch if name != "labels"}
-    logits = model(**inputs).logits
+    logits = model(**inputs).logits.float()  # half precision is not enough for a loss
     losses = F.cross_entropy(logits, batch["labels"], class_weights, reduction="sum")
     loss = losses / (rows or len(logits))
-    backward(loss)
+    (scaler.scale(loss) if scaler else loss).backward()
     return loss.detach()
 
 
@@ -207,9 +200,10 @@ def check_run(
     InvalidValue
         If an argument is out of range, the model cannot be trained or saved, a split
         has no tokenized rows or a label out of range, the model's classes are not the
-        data's, gradients are switched off, or the precision is known to be slow, or to
-        fail, on this machine.
+        data's, gradients are switched off, the precision is known to be slow, or to
+        fail, on this machine, or this would be one of several processes.
     """
+    check_one_process()
     if steps is not None and steps < 1:
         raise InvalidValue(
             f"steps is {steps}; it must be from 1. Leave it out to train to the end."
@@ -226,17 +220,18 @@ def check_run(
             "The model's classes do not match the data's. Pass the data's class names "
             "to load_model(recipe, names)."
         )
-    check_precision(recipe.precision, process_state().device.type)
+    check_precision(recipe.precision, training_device())
 
 
 @contextmanager
 def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine, model and optimizer for training.
 
-    Sets the device's memory cap and gradient checkpointing; seeds dropout, and clears
-    the gradients. On exit the model is as it was, but for its weights; Adam's state and
-    the gradients are let go, and the memory is given back to the device: a notebook
-    keeps its last error, and with it all that the loop has names for.
+    Sets the device's memory cap and gradient checkpointing; seeds dropout, clears the
+    gradients, and moves the model to the device. In half precision the forward pass
+    runs under autocast. On exit the model is as it was, but for its weights and device;
+    Adam's state and the gradients are let go, and the memory is given back to the
+    device: a notebook keeps its last error, and with it all that the loop names.
 
     Parameters
     ----------
@@ -248,31 +243,34 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     Yields
     ------
     tuple
-        The accelerate.Accelerator, and Adam.
+        Adam, and the torch.amp.GradScaler, which does something for fp16 only.
 
     Raises
     ------
     DoesNotFit
         If memory runs out inside; says what helps.
     """
-    accelerator = make_accelerator(recipe.precision)
-    device = model.device
+    device, device_before = training_device(), model.device
+    scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
     # Fused: all weights are updated by one kernel, with the same result.
     adam = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     with (
         _put_back(model),
-        vram_cap(accelerator.device),
+        vram_cap(torch.device(device)),
         gradient_checkpointing(model, recipe.gradient_checkpointing),
     ):
-        torch.manual_seed(recipe.seed + accelerator.process_index)  # for dropout
+        torch.manual_seed(recipe.seed)  # for dropout
         model.zero_grad()
         try:
-            yield accelerator, adam
+            model.to(device)
+            if dtype := AUTOCAST.get(recipe.precision):
+                model.forward = torch.autocast(device, dtype)(model.forward)
+            yield adam, scaler
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             clear_frames(error.__traceback__)  # their names keep what was computed
-            model.to(device)
+            model.to(device_before)
             raise DoesNotFit(
                 f"Out of memory: {str(error).splitlines()[0]} What was saved is whole, "
                 "and the run goes on from there. What helps: (1) Close what else "
@@ -289,7 +287,7 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
 @contextmanager
 def _put_back(model):
-    """Put back the modules' mode and forward, which Accelerate wraps for bf16."""
+    """Put back the modules' mode, and the forward pass without autocast."""
     attributes = {module: vars(module).copy() for module in model.modules()}
     try:
         yield
@@ -327,7 +325,7 @@ def class_weights(
 
 
 def check_finite(
-    loss: torch.Tensor, model: PreTrainedModel, accelerator: Accelerator
+    loss: torch.Tensor, model: PreTrainedModel, scaler: torch.amp.GradScaler
 ) -> float:
     """Check that a step's loss and gradients are finite; if not, clear the gradients.
 
@@ -340,9 +338,9 @@ def check_finite(
         A scalar.
     model : PreTrainedModel
         Holds the gradients.
-    accelerator : accelerate.Accelerator
-        If it has a gradient scaler (fp16), the scaler itself skips a step that
-        overflows, and halves its scale; a scale below 1 means that no scale helps.
+    scaler : torch.amp.GradScaler
+        If it is enabled (fp16), it skips a step that overflows, and halves its scale; a
+        scale below 1 means that no scale helps.
 
     Returns
     -------
@@ -354,13 +352,13 @@ def check_finite(
     NonFiniteError
         If they are not; its message is the word "loss" or "gradient".
     """
-    if accelerator.scaler is None:
+    if scaler.is_enabled():
+        value = loss.item()
+        is_finite = isfinite(value) and scaler.get_scale() >= 1
+    else:
         norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
         value, norm = torch.stack([loss, norm]).tolist()
         is_finite = isfinite(value + norm)
-    else:
-        value = loss.item()
-        is_finite = isfinite(value) and accelerator.scaler.get_scale() >= 1
     if not is_finite:
         model.zero_grad()
         raise NonFiniteError("gradient" if isfinite(value) else "loss")
@@ -411,9 +409,12 @@ def error_context(
 
 
 def progress_bar(
-    state: State, batches: list[list[int]], loader: DataLoader
+    state: State,
+    batches: list[list[int]],
+    loader: DataLoader,
+    device: torch.device,
 ) -> Iterator:
-    """Yield each batch: the indices of its rows, and this process's tensors.
+    """Yield each batch: the indices of its rows, and its tensors on the device.
 
     Draws a bar that shows the rows done and the last loss.
 
@@ -425,11 +426,13 @@ def progress_bar(
         Row indices of the batches that are left of this epoch.
     loader : DataLoader
         Makes the tensors of these batches.
+    device : torch.device
+        Where the model is.
 
     Yields
     ------
     tuple
-        The indices, and a dict of tensors on the device.
+        The indices, and a dict of tensors.
     """
     done = state.rows - sum(map(len, batches))
     with tqdm(
@@ -437,9 +440,11 @@ def progress_bar(
         initial=done,
         unit="row",
         desc=f"epoch {state.epoch}/{state.epochs}",
-        disable=not is_main(),
     ) as bar:
         for indices, batch in zip(batches, loader):
-            yield indices, my_share(batch)
+            yield (
+                indices,
+                {n: t.to(device, non_blocking=True) for n, t in batch.items()},
+            )
             bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
             bar.update(len(indices))

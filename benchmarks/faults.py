@@ -368,7 +368,6 @@ def _processes():
         preload = [
             "agnews_helpers.training",
             "transformers.models.distilbert.modeling_distilbert",
-            "accelerate",
             __name__,
         ]
         context.set_forkserver_preload(preload)

@@ -45,7 +45,6 @@ OPTIONS = ["-x", "-q", "-o", "addopts=", "--hypothesis-seed=0"]
 OPTIONS += ["-p", "no:nbval", "-p", "no:cacheprovider", "-p", "no:warnings"]
 # What the tests import, and what no mutant changes.
 LIBRARIES = [
-    "accelerate",
     "datasets",
     "hypothesis",
     "nbval.plugin",

@@ -318,18 +318,17 @@ def parts(rows: int, steps: int = 30) -> dict:
     from torch.profiler import ProfilerActivity, profile
 
     from agnews_helpers import epoch_batches, forward_backward, make_loader
-    from agnews_helpers.plumbing.processes import make_accelerator
     from agnews_helpers.training import check_finite
 
     recipe, tokens, model = newsletter(rows)
     optimizer = torch.optim.Adam(
         model.train().parameters(), lr=recipe.learning_rate, fused=True
     )
-    accelerator = make_accelerator(recipe.precision)
+    scaler = torch.amp.GradScaler(enabled=False)  # fp32
 
     def step(batch):
-        loss = forward_backward(model, batch, backward=accelerator.backward)
-        check_finite(loss, model, accelerator)  # reads the loss, too
+        loss = forward_backward(model, batch)
+        check_finite(loss, model, scaler)  # reads the loss, too
         optimizer.step()
         optimizer.zero_grad()
 

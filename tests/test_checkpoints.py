@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 
 from agnews_helpers import SaveError, load_model, load_tokenizer, train
 from agnews_helpers import checkpoints as module
@@ -21,7 +20,6 @@ from agnews_helpers.checkpoints import (
 )
 from agnews_helpers.model import write_classifier
 from agnews_helpers.plumbing import storage
-from agnews_helpers.plumbing.processes import make_accelerator
 from tests.compare import assert_same_run, assert_same_weights, contents, flip
 
 CPU = torch.device("cpu")
@@ -91,41 +89,21 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
 
 def test_the_gradient_scaler_of_fp16_is_read_back(three, tmp_path):
     """PyTorch has a scaler for the CPU, too."""
-    make_accelerator("fp32")  # Accelerate's optimizer needs its state
 
     def scaled(scale):
         model, optimizer = stepped(three)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
         scaler.scale(torch.ones(1))
-        wrapped = AcceleratedOptimizer(optimizer, False, scaler)
-        return model, wrapped, scaler
+        return model, optimizer, scaler
 
     model, optimizer, scaler = scaled(8.0)
     scaler._growth_tracker.fill_(3)  # steps since it last grew
-    training = training_state(optimizer, CPU)
+    training = training_state(optimizer, CPU, scaler)
     path = write_checkpoint(tmp_path, model, training, State(40, 8, 3), {}, None)
     other, other_optimizer, other_scaler = scaled(1024.0)
-    read_checkpoint(path, other, other_optimizer)
+    read_checkpoint(path, other, other_optimizer, other_scaler)
     assert other_scaler.state_dict() == scaler.state_dict()
     assert other_scaler.get_scale() == 8 and other_scaler._get_growth_tracker() == 3
-
-
-def test_each_process_gets_its_own_random_generator_back(three, tmp_path, monkeypatch):
-    model, optimizer = stepped(three)
-    states = []
-    drawn = []
-    for rank in range(2):
-        torch.manual_seed(rank)
-        states.append([torch.get_rng_state()])
-        drawn.append(torch.rand(3))
-    monkeypatch.setattr(module, "from_each_process", lambda value: states)
-    training = training_state(optimizer, CPU)
-    path = write_checkpoint(tmp_path, model, training, State(40, 8, 3), {}, None)
-    for rank in range(2):
-        process = SimpleNamespace(process_index=rank)
-        monkeypatch.setattr(module, "process_state", lambda process=process: process)
-        read_checkpoint(path, model, optimizer)
-        assert torch.equal(torch.rand(3), drawn[rank])
 
 
 def validated(loss, accuracy):

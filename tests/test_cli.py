@@ -49,7 +49,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     recipe = recipe_of_run(run)
     assert recipe.learning_rate == 1e-3 and not recipe.group_by_length
     output = capsys.readouterr().out
-    assert output.startswith("processes  1, on cpu\nprofile    offline (asked for by ")
+    assert output.startswith("device     cpu\nprofile    offline (asked for by ")
     assert "test: accuracy " in output and f"kept in {run}\n" in output
     assert "World   " in output and "note: 10 steps are few." in output
     assert "4 validation rows chose epoch" in output
@@ -826,19 +826,35 @@ def test_the_text_columns_of_a_run_are_those_of_its_predictions(
     assert "text 'Title' · not used 'Description'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, value", [("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")])
+def left_over(monkeypatch):
+    """What a launcher leaves in the environment, as of the second of two processes."""
+    ranks = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
+    address = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    for name, value in (ranks | address).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_one_of_several_processes_does_not_train(monkeypatch, capsys, tmp_path):
+    left_over(monkeypatch)
+    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
+    output, error = capsys.readouterr()
+    assert not output and not any(tmp_path.iterdir())
+    [line] = error.splitlines()
+    assert "in one process, and WORLD_SIZE is 2. " in line
+    assert "`unset WORLD_SIZE`" in line and "/docs/accelerate" in line
+
+
 @pytest.mark.slow
-def test_other_processes_that_are_not_there_are_one_line(name, value, tmp_path):
-    command = [sys.executable, "-m", "agnews_helpers", "train", "--output-dir", "run"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, name: value},
-        capture_output=True,
-        text=True,
-    )
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and "remove WORLD_SIZE, RANK, LOCAL_RANK" in last
+def test_what_a_launcher_left_over_stops_no_evaluation(small, monkeypatch, tmp_path):
+    """In processes of their own, because they might wait for the others for ever."""
+    folder = ["--output-dir", str(tmp_path / "run")]
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as of `torchrun --nproc-per-node 1`
+    assert main(["train", "--epochs", "1", *folder]) == 0
+    left_over(monkeypatch)
+    for command in (["evaluate"], ["predict", "Stocks fall as oil climbs"]):
+        command = [sys.executable, "-m", "agnews_helpers", *command, *folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["AGNEWS_DATA", "AGNEWS_MODEL"])

@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from agnews_helpers import (
     Recipe,
     classify,
     evaluate,
-    evaluation,
     load_model,
     load_tokenizer,
     predict_logits,
@@ -245,34 +243,6 @@ def test_padding_does_not_change_the_answer(tokens, recipe):
         longest,
         atol=1e-5,
     )
-
-
-@pytest.mark.parametrize("rows", [20, 1])
-def test_the_logits_of_several_processes_add_up(rows, tokens, recipe, monkeypatch):
-    """Each computes a share of the batches; one of them has none of a single row."""
-    model = load_model(recipe)
-    split = tokens["test"].select(range(rows))
-    whole = predict_logits(model, split, recipe)
-    monkeypatch.setattr(evaluation, "sorted_batches", lambda lengths: in_fives(lengths))
-    monkeypatch.setattr(evaluation, "over_processes", lambda logits, _: logits)
-    shares = []
-    for rank in range(2):
-        process = SimpleNamespace(
-            process_index=rank, num_processes=2, is_main_process=not rank
-        )
-        monkeypatch.setattr(
-            evaluation, "process_state", lambda process=process: process
-        )
-        shares.append(predict_logits(model, split, recipe))
-    assert torch.allclose(sum(shares), whole, atol=1e-6)
-    computed = [share.abs().sum(1).gt(0).sum().item() for share in shares]
-    assert computed == ([10, 10] if rows == 20 else [1, 0])
-
-
-def in_fives(lengths):
-    return [
-        [*range(len(lengths))][start : start + 5] for start in range(0, len(lengths), 5)
-    ]
 
 
 @pytest.mark.parametrize("padding", ["longest", "max_length"])

@@ -30,7 +30,7 @@ FLOORS = [
     {"profiles"},
     {"recipe", "hardware"},
     {"plumbing.interrupts", "plumbing.memory", "plumbing.hub", "plumbing.mini"},
-    {"plumbing.processes", "plumbing.storage", "plumbing.tables"},
+    {"plumbing.storage", "plumbing.tables"},
     {"plumbing.vram_cap"},
     {"plumbing.errors"},
 ]

@@ -77,20 +77,6 @@ def test_a_function_that_may_be_interrupted_ends_at_once():
         signal.raise_signal(signal.SIGINT)  # outside of it, a signal raises nothing
 
 
-def test_one_of_several_processes_finishes_the_function(monkeypatch):
-    """The others would wait for it for ever."""
-    monkeypatch.setattr(interrupts, "world_size", lambda: 2)
-    monkeypatch.setattr(interrupts, "any_process", lambda flag: flag)
-
-    def work():
-        signal.raise_signal(signal.SIGINT)
-        return "whole"
-
-    with StopSignal() as stop:
-        assert stop.run_unless_stopped(work) == "whole" and stop.received
-        assert stop.run_unless_stopped(work) == "whole"
-
-
 def test_another_thread_changes_no_handlers():
     before = [signal.getsignal(number) for number in StopSignal.SIGNALS]
     seen = []

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from agnews_helpers import DoesNotFit
-from agnews_helpers.plumbing import memory
 from agnews_helpers.plumbing.errors import is_out_of_memory
 from agnews_helpers.plumbing.memory import in_parts
 
@@ -156,20 +155,6 @@ def test_a_row_that_does_not_fit_is_an_error_without_gradients(network):
     assert all(weight.grad is None for weight in network.parameters())
 
 
-def test_one_of_several_processes_does_not_try_again(network, monkeypatch):
-    """The others would wait for its gradients for ever."""
-    sizes = []
-
-    def fails(model, part, rows):
-        sizes.append((len(part["input_ids"]), rows))
-        raise RuntimeError(CPU_MESSAGE)
-
-    monkeypatch.setattr(memory, "world_size", lambda: 2)
-    with pytest.raises(DoesNotFit, match="8 rows of 6 tokens do not fit in one of the"):
-        in_parts(fails, network, batch_of(), [], rows=15)
-    assert sizes == [(8, 7.5)]  # each divides by its mean share of the 15 rows
-
-
 def test_another_error_is_not_caught(network):
     calls = []
 
@@ -180,28 +165,6 @@ def test_another_error_is_not_caught(network):
     with pytest.raises(RuntimeError, match="shapes do not match"):
         in_parts(broken, network, batch_of(), [])
     assert calls == [1]
-
-
-@pytest.mark.parametrize("size", [3, 4])
-def test_gradients_are_exchanged_with_the_last_part_only(size, network):
-    """As DistributedDataParallel's `no_sync` asks for."""
-    entered = []
-
-    class NoSync:
-        def __enter__(self):
-            entered.append("no_sync")
-
-        def __exit__(self, *_):
-            pass
-
-    def noted(model, part, rows):
-        entered.append("part")
-        return step(model, part, rows)
-
-    network.no_sync = NoSync
-    in_parts(noted, network, batch_of(), [[1, size]])
-    before_the_last = ["no_sync", "part"] * (2 if size == 3 else 1)
-    assert entered == [*before_the_last, "part"]
 
 
 @pytest.mark.parametrize(

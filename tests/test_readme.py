@@ -51,7 +51,6 @@ ELSEWHERE = {
     r"conda .*": "conda is not here; test_house compares its environment.yml",
     r"jupyter lab notebooks": "tests/browser does",
     r"python -m pytest -n 2": "this is it",
-    r"accelerate launch .*": "test_parallel does, with two processes of the CPU",
 }
 
 
@@ -153,7 +152,7 @@ def test_no_training_finds_the_folder_of_another():
     ]
     folders = [re.search(r"--output-dir (\S+)", command)[1] for command in trainings]
     folders += re.findall(r'train\(.*output_dir="(.*?)"\)', TEXT)
-    assert len(folders) >= 6 and len({*folders}) == len(folders)
+    assert len(folders) >= 4 and len({*folders}) == len(folders)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")

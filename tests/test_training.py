@@ -3,13 +3,13 @@ import json
 import math
 import traceback
 from contextlib import contextmanager
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
+from sklearn.utils.class_weight import compute_class_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import pipeline
 
@@ -30,8 +30,12 @@ from agnews_helpers import (
 )
 from agnews_helpers.checkpoints import State, find_checkpoints
 from agnews_helpers.plumbing.memory import in_parts
-from agnews_helpers.plumbing.processes import make_accelerator
-from agnews_helpers.training import check_finite, class_weights, ready_to_train
+from agnews_helpers.training import (
+    check_finite,
+    check_run,
+    class_weights,
+    ready_to_train,
+)
 from tests.compare import assert_same_run, assert_same_weights
 
 
@@ -178,15 +182,6 @@ def test_the_cap_of_the_memory_holds_from_before_the_first_step_to_after_the_las
     assert entered == ["in", *["step"] * 5, "emptied", "out"]
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_each_process_draws_its_own_dropout(rank, recipe, monkeypatch):
-    process = SimpleNamespace(process_index=rank, device=torch.device("cpu"))
-    monkeypatch.setattr(training, "make_accelerator", lambda precision: process)
-    with ready_to_train(load_model(recipe), recipe) as (accelerator, _):
-        assert accelerator is process
-        assert torch.initial_seed() == recipe.seed + rank
-
-
 def test_gradients_left_in_the_model_are_cleared(recipe):
     """test_runs.py has whole runs."""
     model = load_model(recipe)
@@ -194,6 +189,34 @@ def test_gradients_left_in_the_model_are_cleared(recipe):
         weight.grad = torch.ones_like(weight)
     with ready_to_train(model, recipe):
         assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_class_weights_are_those_of_scikit_learn(recipe):
+    labels = [0] * 8 + [1] * 4 + [2] * 2 + [3]
+    rows = Dataset.from_dict({"text": ["a"] * 15, "label": labels})
+    model = load_model(recipe)
+    assert class_weights(model, rows, recipe) is None
+    balanced = class_weights(model, rows, recipe.replace(class_weights="balanced"))
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    assert balanced.tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_weighted_loss_is_the_same_in_parts(tokens, recipe):
+    weighted = recipe.replace(class_weights="balanced")
+    model = load_model(weighted).eval()
+    weights = class_weights(model, tokens["train"], weighted)
+    step = functools.partial(forward_backward, class_weights=weights)
+    [batch] = make_loader(tokens["train"], [list(range(7))], weighted)
+
+    def loss_of(split_sizes):
+        model.zero_grad()
+        loss = in_parts(step, model, batch, split_sizes).item()
+        return loss, model.classifier.weight.grad.clone()
+
+    whole, gradient = loss_of([])
+    parts, gradient_of_parts = loss_of([[1, 2]])
+    assert parts == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(gradient, gradient_of_parts, atol=1e-6)
 
 
 def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
@@ -322,6 +345,18 @@ def test_bf16_after_fp32_in_one_process(recipe, tokens, tmp_path):
     )
 
 
+def test_in_bf16_a_loss_has_the_digits_of_fp32(recipe, tokens):
+    """The forward pass is in half precision, the loss of its logits is not."""
+    model = load_model(recipe)
+    with ready_to_train(model, recipe.replace(precision="bf16")):
+        logits = model.eval()(first_batch(tokens, recipe)["input_ids"]).logits
+        loss = forward_backward(model, first_batch(tokens, recipe))
+        gradient = model.classifier.weight.grad.dtype
+    assert logits.dtype == torch.bfloat16
+    assert loss.dtype == gradient == torch.float32
+    assert loss != loss.bfloat16()
+
+
 # Memory that runs out, and numbers that are not finite
 
 
@@ -364,7 +399,7 @@ def test_a_run_that_runs_out_of_memory_ends_like_one_that_does_not(
     failed = []
     step = []
 
-    def in_parts_that_forget(function, model, batch, split_sizes, rows):
+    def in_parts_that_forget(function, model, batch, split_sizes):
         step.append(1)
         parts = []
 
@@ -376,7 +411,7 @@ def test_a_run_that_runs_out_of_memory_ends_like_one_that_does_not(
             return function(model, part, rows=rows)
 
         # A copy: so that the next step tries parts of 4 rows again.
-        return in_parts(fails, model, batch, [*split_sizes], rows)
+        return in_parts(fails, model, batch, [*split_sizes])
 
     monkeypatch.setattr(training, "in_parts", in_parts_that_forget)
     run = train(without_dropout(recipe), tokens, three, tmp_path / "often")
@@ -431,7 +466,6 @@ def test_at_one_row_it_stops_with_three_remedies(recipe, tokens, tmp_path):
 @pytest.mark.parametrize(
     "owner, name, words",
     [
-        slow(Accelerator, "prepare", "CUDA out of memory"),
         slow(runs, "read_checkpoint", "CUDA out of memory"),
         slow(training, "class_weights", "CUDA out of memory"),
         (torch.optim.Adam, "step", "the optimizer's step does not fit"),
@@ -478,7 +512,7 @@ def test_a_step_is_checked_by_few_calls_which_do_not_grow_with_the_model(
     model = load_model(recipe)
     loss = forward_backward(model, first_batch(tokens, recipe))
     with Count():
-        value = check_finite(loss, model, SimpleNamespace(scaler=None))
+        value = check_finite(loss, model, torch.amp.GradScaler(enabled=False))
     assert value == loss.item() and len(list(model.parameters())) > 20
     assert called.count(torch.ops.aten._foreach_norm.Scalar) == 1
     kernels = [func for func in called if func is not torch.ops.aten.detach.default]
@@ -563,13 +597,12 @@ def test_with_a_gradient_scaler_its_scale_decides(recipe, scale, loss, problem):
     model = load_model(recipe)
     model.classifier.bias.grad = torch.tensor([math.inf, 0, 0, 0])
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    accelerator = SimpleNamespace(scaler=scaler)
     if problem is None:
-        check_finite(torch.tensor(loss), model, accelerator)
+        check_finite(torch.tensor(loss), model, scaler)
         assert model.classifier.bias.grad is not None
         return
     with pytest.raises(NonFiniteError, match=problem):
-        check_finite(torch.tensor(loss), model, accelerator)
+        check_finite(torch.tensor(loss), model, scaler)
     assert model.classifier.bias.grad is None
 
 
@@ -579,17 +612,14 @@ def test_with_a_gradient_scaler_its_scale_decides(recipe, scale, loss, problem):
 @pytest.fixture
 def scaled(monkeypatch):
     """Train with a scaler that begins too high, and grows again after three steps."""
-    scalers = []
+    scalers, GradScaler = [], torch.amp.GradScaler
 
-    def make(precision):
-        accelerator = make_accelerator(precision)
-        accelerator.scaler = torch.amp.GradScaler(
-            "cpu", init_scale=2.0**20, growth_interval=3
-        )
-        scalers.append(accelerator.scaler)
-        return accelerator
+    def make(device, enabled):
+        assert device == "cpu" and not enabled  # in fp32
+        scalers.append(GradScaler(device, init_scale=2.0**20, growth_interval=3))
+        return scalers[-1]
 
-    monkeypatch.setattr(training, "make_accelerator", make)
+    monkeypatch.setattr(torch.amp, "GradScaler", make)
     return scalers
 
 
@@ -639,6 +669,16 @@ def test_a_run_with_a_scaler_is_resumed_exactly(scaled, stop, recipe, tokens, tm
 
 
 # What cannot be trained is refused before any work
+
+
+def test_one_of_several_processes_is_refused(recipe, tokens, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidValue, match="in one process, and WORLD_SIZE is 2"):
+        train(load_model(recipe), tokens, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for world in ("1", ""):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        check_run(load_model(recipe), tokens, recipe)
 
 
 def test_classes_in_another_order_are_refused(recipe, tokens, tmp_path):

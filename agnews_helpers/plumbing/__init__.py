@@ -1,1 +1,1 @@
-"""What a reader may skip: Hub, safe files, offline model, processes, errors."""
+"""What a reader may skip: Hub, safe files, offline model, errors."""

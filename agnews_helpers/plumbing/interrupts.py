@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .processes import any_process, world_size
-
 
 class StopSignal:
     """Context manager: a first signal to stop only sets `received`.
@@ -55,14 +53,11 @@ class StopSignal:
 
     @property
     def received(self) -> bool:
-        """Whether this or any other process received a signal."""
-        return any_process(self._received_at is not None)
+        """Whether a signal came."""
+        return self._received_at is not None
 
     def run_unless_stopped(self, function: Callable, *arguments: Any) -> Any:
         """Call a function that a signal may interrupt.
-
-        In a multi-process run it is not interrupted, so that no process waits for
-        another one for ever.
 
         Parameters
         ----------
@@ -76,10 +71,9 @@ class StopSignal:
         object
             What the function returns; None if a signal came before its end.
         """
-        alone = world_size() == 1
-        if alone and self.received:
+        if self.received:
             return None
-        self._raise_at_once = alone
+        self._raise_at_once = True
         try:
             return function(*arguments)
         except KeyboardInterrupt:

@@ -2,13 +2,11 @@
 
 import gc
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from tqdm.auto import tqdm
 
 from .errors import DoesNotFit, is_out_of_memory
-from .processes import world_size
 
 Batch = dict[str, torch.Tensor]
 
@@ -18,7 +16,6 @@ def in_parts(
     model: torch.nn.Module,
     batch: Batch,
     split_sizes: list[list[int]],
-    rows: int | None = None,
 ) -> torch.Tensor:
     """Run `step` on a batch; if memory runs out, on halves, quarters, ... of it.
 
@@ -37,8 +34,6 @@ def in_parts(
     split_sizes : list
         Pairs [tokens, rows]: a batch of at least that many tokens is taken in parts of
         at most that many rows. What is found out here is appended.
-    rows : int, optional
-        Rows of the global batch (all processes). Default: those of `batch`.
 
     Returns
     -------
@@ -48,16 +43,13 @@ def in_parts(
     Raises
     ------
     DoesNotFit
-        If a single row does not fit, or if memory runs out in a multi-process run,
-        where the other processes wait for this one's gradients.
+        If a single row does not fit.
     """
     n, length = batch["input_ids"].shape
-    # Several processes average their gradients: each divides by its mean share.
-    divisor = (rows or n) / world_size()
     while True:
         size = min([n, *(most for tokens, most in split_sizes if tokens <= length)])
         try:
-            return _add_up(step, model, batch, size, divisor)
+            return _add_up(step, model, batch, size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -65,11 +57,6 @@ def in_parts(
         # Outside of `except`, whose traceback keeps the failed part's tensors alive.
         model.zero_grad()
         free_memory()
-        if world_size() > 1:
-            raise DoesNotFit(
-                f"{n} rows of {length} tokens do not fit in one of the processes "
-                f"({problem})"
-            )
         if size == 1:
             raise DoesNotFit(f"not even one row of {length} tokens fits ({problem})")
         split_sizes.append([length, size // 2])
@@ -80,17 +67,13 @@ def in_parts(
         )
 
 
-def _add_up(step, model, batch, size, divisor):
+def _add_up(step, model, batch, size):
     """Run `step` on `size` rows after `size` rows; return the sum of the losses."""
     total = None
     n = len(batch["input_ids"])
     for start in range(0, n, size):
         part = {name: tensor[start : start + size] for name, tensor in batch.items()}
-        is_last = start + size >= n
-        # Several processes exchange their gradients once, with the last part.
-        no_sync = nullcontext if is_last else getattr(model, "no_sync", nullcontext)
-        with no_sync():
-            loss = step(model, part, rows=divisor)
+        loss = step(model, part, rows=n)
         total = loss if total is None else total + loss
     return total
 

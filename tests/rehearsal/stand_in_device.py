@@ -18,14 +18,11 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import imports
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
 from agnews_helpers import hardware
-from agnews_helpers.plumbing.processes import process_state
 from vram_budget import GTX_1650_TI, usable_mib
 
 CARD = torch.device("cuda", 0)
@@ -386,13 +383,9 @@ def stand_in_card() -> Iterator[None]:
         stack.enter_context(Dispatch())
         stack.enter_context(Names())
         yield
-    process_state()  # Accelerate asks it when Python ends
 
 
 def forget_devices() -> None:
-    """Let Accelerate and transformers look for a card again."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    for module in (import_utils, imports):
-        for value in vars(module).values():
-            getattr(value, "cache_clear", lambda: None)()
+    """Let transformers look for a card again."""
+    for value in vars(import_utils).values():
+        getattr(value, "cache_clear", lambda: None)()

@@ -24,9 +24,9 @@ from agnews_helpers import (
 )
 from agnews_helpers.checkpoints import State
 from agnews_helpers.cli import main as agnews
+from agnews_helpers.hardware import training_device
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.memory import in_parts
-from agnews_helpers.plumbing.processes import process_state
 from tests.rehearsal.card_memory import CardMemory
 from tests.rehearsal.stand_in_device import (
     CONTEXT,
@@ -107,8 +107,8 @@ def test_what_lies_on_the_card_is_counted_once(card):
 
 def test_after_the_card_there_is_none(recipe, tokens):
     with stand_in_card():
-        assert process_state().device.type == "cuda"
-    assert not torch.cuda.is_available() and process_state().device.type == "cpu"
+        assert training_device() == "cuda"
+    assert not torch.cuda.is_available() and training_device() == "cpu"
     assert evaluate(load_model(recipe), tokens["test"], recipe).rows == 20
 
 
