@@ -18,8 +18,9 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
+from agnews_helpers import LABELS
 from agnews_helpers.cli import main
-from agnews_helpers.data import SAMPLE
+from agnews_helpers.data import SUPPORT
 from agnews_helpers.profiles import NUMBER_VARIABLES, TEXT_VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,10 +101,11 @@ def reader(tiny, trained, tmp_path, monkeypatch):
     for name, value in small.items():
         monkeypatch.setenv(f"AGNEWS_{name}", str(value))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(SAMPLE, "my/folder")
+    Path("my").mkdir()
     texts = ["Stocks fall as oil climbs", "The striker scored twice"]
     Path("texts.txt").write_text("\n".join(texts), encoding="utf-8")
-    pd.DataFrame({"text": texts, "day": [1, 2]}).to_csv("texts.csv", index=False)
+    shutil.copy(SUPPORT / "train.csv", "tickets.csv")
+    pd.DataFrame({"text": texts, "day": [1, 2]}).to_csv("new.csv", sep=";")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
     Path("notebooks").mkdir()
     nbformat.write(notebook, "notebooks/01_small.ipynb")
@@ -238,9 +240,14 @@ def test_a_benchmark_says_what_it_needs():
 
 
 def test_the_program_runs(reader, monkeypatch):
-    [program] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    exec(compile(program, "README.md", "exec"), {})
+    training, service = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(compile(training, "README.md", "exec"), {})
     assert Path("runs/program/best/model.safetensors").is_file()
+    shutil.copytree("runs/program", "runs/tickets")
+    names = {}
+    exec(compile(service, "README.md", "exec"), names)
+    assert names["drawer"]("Stocks fall as oil climbs", 0.0) in LABELS
+    assert names["drawer"]("Stocks fall as oil climbs", 1.0) == "unsure"
 
 
 def test_the_links_lead_somewhere():
