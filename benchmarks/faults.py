@@ -1029,6 +1029,10 @@ def sweep_held(
     afterwards. half_replaced : a finished run whose files did not fit each other.
     damage, weights_different : as of `Result`. left_over : files. every : 2 takes every
     second operation.
+
+    The two locks with which a call begins are not waited for. If a file is held for
+    longer than it is waited for, just when a finished run takes the place of an older
+    one, best/ may be new and a table old: the next call keeps what is old as set aside.
     """
     names = "operations went_on noted told unclear lost half_replaced damage"
     names += " weights_different left_over"

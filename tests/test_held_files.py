@@ -116,20 +116,22 @@ def test_the_shim_s_clock_is_simulated_or_the_true_one(real_clock, tmp_path):
 
 
 def test_the_stored_campaign_held_the_file_of_each_operation():
-    """At each for the three times, and nothing was lost or replaced by half."""
+    """At each for the three times that are waited for; the fourth is too long."""
     stored = json.loads((ROOT / "benchmarks" / "faults.json").read_bytes())
     sweeps = stored["files held as on Windows"]
-    simulated = [sweep for sweep in sweeps if sweep["clock"] == "simulated"]
-    assert [sweep["held_seconds"] for sweep in simulated] == [0.2, 2, 20, 60]
-    assert {sweep["operations"] for sweep in simulated[:3]} == {
-        simulated[0]["operations"]
-    }
-    assert simulated[0]["operations"] > 800
-    assert sum(sweep["operations"] for sweep in sweeps if sweep["clock"] == "true") > 15
-    for sweep in sweeps:
+    clocks = [(sweep["held_seconds"], sweep["clock"]) for sweep in sweeps]
+    *waited_for, too_long = [(t, "simulated") for t in (0.2, 2, 20, 60)]
+    assert clocks == [*waited_for, too_long, *[(t, "true") for t in (0.2, 2, 20)]]
+    counts = [sweep["operations"] for sweep in sweeps]
+    assert counts[0] == counts[1] == counts[2] > 800
+    assert counts[3] > 200 and counts[4] == counts[5] == counts[6] >= 10
+    for clock, sweep in zip(clocks, sweeps):
         assert sweep["went_on"] + sweep["told"] == sweep["operations"]
         assert not sweep["unclear"] + sweep["lost"] + sweep["damage"]
-        assert not sweep["half_replaced"] + sweep["weights_different"]
+        assert not sweep["weights_different"]
+        if clock != too_long:
+            assert not sweep["half_replaced"] + sweep["noted"]
+            assert sweep["told"] <= 12  # the two locks with which a call begins
 
 
 # Folders and files, whatever the operation
