@@ -3,7 +3,8 @@
     python benchmarks/faults.py               about half an hour; writes faults.json
     python benchmarks/faults.py --share 0.1   a tenth of the faults; writes nothing
     python benchmarks/faults.py --bits        every bit of run.json, about two minutes
-    python benchmarks/faults.py --windows     files held by others, about half an hour
+    python benchmarks/faults.py --windows     files held by others, about half an hour;
+                                              their clock is simulated, but for a few
 
 Processes are killed at every single file operation of a run in turn. Others are killed,
 stopped by a signal or by two, or meet a full disk at a random moment, and are started
@@ -16,6 +17,7 @@ what is not the run's own is compared before and after.
 import argparse
 import copy
 import errno
+import gc
 import io
 import json
 import multiprocessing
@@ -88,7 +90,10 @@ SIGNALS = [
     for name in ("SIGTERM", "SIGINT", "SIGHUP")
     if hasattr(signal, name)
 ]
-HOLDS = (0.2, 2, 20, 60)  # seconds that a file is held; nobody waits for the last
+HOLDS = (0.2, 2, 20)  # seconds that a file is held
+TOO_LONG = 60  # nobody waits for it
+REALLY = 89  # every so many operations are also tried on the true clock
+MEMORY = Path("/", "dev", "shm")  # a folder in memory, where the system has it
 SECONDS = 60  # a session that takes longer hangs, also on a machine that is at work
 
 
@@ -1007,8 +1012,13 @@ def _start(unopened, folder):
     return SET_ASIDE if aside and is_said else found
 
 
-def sweep_held(run: SmallRun, seconds: float, every: int = 1) -> dict[str, int]:
+def sweep_held(
+    run: SmallRun, seconds: float, every: int = 1, real_clock: bool = False
+) -> dict[str, int]:
     """As on Windows another program holds a file, from each operation on in turn.
+
+    The clock by which it lets go is simulated: the waits of `storage` turn it, and cost
+    no time. With `real_clock` the waits are real.
 
     A run is stopped once and resumed, in an empty folder and over an older finished
     run. went_on : it ended like the undisturbed one; noted : of these, with a note that
@@ -1018,6 +1028,10 @@ def sweep_held(run: SmallRun, seconds: float, every: int = 1) -> dict[str, int]:
     afterwards. half_replaced : a finished run whose files did not fit each other.
     damage, weights_different : as of `Result`. left_over : files. every : 2 takes every
     second operation.
+
+    The two locks with which a call begins are not waited for. If a file is held for
+    longer than it is waited for, just when a finished run takes the place of an older
+    one, best/ may be new and a table old: the next call keeps what is old as set aside.
     """
     names = "operations went_on noted told unclear lost half_replaced damage"
     names += " weights_different left_over"
@@ -1031,32 +1045,44 @@ def sweep_held(run: SmallRun, seconds: float, every: int = 1) -> dict[str, int]:
         for operation in range(1, machine.count + 1, every):
             counts["operations"] += 1
             with bases.copied(base) as folder:
-                _hold(bases, folder, base, operation, seconds, counts)
+                _hold(bases, folder, base, operation, (seconds, real_clock), counts)
     return dict(counts)
 
 
 def sweep_holds(share: float) -> list[dict[str, float]]:
-    """Take `share` of every third operation, for each of `HOLDS`; two at once."""
-    every = max(1, round(3 / share))
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        return pool.starmap(_sweep_hold, [(seconds, every) for seconds in HOLDS], 1)
+    """Take `share` of all operations for each of `HOLDS`, and a third for `TOO_LONG`.
+
+    A few are tried on the true clock as well. Two sweeps at once; their files are in
+    memory, if they can be.
+    """
+    every = max(1, round(1 / share))
+    sweeps = [(seconds, every, False) for seconds in HOLDS]
+    sweeps += [(TOO_LONG, 3 * every, False)]
+    sweeps += [(seconds, REALLY * every, True) for seconds in HOLDS]
+    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+        return pool.starmap(_sweep_hold, sweeps, 1)
 
 
-def _sweep_hold(seconds, every):
+def _sweep_hold(seconds, every, real_clock):
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as home:
+    gc.freeze()  # each run collects garbage; the libraries are none
+    place = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place) as home:
         with quiet():
             run = SmallRun(Path(home), train_rows=44, epochs=2)
-        counts = sweep_held(run, seconds, every)
-    print(seconds, counts, flush=True)
-    return {"held_seconds": seconds, **counts}
+        counts = sweep_held(run, seconds, every, real_clock)
+    clock = "true" if real_clock else "simulated"
+    counts = {"held_seconds": seconds, "clock": clock, **counts}
+    counts["minutes_of_cpu"] = round(time.process_time() / 60, 1)
+    print(counts, flush=True)
+    return counts
 
 
-def _hold(bases, folder, base, operation, seconds, counts):
+def _hold(bases, folder, base, operation, held, counts):
     """Hold the file of one operation; judge what the run did, and repeat it."""
     foreign, result = _foreign(folder.parent), Result("")
     before = _intact_steps(folder)
-    with windows(folder, operation, seconds) as machine:
+    with windows(folder, operation, *held) as machine:
         message, printed = _stop_and_resume(bases, folder, base)
     counts["went_on"] += not message
     counts["noted"] += not message and "The run goes on" in printed

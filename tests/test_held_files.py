@@ -1,11 +1,13 @@
 """Files that another program holds, as on Windows: a scanner, Excel, another kernel."""
 
 import importlib
+import json
 import mmap
 import os
 import shutil
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
@@ -21,6 +23,7 @@ from agnews_helpers.runs import OpenRun, identity_of
 from tests.compare import assert_same_run, contents
 from tests.windows_shim import windows
 
+ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the shim needs /proc")
 ONCE, TEN_SECONDS, FOR_GOOD = 0, 10, 3600
 
@@ -86,6 +89,49 @@ def test_the_shim_holds_one_file_from_one_operation_on(tmp_path):
         storage.time.sleep(1.0)
         (tmp_path / "b").touch()
     assert machine.count == 5 and machine.refused == 2
+
+
+def test_the_shim_sees_a_file_that_is_mapped_right_after_a_look(tmp_path):
+    """It reads what is mapped only if memory has changed since it looked last."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a")
+    with windows(tmp_path):
+        for _ in range(3):
+            path.rename(path)
+            # Unlike Python's, this mapping has no open file beside it.
+            tensor = torch.from_file(str(path), size=1, dtype=torch.uint8)
+            with pytest.raises(PermissionError):
+                path.rename(path)
+            del tensor
+
+
+@pytest.mark.parametrize("real_clock", [False, True])
+def test_the_shim_s_clock_is_simulated_or_the_true_one(real_clock, tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    started = time.monotonic()
+    with windows(tmp_path, 1, 0.5, real_clock) as machine:
+        assert storage.retry_if_held((tmp_path / "a").read_bytes) == b"a"
+    assert machine.refused == 2 and machine.slept == pytest.approx(0.35 * 3)
+    assert (time.monotonic() - started > 0.5) == real_clock
+
+
+def test_the_stored_campaign_held_the_file_of_each_operation():
+    """At each for the three times that are waited for; the fourth is too long."""
+    stored = json.loads((ROOT / "benchmarks" / "faults.json").read_bytes())
+    sweeps = stored["files held as on Windows"]
+    clocks = [(sweep["held_seconds"], sweep["clock"]) for sweep in sweeps]
+    *waited_for, too_long = [(t, "simulated") for t in (0.2, 2, 20, 60)]
+    assert clocks == [*waited_for, too_long, *[(t, "true") for t in (0.2, 2, 20)]]
+    counts = [sweep["operations"] for sweep in sweeps]
+    assert counts[0] == counts[1] == counts[2] > 800
+    assert counts[3] > 200 and counts[4] == counts[5] == counts[6] >= 10
+    for clock, sweep in zip(clocks, sweeps):
+        assert sweep["went_on"] + sweep["told"] == sweep["operations"]
+        assert not sweep["unclear"] + sweep["lost"] + sweep["damage"]
+        assert not sweep["weights_different"]
+        if clock != too_long:
+            assert not sweep["half_replaced"] + sweep["noted"]
+            assert sweep["told"] <= 12  # the two locks with which a call begins
 
 
 # Folders and files, whatever the operation

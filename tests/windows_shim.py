@@ -3,7 +3,8 @@
 Windows neither renames, replaces nor removes a file that some program has open or
 mapped into memory, nor a folder with such a file in it; and nothing takes the place of
 a folder. `windows` refuses the same. It can also hold a file, as a virus scanner does:
-from one operation on, for some seconds of a clock that only `storage` turns.
+from one operation on, for some seconds. The clock is simulated, so that nothing really
+waits: only where `storage` sleeps does it go on. With `real_clock` it is the true one.
 
 Python asks a hook before each of its operations on files, which an error from it
 prevents. What libraries in Rust or C++ open by themselves is not seen.
@@ -11,8 +12,10 @@ prevents. What libraries in Rust or C++ open by themselves is not seen.
 
 import os
 import sys
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,19 +36,30 @@ class Machine:
 
     folder : its operations are counted. held_from : the number of the operation that is
     refused first, from 1; 0 holds nothing. seconds : how long the file is held; 0: for
-    that one operation. now : the clock. count : operations so far. operations : what
-    they were. held : the file, once it is held. refused : how often.
+    that one operation. real_clock : whether they pass by themselves. slept : seconds so
+    far. count : operations so far. operations : what they were. held : the file, once
+    it is held. refused : how often.
     """
 
     folder: Path
     held_from: int = 0
     seconds: float = 0.0
-    now: float = 0.0
+    real_clock: bool = False
+    slept: float = 0.0
     count: int = 0
     operations: list = field(default_factory=list)
     held: Path | None = None
     until: float = 0.0
     refused: int = 0
+
+    @property
+    def now(self):
+        return time.monotonic() if self.real_clock else self.slept
+
+    def sleep(self, seconds):
+        if self.real_clock:
+            time.sleep(seconds)
+        self.slept += seconds
 
     def before(self, event, arguments):
         """Count an operation, and refuse it if Windows would."""
@@ -103,9 +117,15 @@ def _touches(event, path, held):
     return held == path or inside
 
 
+@lru_cache(maxsize=1)
+def _maps(sizes):
+    """What is mapped: a long text, read again only if our memory's sizes change."""
+    return (PROC / "maps").read_text(encoding="utf-8")
+
+
 def _open_files(folder):
     """The files in a folder that this process has open or mapped into memory."""
-    lines = (PROC / "maps").read_text(encoding="utf-8").splitlines()
+    lines = _maps((PROC / "statm").read_text(encoding="utf-8")).splitlines()
     names = [line[line.index(folder) :] for line in lines if folder in line]
     for descriptor in (PROC / "fd").iterdir():
         with suppress(OSError):  # of the folder that is being listed
@@ -130,12 +150,9 @@ sys.addaudithook(_hook)
 
 
 @contextmanager
-def windows(folder: Path, held_from: int = 0, seconds: float = 0.0):
+def windows(folder: Path, held_from=0, seconds=0.0, real_clock=False):
     """Context manager: files in a folder behave as on Windows. Yields the `Machine`."""
-    machine = Machine(Path(folder).resolve(), held_from, seconds)
-
-    def sleep(seconds):
-        machine.now += seconds
+    machine = Machine(Path(folder).resolve(), held_from, seconds, real_clock)
 
     def rename(source, target):
         if os.path.lexists(target) and Path(source) != Path(target):
@@ -148,7 +165,7 @@ def windows(folder: Path, held_from: int = 0, seconds: float = 0.0):
     before = storage.os, storage.time, storage.WAITS
     # Windows cannot open a folder.
     storage.os = SimpleNamespace(**{**vars(os), "name": "nt"})
-    storage.time = SimpleNamespace(sleep=sleep)
+    storage.time = SimpleNamespace(sleep=machine.sleep)
     storage.WAITS = WAITS
     _machines.append(machine)
     try:
