@@ -41,8 +41,8 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
-# No label, a negative number, or several labels
-NO_CLASS = re.compile(r"|-\d+|\[.*\]|\d+(,\d+)+")
+# No label, a negative number, several labels, an object or bytes
+NO_CLASS = re.compile(r"|-\d+|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -192,17 +192,18 @@ def read_source(recipe: Recipe) -> Source:
         )
     text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
-    train = _without_empty_rows(read_texts(found.pop("train"), *columns))
+    train = read_texts(found.pop("train"), *columns)
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     files = {"train": _assign_classes(train, coding)}
     notes = []
-    for split in [split for split, paths in found.items() if paths]:
+    for split, paths in found.items():
+        if not paths:
+            continue
         try:
-            texts = read_texts(found[split], *train.columns, labelled=False)
+            texts = read_texts(paths, *train.columns, labelled=False)
         except DataError:  # its header is another
-            texts = read_texts(found[split], *columns)
-        texts = _without_empty_rows(texts)
+            texts = read_texts(paths, *columns)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
             notes.append(
                 f"note: {texts.path.name} has no labels: its {len(texts.rows):,} rows "
@@ -212,15 +213,6 @@ def read_source(recipe: Recipe) -> Source:
             files[split] = _assign_classes(texts, coding)
     found = [_summary(texts, names) for texts in files.values()]
     return Source([*names], files, [*found, *notes])
-
-
-def _without_empty_rows(texts):
-    """Leave out rows without anything in them, as spreadsheets append them."""
-    is_empty = texts.rows["content"].str.strip(f"{texts.separator} ") == ""
-    if is_empty.any():
-        texts.rows = texts.rows[~is_empty].copy()
-        texts.notes.append(f"{is_empty.sum():,} empty rows left out")
-    return texts
 
 
 def _summary(texts, names):
@@ -270,8 +262,8 @@ def _classes(train):
             "--label-column NAME says so."
         )
     names = used["name"][used["plain"].isin(common) & ~used["plain"].duplicated()]
-    digits = {name: len(name.strip("-")) for name in names if NUMBER.fullmatch(name)}
-    return sorted(names, key=lambda name: (digits.get(name, 99), name.casefold()))
+    are_numbers = all(map(NUMBER.fullmatch, names))
+    return sorted(names, key=float if are_numbers else str.casefold)
 
 
 def _codings(names):

@@ -120,8 +120,8 @@ MUTANTS = {
                 "}) < len(names)",
             ),
         ],
-        "test_names_stand_behind_numbers": [
-            ("digits.get(name, 99)", "digits.get(name, 0)"),
+        "test_numbers_are_in_their_order_and_words_in_the_alphabets": [
+            ("float if are_numbers else str.casefold", "str.casefold"),
         ],
         "test_a_subset_is_in_the_order_of_the_file": [
             ("part.sort_index() for part", "part for part"),
@@ -884,6 +884,7 @@ MUTANTS = {
         ],
         "test_blank_lines_and_empty_rows": [
             ("skipinitialspace=True", "skipinitialspace=False"),
+            ('if "".join(row).strip()}', "if row}"),
         ],
         "test_labels_are_read_as_they_are_meant": [
             ('normalize("NFKC"', 'normalize("NFC"'),
@@ -944,7 +945,7 @@ MUTANTS = {
         "test_a_layout_that_is_read": [
             ("if len({*map(len, unquoted.values())}) == 1", "if False"),
             ("not in {*label, *named}", "not in {*label}"),
-            ("row[name] = feature.names[label]", "pass"),
+            ("table[name].map(dict(enumerate(feature.names)))", "table[name]"),
         ],
     },
     ("agnews_helpers/checking.py", "tests/test_checking.py"): {

@@ -215,17 +215,15 @@ def read_texts(
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
         asked = filter(None, [label_column, *text_columns])
-        raise DataError(f"{found.path} {_question(table, ', '.join(asked), labelled)}")
-    words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
-    contents = [
-        (found.separator or " | ").join(map(str, row))
-        for row in table.to_numpy().tolist()
-    ]
+        raise DataError(f"{found.path} {_question(table, ', '.join(asked))}")
+    words = [_join(row) for row in table.iloc[:, texts].to_numpy()]
+    separator = found.separator or " | "
+    contents = [separator.join(map(str, row)) for row in table.to_numpy()]
     columns = {"text": words, "content": contents}
     rows = pd.DataFrame(columns, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
-    rows["problem"] = [problem_of(text) or "" for text in words]
+    rows["problem"] = rows["text"].map(problem_of)
     names = ["problem", "content"]
     unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
     found.table = table
@@ -357,14 +355,8 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
             unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
             lines[line - 1] = ""
     csv.field_size_limit(limit)
-    # A row of empty cells is a row, but not above the first one; a blank line is none.
-    first = next((n for n, row in rows.items() if "".join(row).strip()), 0)
-    rows = {
-        n: row
-        for n, row in rows.items()
-        if n >= first and (len(row) > 1 or "".join(row).strip())
-    }
-    return rows, unused
+    # Spreadsheets append rows of empty cells, which are blank lines.
+    return {n: row for n, row in rows.items() if "".join(row).strip()}, unused
 
 
 def _swallowing(rows, separator):
@@ -433,7 +425,7 @@ def _parse_parquet(paths):
 
     try:
         dataset = Dataset(concat_tables([ParquetFile(path).read() for path in paths]))
-        rows = dataset.to_list()
+        table = _as_frame(dict(enumerate(dataset.to_list(), 1)))
     except Exception as error:  # pyarrow has many ways to say it
         raise DataError(
             f"{paths[0]} cannot be read as Parquet ({type(error).__name__}). Get it "
@@ -441,11 +433,9 @@ def _parse_parquet(paths):
         ) from error
     for name, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
-            for row in rows:
-                label = row[name]
-                if label in range(feature.num_classes):  # -1 stays
-                    row[name] = feature.names[label]
-    return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))), unit="row")
+            # -1 is none of them, so it becomes NaN.
+            table[name] = table[name].map(dict(enumerate(feature.names)))
+    return Texts(paths[0], table, unit="row")
 
 
 def _as_frame(rows):
@@ -524,16 +514,14 @@ def _choose_columns(table, label_column, text_columns, labelled):
     return label, texts
 
 
-def _question(table, asked, labelled):
+def _question(table, asked):
     """Ask which columns are text and label."""
     names = ", ".join(map(repr, table.columns))
-    first = ", ".join(str(cell)[:20] for cell in table.iloc[0])
-    other = " and which is the label" if labelled else ""
-    flag = ", --label-column NAME" if labelled else ""
+    first = [str(cell)[:20] for cell in table.iloc[0]]
     return (
-        f"has the columns {names} (asked for: {asked or 'none'}): which are the text"
-        f"{other}? Say so: --text-columns A,B{flag} (in Python, fields of Recipe). The "
-        f"first row is {first}"
+        f"has the columns {names} (asked for: {asked or 'none'}): which are the text, "
+        "and, to train, which is the label? Say so: --text-columns A,B, and to train "
+        f"--label-column NAME (in Python, fields of Recipe). The first row is {first}"
     )
 
 
@@ -573,15 +561,12 @@ def written_label(label: object) -> str:
     -------
     str
         The label without control characters and needless spaces, and with 3.0 as 3; of
-        a list of one label that label. Empty for None, NaN and an empty list, and in
-        square brackets if it is neither text nor a number.
+        a list of one label that label. Empty for None, NaN and an empty list.
     """
     if isinstance(label, list) and len(label) < 2:
         label = label[0] if label else None
     if label is None or label != label:
         return ""
-    if not isinstance(label, (str, int, float, list)):
-        label = [label]
     text = "".join(
         char
         for char in str(label)
@@ -608,7 +593,7 @@ def plain_label(label: object) -> str:
     return "".join(char for char in text if char not in JOINERS)
 
 
-def problem_of(text: object) -> str | None:
+def problem_of(text: object) -> str:
     """Say why something cannot be used as a text.
 
     Parameters
@@ -618,8 +603,8 @@ def problem_of(text: object) -> str | None:
 
     Returns
     -------
-    str or None
-        What is wrong; None if it can be used.
+    str
+        What is wrong; empty if it can be used.
     """
     if not isinstance(text, str):
         return f"whose text is the {type(text).__name__} {str(text)[:40]}"
@@ -627,4 +612,4 @@ def problem_of(text: object) -> str | None:
         return NO_TEXT
     if UNREADABLE.search(text):
         return "with a null byte or half a character, so not UTF-8"
-    return None
+    return ""
