@@ -324,19 +324,16 @@ def _split(train, validation, test, names, recipe, text_columns=()):
         raise DataError(f"{recipe.data} has no rows left to test with.")
     if small := _small_classes(train, names):
         raise DataError(f"{recipe.data}: {small}.")
-    n_train = len(train)
-    if validation is None:
-        share = round(recipe.validation_share * len(train))
-        n_train -= max(4, len(names), share)
-    if n_train < recipe.batch_size:
-        raise DataError(
-            f"{recipe.data}: {len(train)} training rows, of which "
-            f"{len(train) - n_train} validate, leave fewer than one batch of "
-            f"{recipe.batch_size}. Use more rows or a smaller batch_size."
-        )
     drawn = train
     if validation is None:
-        drawn, validation = _deal(train, n_train, recipe.seed)
+        n = max(4, len(names), round(recipe.validation_share * len(train)))
+        drawn, validation = _deal(train, max(1, len(train) - n), recipe.seed)
+    if len(drawn) < recipe.batch_size:
+        raise DataError(
+            f"{recipe.data}: {len(drawn)} training rows, beside {len(validation)} that "
+            f"validate, are fewer than one batch of {recipe.batch_size}. Use more rows "
+            "or a smaller batch_size."
+        )
     _note("validation", validation, drawn, names)
     _note("test", test, train, names)
     splits = {"train": drawn, "validation": validation, "test": test}

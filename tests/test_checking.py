@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers import Recipe, SaveError, check_data, load_data
+from agnews_helpers import Recipe, check_data, load_data
 from agnews_helpers.cli import main
 from agnews_helpers.plumbing.tables import problem_of
 from tests.test_data import fails, mail, names_of, own
@@ -155,7 +155,7 @@ def test_a_class_that_has_too_few_rows_is_a_problem(tmp_path):
 
 def test_the_usable_rows_go_to_a_new_folder(tmp_path):
     recipe = Recipe(model="mini", data=str(own(tmp_path / "a", mail())))
-    with pytest.raises(SaveError, match="must be the name of a new folder"):
+    with pytest.raises(FileExistsError):
         check_data(recipe, tmp_path / "a")
 
 

@@ -381,7 +381,7 @@ def test_an_export_from_excel(tmp_path, capsys, encoding):
     )
     first = capsys.readouterr().out.splitlines()[0]
     assert first == (
-        "train.csv · 40 rows read, 40 used, 0 not · label column 'Label' · text 'Text' "
+        "train.csv · 42 rows read, 40 used, 2 not · label column 'Label' · text 'Text' "
         "· 2 classes: Größe 20, Preis 20"
     )
 
@@ -816,6 +816,8 @@ def test_a_list_of_classes_that_names_too_few(folder, listed):
 def test_fewer_rows_than_a_batch(tmp_path):
     fails(write(tmp_path / "rows", train=ROWS[:11]), "fewer than one batch of 8")
     assert len(load(write(tmp_path / "rows", train=ROWS[:12]))["train"]) == 8
+    shop = own(tmp_path / "shop", mail(classes=("Praise", "Blame")))
+    fails(shop, "1 training rows, beside 3 that validate", train_rows=4)
 
 
 def test_one_row_of_a_class_cannot_be_split(tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agnews_helpers import DataError
 from agnews_helpers.plumbing.tables import (
+    NO_TEXT,
     find_tables,
     plain_label,
     problem_of,
@@ -173,10 +174,12 @@ def test_blank_lines_and_empty_rows(tmp_path):
     content = "\r\n\r\nlabel,text\r\n\r\nSports,The cup\r\n,\r\n , \r\n\r\n"
     (tmp_path / "any.csv").write_bytes(content.encode())
     found = read_texts([tmp_path / "any.csv"])
-    assert found.rows.index.tolist() == [5]
-    (tmp_path / "any.csv").write_bytes(b",,\n" + b'3, "a title", "a, text"\n,,x\n')
+    assert found.table.index.tolist() == [5, 6, 7]  # a blank line is no row
+    assert found.rows["problem"].tolist() == ["", NO_TEXT, NO_TEXT]
+    assert found.describe_problems() == []
+    (tmp_path / "any.csv").write_bytes(b",,\n" + b'3, "a title", "a, text"\n,,\n')
     found = read_texts([tmp_path / "any.csv"])
-    assert found.rows["text"].to_dict() == {2: "a title a, text", 3: "x"}
+    assert found.rows["text"].tolist() == ["a title a, text", ""]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ class Texts:
     def describe_problems(self, but: str = "") -> list[str]:
         """Say which rows cannot be used: each kind of problem with its first lines.
 
+        Rows of empty cells, as spreadsheets append them, are left out.
+
         Parameters
         ----------
         but : str
@@ -110,7 +112,9 @@ class Texts:
             Empty if all can.
         """
         bad = self.problems
-        kinds = [*bad[bad["problem"] != but].groupby("problem", sort=False)["line"]]
+        is_empty = bad["content"].str.strip(f"{self.separator} ") == ""
+        bad = bad[~is_empty & (bad["problem"] != but)]
+        kinds = [*bad.groupby("problem", sort=False)["line"]]
         found = []
         for problem, lines in kinds[:NAMED]:
             named = ", ".join(map(str, lines[:NAMED]))
@@ -355,8 +359,14 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
             unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
             lines[line - 1] = ""
     csv.field_size_limit(limit)
-    # Spreadsheets append rows of empty cells, which are blank lines.
-    return {n: row for n, row in rows.items() if "".join(row).strip()}, unused
+    # A row of empty cells is a row, but not above the first one; a blank line is none.
+    first = next((n for n, row in rows.items() if "".join(row).strip()), 0)
+    rows = {
+        n: row
+        for n, row in rows.items()
+        if n >= first and (len(row) > 1 or "".join(row).strip())
+    }
+    return rows, unused
 
 
 def _swallowing(rows, separator):
