@@ -36,9 +36,9 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     Returns
     -------
     dict
-        Plain values, for JSON: ``notes``; ``rows`` of each split; ``problems``;
-        ``classes``, with their rows by split; ``tokens``; ``equal_texts``;
-        ``suggestions``, a flag of ``agnews train`` -> the reason for it.
+        Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
+        split; ``tokens``; ``equal_texts``; ``suggestions``, a flag of ``agnews train``
+        -> the reason for it.
 
     Raises
     ------
@@ -58,10 +58,6 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     tokens = _tokens(usable, recipe)
     return {
         "notes": source.notes,
-        "rows": {
-            split: {"read": len(texts.rows), "used": int(counts[split].sum())}
-            for split, texts in source.files.items()
-        },
         "problems": source.problems(),
         "classes": counts.to_dict("index"),
         "tokens": tokens,

@@ -275,10 +275,6 @@ def _train(options):
     print(f"device     {hardware.training_device()}\n{recipe.describe()}")
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
     tokens = batching.tokenize(news, tokenizer, recipe)
-    if cut := sum(s["length"][:].count(recipe.max_length) for s in tokens.values()):
-        print(
-            f"note: {cut:,} texts reach {recipe.max_length} tokens, where they are cut."
-        )
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,

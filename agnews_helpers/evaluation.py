@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .batching import (
-    PROGRESS_BAR_FROM_ROWS,
+    PROGRESS_BAR_AFTER,
     check_labels,
     check_texts,
     check_tokenizer,
@@ -74,8 +74,7 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        quiet = len(split) <= PROGRESS_BAR_FROM_ROWS
-        progress = tqdm(batches, desc="predict", disable=quiet)
+        progress = tqdm(batches, desc="predict", delay=PROGRESS_BAR_AFTER)
         for indices, batch in zip(progress, loader):
             names = ("input_ids", "attention_mask")
             inputs = {name: batch[name].to(model.device) for name in names}
@@ -359,22 +358,20 @@ def score(
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)
     classes = np.arange(len(names))
-    per_class = metrics.precision_recall_fscore_support(
+    columns = ["precision", "recall", "f1", "rows"]
+    figures = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
     counts = metrics.confusion_matrix(labels, predicted, labels=classes)
     right = predicted == labels
+    test = stats.binomtest(right.sum(), len(right))
     return Report(
         rows=len(labels),
         accuracy=float(right.mean()),
-        interval=stats.binomtest(right.sum(), len(right)).proportion_ci(
-            method="wilson"
-        ),
+        interval=test.proportion_ci(method="wilson"),
         macro_f1=metrics.f1_score(labels, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
-        per_class=DataFrame(
-            dict(zip(["precision", "recall", "f1", "rows"], per_class)), names
-        ),
+        per_class=DataFrame(dict(zip(columns, figures)), names),
         confusion=DataFrame(counts, names, names).rename_axis(
             index="true", columns="predicted"
         ),

@@ -33,7 +33,7 @@ MUTANTS = {
             ),
         ],
         "test_a_bad_variable_is_named": [
-            ("name in NUMBER_VARIABLES and not", "name in TEXT_VARIABLES and not"),
+            ("text.isdecimal()", "True"),
         ],
         "test_the_profile_follows_from_the_machine": [
             ("if torch.cuda.is_available()", "if not torch.cuda.is_available()"),
@@ -269,12 +269,6 @@ MUTANTS = {
     ("agnews_helpers/batching.py", "tests/test_misuse.py"): {
         "test_is_refused_before_any_work[fractions]": [
             ('labels.dtype.kind not in "iu"', 'labels.dtype.kind not in "iuf"'),
-        ],
-        "test_is_refused_before_any_work[a fraction]": [
-            ('numbers.dtype.kind not in "iu"', 'numbers.dtype.kind not in "iuf"'),
-        ],
-        "test_is_refused_before_any_work[a length of 0]": [
-            ("numbers.min() < 1", "numbers.min() < 0"),
         ],
     },
     ("agnews_helpers/training.py", "tests/test_not_ours.py"): {

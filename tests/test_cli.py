@@ -573,17 +573,6 @@ def test_columns_with_the_names_of_ag_news_are_known(header, shop, tmp_path):
     assert label == classify(["Where is it I wait"], shop)["label"][0]
 
 
-@pytest.mark.parametrize("length, said", [("16", True), ("512", False)])
-def test_texts_that_are_cut_are_counted(length, said, small, tmp_path, capsys):
-    flags = ["--profile", "offline", "--max-length", length, "--steps", "1"]
-    assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
-    found = re.search(
-        r"note: (\d+) texts reach 16 tokens, where they are cut.",
-        capsys.readouterr().out,
-    )
-    assert bool(found) is said and (not said or 0 < int(found[1]) <= 64)
-
-
 def test_files_that_are_not_as_the_run_wrote_them_are_named(shop, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(shop, folder)

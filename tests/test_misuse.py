@@ -269,11 +269,8 @@ CALLS = {
         "takes Sequence",
     ),
     "epoch 1.5": (lambda g: epoch_batches([3, 4], g.recipe, 1.5), "takes int"),
-    "no lengths": (lambda g: epoch_batches([], g.recipe, 1), "one for each row"),
     "letters": (lambda g: epoch_batches("abc", g.recipe, 1), "whole numbers of tokens"),
-    "a length of 0": (lambda g: sorted_batches([3, 0]), "whole numbers of tokens"),
     "lengths of a split": (lambda g: sorted_batches(g.tokens["test"]), "Sequence"),
-    "a fraction": (lambda g: sorted_batches([1.5]), "whole numbers of tokens"),
     "a loader of a table": (
         lambda g: make_loader(g.tokens["test"].to_pandas(), [[0]], g.recipe),
         "takes Dataset for 'split'",

@@ -243,7 +243,7 @@ def read_texts(
 def _read_table(paths):
     """Read the cells of a file; its name tells of which kind it is."""
     path = paths[0]
-    if not all(map(Path.is_file, paths)):
+    if not all(map(Path.is_file, paths)):  # a pipe would be waited for
         raise DataError(f"{path} is not there, or is a folder or a pipe.")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
@@ -513,8 +513,7 @@ def _choose_columns(table, label_column, text_columns, labelled):
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
         label = [i for i in others if _repeats(table.iloc[:, i], most)]
-    first = map(plain_label, table.iloc[:, 0])
-    if not has_header and not label and (labelled or all(map(str.isdecimal, first))):
+    if labelled and not has_header and not label:
         label = [0]
     if not texts and not text_columns:
         others = [i for i in free if i not in {*label, *named}]
