@@ -105,8 +105,7 @@ def _read_hub():
     def load(**options):
         return [
             pd.read_parquet(
-                hf_hub_download(HUB_DATA, name, repo_type="dataset", **options),
-                columns=["text", "label"],
+                hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
             )
             for name in hub.FILES["data"]
         ]
@@ -183,12 +182,10 @@ def read_source(recipe: Recipe) -> Source:
     if not place.is_file():
         found = {split: find_tables(place, names) for split, names in SPLITS.items()}
     if not found["train"]:
-        held = ", ".join(sorted(path.name for path in place.glob("*"))[:9])
         raise DataError(
             f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
             "name one with train.csv and, if there are any, test.csv and "
-            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file. It "
-            f"holds {held or 'nothing'}."
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
@@ -309,17 +306,10 @@ def _assign_classes(texts, coding):
     return texts
 
 
-def _draw(frame, n, recipe):
-    """Draw at most as many rows as the recipe says, the same share of each class."""
-    if n is None or n >= len(frame):
-        return frame
-    return _deal(frame, n, recipe.seed)[0]
-
-
 def _split(train, validation, test, names, recipe, text_columns=()):
     """Draw the rows, hold out those for validation, and check all three splits."""
-    train = _draw(train, recipe.train_rows, recipe)
-    test = _draw(test, recipe.test_rows, recipe)
+    train, _ = _deal(train, recipe.train_rows, recipe.seed)
+    test, _ = _deal(test, recipe.test_rows, recipe.seed)
     if test.empty:
         raise DataError(f"{recipe.data} has no rows left to test with.")
     if small := _small_classes(train, names):
@@ -391,10 +381,12 @@ def _hold_out(frame):
 
 
 def _deal(frame, n, seed):
-    """Draw `n` rows, the same share of each class if that is possible.
+    """Draw at most `n` rows (None: all), of each class the same share if possible.
 
     Returns them and the others, each in the order of the file.
     """
+    if n is None or n >= len(frame):
+        return frame, frame[:0]
     from sklearn.model_selection import train_test_split
 
     options = {"train_size": n, "random_state": seed}

@@ -112,8 +112,7 @@ class Classifier:
         self.model, self.tokenizer = load_classifier(folder)
         longest = {"max_length": min(512, self.tokenizer.model_max_length)}
         self.recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
-        max_length = self.recipe.max_length
-        check_model_and_tokenizer(self.model, self.tokenizer, max_length)
+        check_model_and_tokenizer(self.model, self.tokenizer, self.recipe.max_length)
         self.model.to(training_device())
         self.lock = Lock()  # a tokenizer is not thread-safe
 

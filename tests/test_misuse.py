@@ -269,7 +269,6 @@ CALLS = {
         "takes Sequence",
     ),
     "epoch 1.5": (lambda g: epoch_batches([3, 4], g.recipe, 1.5), "takes int"),
-    "letters": (lambda g: epoch_batches("abc", g.recipe, 1), "whole numbers of tokens"),
     "lengths of a split": (lambda g: sorted_batches(g.tokens["test"]), "Sequence"),
     "a loader of a table": (
         lambda g: make_loader(g.tokens["test"].to_pandas(), [[0]], g.recipe),
@@ -294,10 +293,6 @@ CALLS = {
     "hours of a name": (
         lambda g: full_run_hours("mini", [8], g.recipe),
         "for 'config', and got str",
-    ),
-    "hours of nothing": (
-        lambda g: full_run_hours(TINY, [], g.recipe),
-        "one for each row",
     ),
     "a device's name": (lambda g: vram_cap("cpu"), "takes device for 'device'"),
     # what has no name of its own in the package
