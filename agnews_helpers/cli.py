@@ -255,7 +255,8 @@ def _budget(options):
     from .hardware import check_precision, this_card
 
     recipe = Recipe(**environment_overrides() | _flags(options))
-    card = find_card(options.card) if options.card else this_card() or GTX_1650_TI
+    named = options.card is not None
+    card = find_card(options.card) if named else this_card() or GTX_1650_TI
     check_precision(recipe.precision, "cuda", card)
     return 0, card_report(recipe, card, options.system)
 
