@@ -237,10 +237,14 @@ def _flags(options):
 
 def _doctor(options):
     """Print what this machine is, and what it lacks."""
-    from . import doctor, hardware
+    try:
+        from . import doctor, hardware
 
-    print(f"{hardware.describe_machine()}\n")
-    checks = list(doctor.examine())
+        print(f"{hardware.describe_machine()}\n")
+        checks = list(doctor.examine())
+    except ImportError as error:
+        print(f"[FAIL] {error}. Install the project as README.md says.")
+        return 1, {}
     print(*checks, sep="\n")
     failed = [check.name for check in checks if check.ok is False]
     print(f"\nNot ready: {', '.join(failed)}." if failed else "\nReady.")
