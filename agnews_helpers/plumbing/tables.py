@@ -206,8 +206,9 @@ def read_texts(
     """
     found = _read_table(paths)
     table = found.table
+    asked = [name for name in (label_column, *text_columns) if name]
     if found.separator and len(table):
-        if _has_header(table, label_column, text_columns):
+        if _has_header(table, asked):
             table = table[1:].set_axis(table.iloc[0].str.strip(), axis=1)
         else:
             table.columns = [f"column {i + 1}" for i in table.columns]
@@ -218,8 +219,7 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        asked = filter(None, [label_column, *text_columns])
-        raise DataError(f"{found.path} {_question(table, ', '.join(asked))}")
+        raise DataError(f"{found.path} {_question(table, asked)}")
     words = [_join(row) for row in table.iloc[:, texts].to_numpy()]
     separator = found.separator or " | "
     contents = [separator.join(map(str, row)) for row in table.to_numpy()]
@@ -456,10 +456,9 @@ def _as_frame(rows):
 # Header to columns
 
 
-def _has_header(table, label_column, text_columns):
-    """Say whether the first row holds names of columns."""
+def _has_header(table, asked):
+    """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
-    asked = filter(None, [label_column, *text_columns])
     # "column 1" is our own name for a column without one.
     if any(not re.fullmatch(r"column \d+", name) for name in asked):
         return True
@@ -528,9 +527,10 @@ def _question(table, asked):
     names = ", ".join(map(repr, table.columns))
     first = [str(cell)[:20] for cell in table.iloc[0]]
     return (
-        f"has the columns {names} (asked for: {asked or 'none'}): which are the text, "
-        "and, to train, which is the label? Say so: --text-columns A,B, and to train "
-        f"--label-column NAME (in Python, fields of Recipe). The first row is {first}"
+        f"has the columns {names} (asked for: {', '.join(asked) or 'none'}): which are "
+        "the text, and, to train, which is the label? Say so: --text-columns A,B, and "
+        "to train --label-column NAME (in Python, fields of Recipe). The first row is "
+        f"{first}"
     )
 
 
