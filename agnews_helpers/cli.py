@@ -347,7 +347,7 @@ def _predict(options):
     files = [options.file, options.output]
     if all(files) and not options.texts:
         return 0, _label_file(options)
-    if any(files) or not options.texts:
+    if any(files) or options.texts in ([], ["-"]):
         raise InvalidValue("Give texts, or --file and --output.")
     answers = _answers(options.texts, options)
     names = [name.removeprefix("probability_") for name in answers.columns[3:]]

@@ -405,6 +405,10 @@ MUTANTS = {
         "test_answers_that_are_not_sure_enough_are_marked": [
             ('< options.min_confidence, "label"] = UNSURE', '< 0, "label"] = UNSURE'),
         ],
+        "test_what_cannot_be_predicted_is_one_line": [
+            ('options.texts in ([], ["-"])', "not options.texts"),
+            ("any(files) or options", "options"),
+        ],
         "test_columns_of_those_names_are_kept": [
             ("while name in table.columns:", "while False:"),
         ],

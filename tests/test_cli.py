@@ -613,6 +613,7 @@ def test_what_would_steer_a_terminal_is_not_printed(shop, capsys):
         (["good", "a\udce9b"], "Text 2"),
         ([], "Give texts"),
         (["a", "--file", "b.csv"], "Give texts"),
+        (["-"], "Give texts"),  # the lines of the input, until version 3
         (["--output", "b.csv"], "Give texts"),
         (["--file", "no-such.csv", "--output", "out.csv"], "no-such.csv"),
     ],
