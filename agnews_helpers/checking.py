@@ -9,7 +9,7 @@ from datasets import Dataset
 from .batching import tokenize
 from .data import read_source
 from .model import load_tokenizer
-from .plumbing.errors import SaveError, check_types
+from .plumbing.errors import check_types
 from .plumbing.storage import save_text
 from .recipe import Recipe
 
@@ -36,19 +36,17 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     Returns
     -------
     dict
-        Plain values, for JSON: ``notes``; ``rows`` of each split; ``problems``;
-        ``classes``, with their rows by split; ``tokens``; ``equal_texts``;
-        ``suggestions``, a flag of ``agnews train`` -> the reason for it.
+        Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
+        split; ``tokens``; ``equal_texts``; ``suggestions``, a flag of ``agnews train``
+        -> the reason for it.
 
     Raises
     ------
     DataError
         If there is no training file, or a file cannot be read at all.
-    SaveError
+    FileExistsError
         If `target` exists.
     """
-    if target and target.exists():
-        raise SaveError(f"{target} must be the name of a new folder.")
     source = read_source(recipe)
     usable = pd.concat(source.usable()).reset_index(0, names="split")
     usable["label"] = usable["label"].map(dict(enumerate(source.names)))
@@ -60,10 +58,6 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     tokens = _tokens(usable, recipe)
     return {
         "notes": source.notes,
-        "rows": {
-            split: {"read": len(texts.rows), "used": int(counts[split].sum())}
-            for split, texts in source.files.items()
-        },
         "problems": source.problems(),
         "classes": counts.to_dict("index"),
         "tokens": tokens,
@@ -82,11 +76,15 @@ def _write(target, source, usable):
     for split, rows in usable.groupby("split"):
         tables[split] = rows[["label", "text"]]
     for name, table in tables.items():
-        # All quoted: Python leaves a line that ends in \r alone as it is.
-        text = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        # Half a character can be a reason not to use a row.
-        text = text.encode(errors="backslashreplace").decode()
-        save_text(target / f"{name}.csv", text)
+        table.to_csv(
+            target / f"{name}.csv",
+            index=False,
+            # All quoted: Python leaves a line that ends in \r alone as it is.
+            quoting=csv.QUOTE_ALL,
+            lineterminator="\n",
+            # Half a character can be a reason not to use a row.
+            errors="backslashreplace",
+        )
     save_text(target / "classes.txt", "\n".join(source.names))
 
 

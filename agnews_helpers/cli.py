@@ -4,10 +4,9 @@ import argparse
 import os
 import sys
 from contextlib import suppress
-from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NoReturn, get_args
+from typing import get_args
 
 from vram_budget.cards import SYSTEMS_GIB
 
@@ -89,14 +88,6 @@ def _check_outputs(*paths):
         TemporaryFile(dir=path.parent).close()
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = f"see {self.prog} --help (-- goes before a text with a dash)"
-        self.exit(2, f"{self.prog}: {message}; {hint}\n")
-
-
 def _path(text):
     """Convert a word of the command line to a path; `~` is the home folder."""
     if not text:
@@ -123,11 +114,7 @@ def _checked(convert, is_allowed, allowed):
 UNSURE = "unsure"  # in place of a label
 # The words and flags of the commands, beside those of the recipe.
 FLAGS = {
-    "texts": {
-        "nargs": "*",
-        "metavar": "TEXT",
-        "help": "a text, or - for each line of the input that has one",
-    },
+    "texts": {"nargs": "*", "metavar": "TEXT", "help": "a text; -- goes before a dash"},
     "data": {"help": "a folder with a training file, or one file"},
     "--write": {
         "type": _path,
@@ -159,11 +146,6 @@ FLAGS = {
         "type": _checked(int, lambda n: n >= 1, "a whole number from 1"),
         "help": "stop after this many steps; --resume goes on from there",
     },
-    "--checkpoint-minutes": {
-        "type": _checked(float, lambda x: 0 < x < inf, "minutes, above 0"),
-        "default": 10.0,
-        "help": "between two saves (default: %(default)s)",
-    },
     "--file": {
         "type": _path,
         "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
@@ -194,13 +176,19 @@ FLAGS = {
 
 def _parser():
     """Make the parser of all commands."""
-    parser = _Parser("agnews", description="Fine-tune DistilBERT; see README.md.")
+    parser = argparse.ArgumentParser(
+        "agnews", description="Fine-tune DistilBERT; see README.md."
+    )
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, summary, flags=""):
         command = commands.add_parser(
-            name, help=summary, description=summary, allow_abbrev=False
+            name,
+            help=summary,
+            description=summary,
+            usage=f"agnews {name} ... (--help lists what it takes)",
+            allow_abbrev=False,
         )
         command.set_defaults(run=run, json=None, output=None, mistakes=None)
         for flag in flags.split():
@@ -214,7 +202,7 @@ def _parser():
     wrong = "list all that is wrong with labelled texts"
     add("check", _check, wrong, "data --write --json")
     trains = "train a classifier, keep the best epoch"
-    add("train", _train, trains, "--output-dir --resume --steps --checkpoint-minutes")
+    add("train", _train, trains, "--output-dir --resume --steps")
     tests = "--model|--output-dir --mistakes --json"
     add("evaluate", _evaluate, "test a trained classifier", tests)
     labels = (
@@ -292,10 +280,6 @@ def _train(options):
     print(f"device     {hardware.training_device()}\n{recipe.describe()}")
     news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
     tokens = batching.tokenize(news, tokenizer, recipe)
-    if cut := sum(s["length"][:].count(recipe.max_length) for s in tokens.values()):
-        print(
-            f"note: {cut:,} texts reach {recipe.max_length} tokens, where they are cut."
-        )
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,
@@ -303,7 +287,6 @@ def _train(options):
         folder,
         "auto" if options.resume is None else options.resume,
         options.steps,
-        options.checkpoint_minutes,
     )
     if not run.finished:
         return StopSignal.number and 128 + StopSignal.number, {}
@@ -360,37 +343,36 @@ def _evaluate(options):
 
 
 def _predict(options):
-    """Label texts, the lines of the standard input, or the rows of a file."""
-    texts = options.texts
-    has_file = bool(options.file)
-    is_mixed = "-" in texts and len(texts) > 1
-    if is_mixed or bool(texts) == has_file or has_file != bool(options.output):
-        raise InvalidValue(
-            "Give texts, or - alone for the lines of the input, or --file and --output."
-        )
-    if options.file:
+    """Label texts, or the rows of a file."""
+    files = [options.file, options.output]
+    if all(files) and not options.texts:
         return 0, _label_file(options)
+    if any(files) or options.texts in ([], ["-"]):
+        raise InvalidValue("Give texts, or --file and --output.")
+    answers = _answers(options.texts, options)
+    names = [name.removeprefix("probability_") for name in answers.columns[3:]]
+    predictions = []
+    for text, label, confidence, *shares in answers.itertuples(index=False, name=None):
+        print(f"{label:9} {confidence:.3f} {_printable(text)}")
+        probabilities = dict(zip(names, shares))
+        predictions.append(
+            {"text": text, "label": label, "probabilities": probabilities}
+        )
+    return 0, {"predictions": predictions}
+
+
+def _answers(texts, options):
+    """Classify texts, with the confidence; the label is `UNSURE` where that is low."""
     from .evaluation import classify
 
-    if texts == ["-"]:
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     answers = classify(texts, options.output_dir)
-    names = [name.removeprefix("probability_") for name in answers.columns[2:]]
-    predictions = []
-    for text, label, *probabilities in answers.itertuples(index=False, name=None):
-        confidence = max(probabilities)
-        if confidence < options.min_confidence:
-            label = UNSURE
-        print(f"{label:9} {confidence:.3f} {_printable(text)}")
-        one = {"text": text, "label": label}
-        predictions.append(one | {"probabilities": dict(zip(names, probabilities))})
-    return 0, {"predictions": predictions}
+    answers.insert(2, "confidence", answers.iloc[:, 2:].max(axis=1))
+    answers.loc[answers["confidence"] < options.min_confidence, "label"] = UNSURE
+    return answers
 
 
 def _label_file(options):
     """Write a file anew, with the label and the probabilities of each row."""
-    from .evaluation import classify
     from .plumbing.tables import NO_TEXT
 
     target = options.output
@@ -403,14 +385,10 @@ def _label_file(options):
     if problems := read.describe_problems(but=NO_TEXT):
         raise DataError("\n".join([*problems, "Mend these rows."]))
     has_text = read.rows["problem"] == ""
-    answers = classify([*read.rows["text"][has_text]], options.output_dir)
-    answers = answers.drop(columns="text")
-    confidence = answers.iloc[:, 1:].max(axis=1)
-    answers.insert(1, "confidence", confidence)
-    unsure = confidence < options.min_confidence
-    answers.loc[unsure, "label"] = UNSURE
+    answers = _answers([*read.rows["text"][has_text]], options)
+    unsure = answers["confidence"] < options.min_confidence
     table = read.table
-    for name, values in answers.items():
+    for name, values in answers.drop(columns="text").items():
         while name in table.columns:
             name = f"predicted_{name}"
         table.loc[has_text, name] = values.to_numpy()
@@ -437,12 +415,11 @@ def _read_unlabelled(options):
     from .model import run_facts
     from .plumbing.tables import read_texts
 
-    facts = run_facts(options.output_dir)
-    asked = options.text_columns or environment_overrides().get("text_columns")
-    asked = asked or facts.get("recipe", {}).get("text_columns")
+    asked = options.text_columns
     if asked:
         return read_texts([options.file], None, asked.split(","), labelled=False)
-    if trained_on := facts.get("text_columns"):
+    trained_on = run_facts(options.output_dir).get("text_columns")
+    if trained_on:
         with suppress(DataError):  # this file has others
             names = trained_on.split("\n")
             return read_texts([options.file], None, names, labelled=False)

@@ -41,8 +41,8 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
-# No label, a negative number, or several labels
-NO_CLASS = re.compile(r"|-\d+|\[.*\]|\d+(,\d+)+")
+# No label, a negative number, several labels, an object or bytes
+NO_CLASS = re.compile(r"|-\d+|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -105,8 +105,7 @@ def _read_hub():
     def load(**options):
         return [
             pd.read_parquet(
-                hf_hub_download(HUB_DATA, name, repo_type="dataset", **options),
-                columns=["text", "label"],
+                hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
             )
             for name in hub.FILES["data"]
         ]
@@ -183,26 +182,25 @@ def read_source(recipe: Recipe) -> Source:
     if not place.is_file():
         found = {split: find_tables(place, names) for split, names in SPLITS.items()}
     if not found["train"]:
-        held = ", ".join(sorted(path.name for path in place.glob("*"))[:9])
         raise DataError(
             f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
             "name one with train.csv and, if there are any, test.csv and "
-            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file. It "
-            f"holds {held or 'nothing'}."
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
     columns = recipe.label_column, text_columns
-    train = _without_empty_rows(read_texts(found.pop("train"), *columns))
+    train = read_texts(found.pop("train"), *columns)
     names = _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     files = {"train": _assign_classes(train, coding)}
     notes = []
-    for split in [split for split, paths in found.items() if paths]:
+    for split, paths in found.items():
+        if not paths:
+            continue
         try:
-            texts = read_texts(found[split], *train.columns, labelled=False)
+            texts = read_texts(paths, *train.columns, labelled=False)
         except DataError:  # its header is another
-            texts = read_texts(found[split], *columns)
-        texts = _without_empty_rows(texts)
+            texts = read_texts(paths, *columns)
         if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
             notes.append(
                 f"note: {texts.path.name} has no labels: its {len(texts.rows):,} rows "
@@ -212,15 +210,6 @@ def read_source(recipe: Recipe) -> Source:
             files[split] = _assign_classes(texts, coding)
     found = [_summary(texts, names) for texts in files.values()]
     return Source([*names], files, [*found, *notes])
-
-
-def _without_empty_rows(texts):
-    """Leave out rows without anything in them, as spreadsheets append them."""
-    is_empty = texts.rows["content"].str.strip(f"{texts.separator} ") == ""
-    if is_empty.any():
-        texts.rows = texts.rows[~is_empty].copy()
-        texts.notes.append(f"{is_empty.sum():,} empty rows left out")
-    return texts
 
 
 def _summary(texts, names):
@@ -270,8 +259,8 @@ def _classes(train):
             "--label-column NAME says so."
         )
     names = used["name"][used["plain"].isin(common) & ~used["plain"].duplicated()]
-    digits = {name: len(name.strip("-")) for name in names if NUMBER.fullmatch(name)}
-    return sorted(names, key=lambda name: (digits.get(name, 99), name.casefold()))
+    are_numbers = all(map(NUMBER.fullmatch, names))
+    return sorted(names, key=float if are_numbers else str.casefold)
 
 
 def _codings(names):
@@ -317,34 +306,24 @@ def _assign_classes(texts, coding):
     return texts
 
 
-def _draw(frame, n, recipe):
-    """Draw at most as many rows as the recipe says, the same share of each class."""
-    if n is None or n >= len(frame):
-        return frame
-    return _deal(frame, n, recipe.seed)[0]
-
-
 def _split(train, validation, test, names, recipe, text_columns=()):
     """Draw the rows, hold out those for validation, and check all three splits."""
-    train = _draw(train, recipe.train_rows, recipe)
-    test = _draw(test, recipe.test_rows, recipe)
+    train, _ = _deal(train, recipe.train_rows, recipe.seed)
+    test, _ = _deal(test, recipe.test_rows, recipe.seed)
     if test.empty:
         raise DataError(f"{recipe.data} has no rows left to test with.")
     if small := _small_classes(train, names):
         raise DataError(f"{recipe.data}: {small}.")
-    n_train = len(train)
-    if validation is None:
-        share = round(recipe.validation_share * len(train))
-        n_train -= max(4, len(names), share)
-    if n_train < recipe.batch_size:
-        raise DataError(
-            f"{recipe.data}: {len(train)} training rows, of which "
-            f"{len(train) - n_train} validate, leave fewer than one batch of "
-            f"{recipe.batch_size}. Use more rows or a smaller batch_size."
-        )
     drawn = train
     if validation is None:
-        drawn, validation = _deal(train, n_train, recipe.seed)
+        n = max(4, len(names), round(recipe.validation_share * len(train)))
+        drawn, validation = _deal(train, max(1, len(train) - n), recipe.seed)
+    if len(drawn) < recipe.batch_size:
+        raise DataError(
+            f"{recipe.data}: {len(drawn)} training rows, beside {len(validation)} that "
+            f"validate, are fewer than one batch of {recipe.batch_size}. Use more rows "
+            "or a smaller batch_size."
+        )
     _note("validation", validation, drawn, names)
     _note("test", test, train, names)
     splits = {"train": drawn, "validation": validation, "test": test}
@@ -402,10 +381,12 @@ def _hold_out(frame):
 
 
 def _deal(frame, n, seed):
-    """Draw `n` rows, the same share of each class if that is possible.
+    """Draw at most `n` rows (None: all), of each class the same share if possible.
 
     Returns them and the others, each in the order of the file.
     """
+    if n is None or n >= len(frame):
+        return frame, frame[:0]
     from sklearn.model_selection import train_test_split
 
     options = {"train_size": n, "random_state": seed}

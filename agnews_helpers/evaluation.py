@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .batching import (
-    PROGRESS_BAR_FROM_ROWS,
+    PROGRESS_BAR_AFTER,
     check_labels,
     check_texts,
     check_tokenizer,
@@ -74,8 +74,7 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        quiet = len(split) <= PROGRESS_BAR_FROM_ROWS
-        progress = tqdm(batches, desc="predict", disable=quiet)
+        progress = tqdm(batches, desc="predict", delay=PROGRESS_BAR_AFTER)
         for indices, batch in zip(progress, loader):
             names = ("input_ids", "attention_mask")
             inputs = {name: batch[name].to(model.device) for name in names}
@@ -113,8 +112,7 @@ class Classifier:
         self.model, self.tokenizer = load_classifier(folder)
         longest = {"max_length": min(512, self.tokenizer.model_max_length)}
         self.recipe = Recipe.from_dict(run_facts(folder).get("recipe", longest))
-        max_length = self.recipe.max_length
-        check_model_and_tokenizer(self.model, self.tokenizer, max_length)
+        check_model_and_tokenizer(self.model, self.tokenizer, self.recipe.max_length)
         self.model.to(training_device())
         self.lock = Lock()  # a tokenizer is not thread-safe
 
@@ -194,7 +192,8 @@ class Report:
     accuracy : float
         Share of correct answers.
     interval : tuple[float, float]
-        Lower and upper end of the 95 % Wilson score interval of the accuracy.
+        Lower and upper end of the 95 % Wilson score interval of the accuracy, which
+        stays within 0 to 1 and is valid for few rows, too.
     macro_f1 : float
         Unweighted mean of F1 over the classes that are true or predicted for any row.
     loss : float
@@ -342,7 +341,7 @@ def score(
         If a logit is NaN or +inf, a label is out of range, there is no row, or the
         arguments do not have equally many rows and classes.
     """
-    from scipy.special import log_softmax
+    from scipy import special, stats  # SciPy comes with scikit-learn
     from sklearn import metrics
 
     names = np.array(names)
@@ -352,26 +351,26 @@ def score(
             f"The logits have the shape {np.shape(logits)}, for {len(labels)} labels, "
             f"{len(texts)} texts and {len(names)} names of classes."
         )
-    log_p = log_softmax(logits, axis=1)
+    log_p = special.log_softmax(logits, axis=1)
     if np.isnan(log_p).any():
         raise InvalidValue("Some logits are NaN or infinite: the weights are damaged.")
     losses = -log_p[np.arange(len(labels)), labels]
     predicted = logits.argmax(axis=1)
     classes = np.arange(len(names))
-    precision, recall, f1, rows = metrics.precision_recall_fscore_support(
+    columns = ["precision", "recall", "f1", "rows"]
+    figures = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
     counts = metrics.confusion_matrix(labels, predicted, labels=classes)
     right = predicted == labels
+    test = stats.binomtest(right.sum(), len(right))
     return Report(
         rows=len(labels),
         accuracy=float(right.mean()),
-        interval=_wilson(right),
+        interval=test.proportion_ci(method="wilson"),
         macro_f1=metrics.f1_score(labels, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
-        per_class=DataFrame(
-            {"precision": precision, "recall": recall, "f1": f1, "rows": rows}, names
-        ),
+        per_class=DataFrame(dict(zip(columns, figures)), names),
         confusion=DataFrame(counts, names, names).rename_axis(
             index="true", columns="predicted"
         ),
@@ -386,11 +385,3 @@ def score(
             }
         ),
     )
-
-
-def _wilson(right):
-    """Return both ends of the 95 % score interval of a share (Wilson, 1927)."""
-    # It stays within 0 to 1 and is valid for few rows, too.
-    from scipy.stats import binomtest  # SciPy comes with scikit-learn
-
-    return binomtest(right.sum(), len(right)).proportion_ci(method="wilson")

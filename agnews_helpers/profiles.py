@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from .plumbing.errors import HubUnreachable, InvalidValue
+from .plumbing.errors import HubUnreachable
 from .plumbing.hub import hub_status
-from .recipe import HUB_DATA, HUB_MODEL, PROFILE_NAMES, Recipe
+from .recipe import HUB_DATA, HUB_MODEL, Recipe
 
 # What each profile changes; everything else is the recipe's default.
 PROFILES = {
@@ -44,11 +44,8 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     source = "argument" if "profile" in overrides else "AGNEWS_PROFILE"
     asked = overrides.pop("profile", None) or os.environ.get("AGNEWS_PROFILE")
     profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
-    if profile not in PROFILE_NAMES:
-        raise InvalidValue(
-            f"{source} is {profile!r}; it must be one of {', '.join(PROFILE_NAMES)}."
-        )
-    recipe = Recipe(profile, **PROFILES[profile] | environment_overrides() | overrides)
+    size = PROFILES.get(profile, {})  # Recipe refuses another name
+    recipe = Recipe(profile, **size | environment_overrides() | overrides)
     if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:
         status = hub_status(HUB_MODEL, HUB_DATA)
         if not status.usable:
@@ -70,21 +67,13 @@ def environment_overrides() -> dict:
     -------
     dict
         Field of `Recipe` -> value.
-
-    Raises
-    ------
-    InvalidValue
-        If a number of rows is no whole number.
     """
     values = {}
     for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES):
-        variable = f"AGNEWS_{name.upper()}"
-        if text := os.environ.get(variable):
-            if name in NUMBER_VARIABLES and not text.isdecimal():
-                raise InvalidValue(
-                    f"{variable} is {text!r}; it must be a whole number."
-                )
-            values[name] = int(text) if name in NUMBER_VARIABLES else text
+        text = os.environ.get(f"AGNEWS_{name.upper()}")
+        if text:
+            is_number = name in NUMBER_VARIABLES and text.isdecimal()
+            values[name] = int(text) if is_number else text  # Recipe refuses others
     return values
 
 

@@ -381,8 +381,8 @@ def test_an_export_from_excel(tmp_path, capsys, encoding):
     )
     first = capsys.readouterr().out.splitlines()[0]
     assert first == (
-        "train.csv · 40 rows read, 40 used, 0 not · label column 'Label' · text 'Text' "
-        "· 2 empty rows left out · 2 classes: Größe 20, Preis 20"
+        "train.csv · 42 rows read, 40 used, 2 not · label column 'Label' · text 'Text' "
+        "· 2 classes: Größe 20, Preis 20"
     )
 
 
@@ -430,8 +430,10 @@ def test_own_classes_that_are_numbers_stand_in_their_order(tmp_path, capsys):
     assert "note: test has no row of 10." in capsys.readouterr().out
 
 
-def test_names_stand_behind_numbers(tmp_path):
-    names = ["1", "2", "10", "none"]
+@pytest.mark.parametrize(
+    "names", [["-1", "1"], ["1", "2", "10"], ["1", "10", "2", "none"]]
+)
+def test_numbers_are_in_their_order_and_words_in_the_alphabets(tmp_path, names):
     assert names_of(load(own(tmp_path, mail(48, names[::-1])))) == names
 
 
@@ -513,12 +515,12 @@ def test_bytes_are_no_label(tmp_path):
     labels = [name.encode() for name in ("red", "green") * 10]
     table = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "label": labels})
     table.to_parquet(tmp_path / "train.parquet")
-    fails(tmp_path, "train.parquet needs two labels or more", "[b'red']")
+    fails(tmp_path, "train.parquet needs two labels or more", "b'red'")
 
 
 def test_codes_with_zeros_are_not_numbers(tmp_path):
     news = load(own(tmp_path, mail(classes=("0123", "123", "77"))))
-    assert names_of(news) == ["77", "123", "0123"]
+    assert names_of(news) == ["77", "0123", "123"]
 
 
 def test_a_folder_with_the_name_of_the_list_of_classes_lists_nothing(tmp_path):
@@ -540,11 +542,8 @@ def test_a_missing_train_file(folder):
     fails(
         folder,
         "rows is no folder with a training file",
-        "(or .tsv, .jsonl, .json, .parquet), or one such file. It holds test.csv, "
-        "training.xlsx.",
+        "(or .tsv, .jsonl, .json, .parquet), or one such file.",
     )
-    (folder / "empty").mkdir()
-    fails(folder / "empty", "It holds nothing.")
 
 
 @pytest.mark.skipif(
@@ -814,6 +813,8 @@ def test_a_list_of_classes_that_names_too_few(folder, listed):
 def test_fewer_rows_than_a_batch(tmp_path):
     fails(write(tmp_path / "rows", train=ROWS[:11]), "fewer than one batch of 8")
     assert len(load(write(tmp_path / "rows", train=ROWS[:12]))["train"]) == 8
+    shop = own(tmp_path / "shop", mail(classes=("Praise", "Blame")))
+    fails(shop, "1 training rows, beside 3 that validate", train_rows=4)
 
 
 def test_one_row_of_a_class_cannot_be_split(tmp_path):
@@ -978,7 +979,7 @@ def test_names_of_classes_that_datasets_wrote_into_parquet(tmp_path):
         )
     rows["label"][3] = -1
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    fails(tmp_path, "train.parquet, row 4", "the label '-1'")
+    fails(tmp_path, "train.parquet, row 4: without a label")
 
 
 def test_parts_of_a_split_are_one_split(tmp_path):

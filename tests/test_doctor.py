@@ -154,7 +154,7 @@ def test_no_offline_model(monkeypatch, capsys):
 def test_a_wrong_variable_is_a_finding(monkeypatch, capsys):
     monkeypatch.setenv("AGNEWS_PROFILE", "huge")
     assert main(["doctor"]) == 1
-    assert "AGNEWS_PROFILE is 'huge'; it must be one of" in capsys.readouterr().out
+    assert "Recipe.profile is 'huge'; it must be one of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -269,11 +269,7 @@ CALLS = {
         "takes Sequence",
     ),
     "epoch 1.5": (lambda g: epoch_batches([3, 4], g.recipe, 1.5), "takes int"),
-    "no lengths": (lambda g: epoch_batches([], g.recipe, 1), "one for each row"),
-    "letters": (lambda g: epoch_batches("abc", g.recipe, 1), "whole numbers of tokens"),
-    "a length of 0": (lambda g: sorted_batches([3, 0]), "whole numbers of tokens"),
     "lengths of a split": (lambda g: sorted_batches(g.tokens["test"]), "Sequence"),
-    "a fraction": (lambda g: sorted_batches([1.5]), "whole numbers of tokens"),
     "a loader of a table": (
         lambda g: make_loader(g.tokens["test"].to_pandas(), [[0]], g.recipe),
         "takes Dataset for 'split'",
@@ -297,10 +293,6 @@ CALLS = {
     "hours of a name": (
         lambda g: full_run_hours("mini", [8], g.recipe),
         "for 'config', and got str",
-    ),
-    "hours of nothing": (
-        lambda g: full_run_hours(TINY, [], g.recipe),
-        "one for each row",
     ),
     "a device's name": (lambda g: vram_cap("cpu"), "takes device for 'device'"),
     # what has no name of its own in the package

@@ -248,16 +248,12 @@ def test_the_environment_and_arguments_override(monkeypatch):
 
 @pytest.mark.parametrize(
     "name, value",
-    [
-        ("AGNEWS_PROFILE", "huge"),
-        ("AGNEWS_TRAIN_ROWS", "many"),
-        ("AGNEWS_TEST_ROWS", "1.5"),
-    ],
+    [("profile", "huge"), ("train_rows", "many"), ("test_rows", "1.5")],
 )
 def test_a_bad_variable_is_named(monkeypatch, name, value):
     hub(monkeypatch, reachable=False)
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name} is '{value}'"):
+    monkeypatch.setenv(f"AGNEWS_{name.upper()}", value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be "):
         recipe_for_this_machine()
 
 

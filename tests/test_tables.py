@@ -176,6 +176,7 @@ def test_blank_lines_and_empty_rows(tmp_path):
     found = read_texts([tmp_path / "any.csv"])
     assert found.table.index.tolist() == [5, 6, 7]  # a blank line is no row
     assert found.rows["problem"].tolist() == ["", NO_TEXT, NO_TEXT]
+    assert found.describe_problems() == []
     (tmp_path / "any.csv").write_bytes(b",,\n" + b'3, "a title", "a, text"\n,,\n')
     found = read_texts([tmp_path / "any.csv"])
     assert found.rows["text"].tolist() == ["a title a, text", ""]
@@ -204,6 +205,7 @@ def test_a_file_without_rows_is_an_error(tmp_path, name, content):
         ("3,one,two\n4,three\n", ["line 2", "2 fields", "first row has 3"]),
         ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
         ("3~one\n4~two\n", ["the columns 'column 1'", "which is the label"]),
+        ("\a~one\n", ["The first row is ['\\x07~one']"]),
         ('3,"one\n4,two\n3,three\n', ["line 1: a quotation mark opens", "Close it"]),
         ('3,one\n4,"two\n3,"three"\n4,"four"\n', ["line 2: a quotation mark opens"]),
         ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
@@ -407,8 +409,8 @@ def test_of_two_columns_of_the_label_the_names_are_taken(tmp_path, header):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("?!", None),
-        ("😀", None),
+        ("?!", ""),
+        ("😀", ""),
         ("", "without text"),
         ("\u200b \x00\ufeff\u00ad", "without text"),
         ("\ud800", "without text"),
@@ -420,7 +422,7 @@ def test_of_two_columns_of_the_label_the_names_are_taken(tmp_path, header):
     ],
 )
 def test_what_cannot_be_a_text(text, problem):
-    assert problem_of(text) is None if problem is None else problem in problem_of(text)
+    assert problem in problem_of(text) and bool(problem) == bool(problem_of(text))
 
 
 # not what its name says
@@ -745,7 +747,7 @@ def test_any_bytes_are_rows_or_our_error(tmp_path, content, ending, labelled):
     assert len(rows) and rows.index.tolist() == lines
     assert rows.index.is_unique and rows.index.is_monotonic_increasing
     usable = rows[rows["problem"] == ""]
-    assert all(problem_of(text) is None for text in usable["text"])
+    assert not any(map(problem_of, usable["text"]))
     assert all(problem_of(text) for text in rows["text"].drop(usable.index))
     assert len(read.rows) == len(usable) + len(problems)
     assert {*usable.index}.isdisjoint(problems["line"]) and problems["line"].is_unique

@@ -99,6 +99,8 @@ class Texts:
     def describe_problems(self, but: str = "") -> list[str]:
         """Say which rows cannot be used: each kind of problem with its first lines.
 
+        Rows of empty cells, as spreadsheets append them, are left out.
+
         Parameters
         ----------
         but : str
@@ -110,7 +112,9 @@ class Texts:
             Empty if all can.
         """
         bad = self.problems
-        kinds = [*bad[bad["problem"] != but].groupby("problem", sort=False)["line"]]
+        is_empty = bad["content"].str.strip(f"{self.separator} ") == ""
+        bad = bad[~is_empty & (bad["problem"] != but)]
+        kinds = [*bad.groupby("problem", sort=False)["line"]]
         found = []
         for problem, lines in kinds[:NAMED]:
             named = ", ".join(map(str, lines[:NAMED]))
@@ -202,8 +206,9 @@ def read_texts(
     """
     found = _read_table(paths)
     table = found.table
+    asked = [name for name in (label_column, *text_columns) if name]
     if found.separator and len(table):
-        if _has_header(table, label_column, text_columns):
+        if _has_header(table, asked):
             table = table[1:].set_axis(table.iloc[0].str.strip(), axis=1)
         else:
             table.columns = [f"column {i + 1}" for i in table.columns]
@@ -214,18 +219,15 @@ def read_texts(
         )
     label, texts = _choose_columns(table, label_column, text_columns, labelled)
     if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        asked = filter(None, [label_column, *text_columns])
-        raise DataError(f"{found.path} {_question(table, ', '.join(asked), labelled)}")
-    words = [_join(row) for row in zip(*(table.iloc[:, i] for i in texts))]
-    contents = [
-        (found.separator or " | ").join(map(str, row))
-        for row in table.to_numpy().tolist()
-    ]
+        raise DataError(f"{found.path} {_question(table, asked)}")
+    words = [_join(row) for row in table.iloc[:, texts].to_numpy()]
+    separator = found.separator or " | "
+    contents = [separator.join(map(str, row)) for row in table.to_numpy()]
     columns = {"text": words, "content": contents}
     rows = pd.DataFrame(columns, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
-    rows["problem"] = [problem_of(text) or "" for text in words]
+    rows["problem"] = rows["text"].map(problem_of)
     names = ["problem", "content"]
     unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
     found.table = table
@@ -241,7 +243,7 @@ def read_texts(
 def _read_table(paths):
     """Read the cells of a file; its name tells of which kind it is."""
     path = paths[0]
-    if not all(map(Path.is_file, paths)):
+    if not all(map(Path.is_file, paths)):  # a pipe would be waited for
         raise DataError(f"{path} is not there, or is a folder or a pipe.")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
@@ -433,7 +435,7 @@ def _parse_parquet(paths):
 
     try:
         dataset = Dataset(concat_tables([ParquetFile(path).read() for path in paths]))
-        rows = dataset.to_list()
+        table = _as_frame(dict(enumerate(dataset.to_list(), 1)))
     except Exception as error:  # pyarrow has many ways to say it
         raise DataError(
             f"{paths[0]} cannot be read as Parquet ({type(error).__name__}). Get it "
@@ -441,11 +443,9 @@ def _parse_parquet(paths):
         ) from error
     for name, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
-            for row in rows:
-                label = row[name]
-                if label in range(feature.num_classes):  # -1 stays
-                    row[name] = feature.names[label]
-    return Texts(paths[0], _as_frame(dict(enumerate(rows, 1))), unit="row")
+            # -1 is none of them, so it becomes NaN.
+            table[name] = table[name].map(dict(enumerate(feature.names)))
+    return Texts(paths[0], table, unit="row")
 
 
 def _as_frame(rows):
@@ -456,10 +456,9 @@ def _as_frame(rows):
 # Header to columns
 
 
-def _has_header(table, label_column, text_columns):
-    """Say whether the first row holds names of columns."""
+def _has_header(table, asked):
+    """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
-    asked = filter(None, [label_column, *text_columns])
     # "column 1" is our own name for a column without one.
     if any(not re.fullmatch(r"column \d+", name) for name in asked):
         return True
@@ -513,8 +512,7 @@ def _choose_columns(table, label_column, text_columns, labelled):
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
         label = [i for i in others if _repeats(table.iloc[:, i], most)]
-    first = map(plain_label, table.iloc[:, 0])
-    if not has_header and not label and (labelled or all(map(str.isdecimal, first))):
+    if labelled and not has_header and not label:
         label = [0]
     if not texts and not text_columns:
         others = [i for i in free if i not in {*label, *named}]
@@ -524,16 +522,15 @@ def _choose_columns(table, label_column, text_columns, labelled):
     return label, texts
 
 
-def _question(table, asked, labelled):
+def _question(table, asked):
     """Ask which columns are text and label."""
     names = ", ".join(map(repr, table.columns))
-    first = ", ".join(str(cell)[:20] for cell in table.iloc[0])
-    other = " and which is the label" if labelled else ""
-    flag = ", --label-column NAME" if labelled else ""
+    first = [str(cell)[:20] for cell in table.iloc[0]]
     return (
-        f"has the columns {names} (asked for: {asked or 'none'}): which are the text"
-        f"{other}? Say so: --text-columns A,B{flag} (in Python, fields of Recipe). The "
-        f"first row is {first}"
+        f"has the columns {names} (asked for: {', '.join(asked) or 'none'}): which are "
+        "the text, and, to train, which is the label? Say so: --text-columns A,B, and "
+        "to train --label-column NAME (in Python, fields of Recipe). The first row is "
+        f"{first}"
     )
 
 
@@ -573,15 +570,12 @@ def written_label(label: object) -> str:
     -------
     str
         The label without control characters and needless spaces, and with 3.0 as 3; of
-        a list of one label that label. Empty for None, NaN and an empty list, and in
-        square brackets if it is neither text nor a number.
+        a list of one label that label. Empty for None, NaN and an empty list.
     """
     if isinstance(label, list) and len(label) < 2:
         label = label[0] if label else None
     if label is None or label != label:
         return ""
-    if not isinstance(label, (str, int, float, list)):
-        label = [label]
     text = "".join(
         char
         for char in str(label)
@@ -608,7 +602,7 @@ def plain_label(label: object) -> str:
     return "".join(char for char in text if char not in JOINERS)
 
 
-def problem_of(text: object) -> str | None:
+def problem_of(text: object) -> str:
     """Say why something cannot be used as a text.
 
     Parameters
@@ -618,8 +612,8 @@ def problem_of(text: object) -> str | None:
 
     Returns
     -------
-    str or None
-        What is wrong; None if it can be used.
+    str
+        What is wrong; empty if it can be used.
     """
     if not isinstance(text, str):
         return f"whose text is the {type(text).__name__} {str(text)[:40]}"
@@ -627,4 +621,4 @@ def problem_of(text: object) -> str | None:
         return NO_TEXT
     if UNREADABLE.search(text):
         return "with a null byte or half a character, so not UTF-8"
-    return None
+    return ""
