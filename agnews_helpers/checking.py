@@ -73,8 +73,10 @@ def _write(target, source, usable):
         texts.problems.assign(file=texts.path.name) for texts in source.files.values()
     ]
     tables = {"unused": pd.concat(unused)}
+    texts = source.files["train"].columns[1]
+    text = texts[0] if len(texts) == 1 else "text"  # by which predict knows it again
     for split, rows in usable.groupby("split"):
-        tables[split] = rows[["label", "text"]]
+        tables[split] = rows[["label", "text"]].set_axis(["label", text], axis=1)
     for name, table in tables.items():
         table.to_csv(
             target / f"{name}.csv",

@@ -300,10 +300,7 @@ def _train(options):
         f"{1 / n:.1%} of their accuracy; it is kept in {folder.as_posix()}"
     )
     if steps < FEW_STEPS:
-        print(
-            f"note: {steps} steps are few. More rows, more --epochs or "
-            "--learning-rate 1e-4 may help."
-        )
+        print(f"note: {steps} steps are few. More rows or --epochs may help.")
     return 0, {}
 
 

@@ -239,7 +239,7 @@ def _listed_classes(folder):
 
 
 def _classes(train):
-    """Name the classes: AG News' four, or the labels as they are written first."""
+    """Name the classes: AG News' four, or the labels as they are mostly written."""
     used = train.usable
     counts = Counter(used["plain"])
     frequent = {label for label, n in counts.items() if n >= MIN_ROWS_PER_CLASS}
@@ -258,7 +258,8 @@ def _classes(train):
             f"have; its labels are {found}. If another column is the label, "
             "--label-column NAME says so."
         )
-    names = used["name"][used["plain"].isin(common) & ~used["plain"].duplicated()]
+    spellings = used[used["plain"].isin(common)].groupby("plain")["name"]
+    names = spellings.agg(lambda found: Counter(found).most_common(1)[0][0])
     are_numbers = all(map(NUMBER.fullmatch, names))
     return sorted(names, key=float if are_numbers else str.casefold)
 

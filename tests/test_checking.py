@@ -11,8 +11,9 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agnews_helpers import Recipe, check_data, load_data
+from agnews_helpers import DataError, Recipe, check_data, load_data
 from agnews_helpers.cli import main
+from agnews_helpers.data import read_source
 from agnews_helpers.plumbing.tables import problem_of
 from tests.test_data import fails, mail, names_of, own
 
@@ -190,3 +191,36 @@ def test_any_text_that_is_usable_is_written_and_read_again(tmp_path, texts):
     assert f"{n} rows read, {n} used, 0 not" in again["notes"][0]
     written = pd.read_csv(target / "train.csv", keep_default_na=False)
     assert len(written) == len(used)
+
+
+def test_a_class_is_called_as_it_is_mostly_written(tmp_path):
+    rows = ["DELIVERY;Where is it", *["Delivery;Not here"] * 3, *["returns;Back"] * 5]
+    rows += ["Returns;Money back"] * 2
+    path = tmp_path / "tickets.csv"
+    text = "\n".join(f"{row} {i}" for i, row in enumerate(rows))
+    path.write_text(f"label;text\n{text}\n", encoding="utf-8")
+    assert read_source(Recipe(data=str(path))).names == ["Delivery", "returns"]
+
+
+def test_numbers_and_dates_are_no_texts(tmp_path):
+    rows = [f"{i},2026-11-{i % 9 + 1},{'ab'[i % 2]},{i}.50,Text {i}" for i in range(60)]
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(["Nr,Datum,Art,Preis,Wort", *rows]), encoding="utf-8")
+    [texts] = read_source(Recipe(data=str(path))).files.values()
+    assert texts.columns == ("Art", ["Wort"]) and texts.usable["text"][2] == "Text 0"
+    text = path.read_text(encoding="utf-8").replace(",Text", ",")  # no text at all
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="which are the text"):
+        read_source(Recipe(data=str(path)))
+
+
+def test_the_written_text_column_is_called_as_before(tiny, tmp_path):
+    rows = [f"{'ab'[i % 2]};Text {i};Bonn {i}" for i in range(60)]
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(["Art;Wort;Ort", *rows]), encoding="utf-8")
+    for columns, name in (("Wort", "Wort"), ("Wort,Ort", "text")):
+        recipe = Recipe(model=str(tiny), data=str(path), text_columns=columns)
+        target = tmp_path / columns
+        check_data(recipe, target)
+        [texts] = read_source(Recipe(data=str(target))).files.values()
+        assert texts.columns == ("label", [name]) and len(texts.usable) == 60

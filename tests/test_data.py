@@ -638,7 +638,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
         "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; the",
     )
     own(tmp_path, [*rows, ("other", "four")])
-    assert "Other" in names_of(load(tmp_path))  # as it is written first
+    assert "other" in names_of(load(tmp_path))  # as it is mostly written
 
 
 def test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named(tmp_path):

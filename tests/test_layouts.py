@@ -368,8 +368,6 @@ LAYOUTS = {
         },
         "label column 'class' · text 'tweet'",
         ("0", "1"),
-        asks=ASKED,
-        flags={"text_columns": "tweet"},
     ),
     "CoLA": Layout(
         "GLUE: four columns without a header, two of which repeat",
@@ -430,8 +428,6 @@ LAYOUTS = {
         },
         "label column 'Sentiment' · text 'Phrase'",
         ("0", "1"),
-        asks=ASKED,
-        flags={"text_columns": "Phrase"},
     ),
 }
 # What is not supported, and how it is refused, with any flags.

@@ -36,6 +36,7 @@ ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
 NOT_WINDOWS = re.compile(rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]")
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
+WORD = re.compile(r"[^\W\d_]")
 JOINERS = "\u200c\u200d"  # not printable, and yet part of words
 NAMED = 20  # so many kinds of problems, and lines of each, are named
 NO_TEXT = "without text"
@@ -484,6 +485,11 @@ def _repeats(column, share):
     return len(values) <= 5 * most and 2 <= len({*map(plain_label, values)}) <= most
 
 
+def _has_words(column):
+    """Say whether a column is more than numbers and dates."""
+    return any(map(WORD.search, filter(lambda cell: isinstance(cell, str), column)))
+
+
 def _choose_columns(table, label_column, text_columns, labelled):
     """Return the indices of label and text: as asked for, by name, or by values."""
     names = [*map(plain_label, table.columns)]
@@ -516,6 +522,7 @@ def _choose_columns(table, label_column, text_columns, labelled):
         label = [0]
     if not texts and not text_columns:
         others = [i for i in free if i not in {*label, *named}]
+        others = [i for i in others if _has_words(table.iloc[:, i])] or others
         # Without a header behind a label: title and text, as of Zhang et al.
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
