@@ -179,11 +179,7 @@ class State:
         )
 
 
-def training_state(
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    scaler: torch.amp.GradScaler | None = None,
-) -> dict:
+def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
     """Return what a resumed run needs beside the weights.
 
     Parameters
@@ -192,21 +188,14 @@ def training_state(
         Of the model.
     device : torch.device
         Where the model is.
-    scaler : torch.amp.GradScaler, optional
-        The gradient scaler of fp16.
 
     Returns
     -------
     dict
-        States of the optimizer, of the scaler if there is one, and of the random
-        generators that dropout draws from.
+        States of the optimizer and of the random generators that dropout draws from.
     """
     states = [generator.get_rng_state() for generator in _generators(device)]
-    return {
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        "generators": states,
-    }
+    return {"optimizer": optimizer.state_dict(), "generators": states}
 
 
 def _generators(device):
@@ -278,10 +267,7 @@ def _in_order(paths):
 
 
 def read_checkpoint(
-    path: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None = None,
+    path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> State:
     """Load a checkpoint into a model, its optimizer and the random generators.
 
@@ -293,8 +279,6 @@ def read_checkpoint(
         Changed in place.
     optimizer : torch.optim.Optimizer
         Changed in place.
-    scaler : torch.amp.GradScaler, optional
-        Changed in place; fp16 has one.
 
     Returns
     -------
@@ -310,8 +294,6 @@ def read_checkpoint(
     load_weights(model, path)
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
-    if training["scaler"]:
-        scaler.load_state_dict(training["scaler"])
     states = training["generators"]
     for generator, random_state in zip(_generators(model.device), states):
         generator.set_rng_state(random_state)

@@ -56,7 +56,7 @@ class Recipe:
         Passes over the training rows; 4 with batch 8 is in the grid of Turc et al.
         2019.
     precision : str
-        "fp32", "bf16" or "fp16"; GTX 16xx cards have no tensor cores: stay with fp32.
+        "fp32" or "bf16"; GTX 16xx cards have no tensor cores: stay with fp32.
     seed : int
         Decides everything random: subset, split, new weights, batch order, dropout.
 
@@ -261,8 +261,8 @@ ALLOWED = {
     ),
     "epochs": (lambda n: n >= 1, "a whole number of passes over the rows, from 1"),
     "precision": (
-        lambda name: name in ("fp32", "bf16", "fp16"),
-        "'fp32', 'bf16' or 'fp16'",
+        lambda name: name in ("fp32", "bf16"),
+        "'fp32' or 'bf16'",
     ),
     "seed": (
         lambda n: 0 <= n < 2**32,

@@ -355,30 +355,24 @@ class OpenRun:
                 facts["seconds"],
             )
 
-    def restore(
-        self,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> State:
+    def restore(self, optimizer: torch.optim.Optimizer) -> State:
         """Return where the run is: at its beginning, or at its newest checkpoint.
 
         Parameters
         ----------
         optimizer : torch.optim.Optimizer
             Of the model. Both are changed in place if the run is resumed.
-        scaler : torch.amp.GradScaler, optional
-            The gradient scaler of fp16; so is this.
 
         Returns
         -------
         State
         """
-        self.optimizer, self.scaler = optimizer, scaler
+        self.optimizer = optimizer
         recipe = self.recipe
         if self.newest:
             with _explained(self.newest):
                 state = storage.retry_if_held(
-                    read_checkpoint, self.newest, self.model, optimizer, scaler
+                    read_checkpoint, self.newest, self.model, optimizer
                 )
             print(f"Resuming after {state}.")
             if state.best_epoch:
@@ -421,7 +415,7 @@ class OpenRun:
             self.newest = write_checkpoint(
                 self.checkpoints,
                 self.model,
-                training_state(self.optimizer, self.model.device, self.scaler),
+                training_state(self.optimizer, self.model.device),
                 state,
                 self._facts(),
                 self._best_writer(state) if state.best_epoch else None,

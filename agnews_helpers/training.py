@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
-from .hardware import check_one_process, check_precision, training_device
+from .hardware import check_one_process, check_precision, this_card, training_device
 from .model import check_trainable, gradient_checkpointing, label_mapping
 from .plumbing.errors import (
     DoesNotFit,
@@ -32,8 +32,6 @@ from .plumbing.memory import Batch, free_memory, in_parts
 from .plumbing.vram_cap import vram_cap
 from .recipe import Recipe
 from .runs import OpenRun, Run
-
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}  # of the half precisions
 
 
 @check_types
@@ -104,10 +102,10 @@ def train(
     with folder as run, StopSignal() as stop:
         if run.is_finished:
             return run.load()
-        with ready_to_train(model, recipe) as (optimizer, scaler):
-            state = run.restore(optimizer, scaler)  # a new run: epoch 1, batch 0
+        with ready_to_train(model, recipe) as optimizer:
+            state = run.restore(optimizer)  # a new run: epoch 1, batch 0
             weights = class_weights(model, split, recipe)
-            step = partial(forward_backward, class_weights=weights, scaler=scaler)
+            step = partial(forward_backward, class_weights=weights)
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
                 batches = epoch_batches(split["length"][:], recipe, epoch)
@@ -120,9 +118,8 @@ def train(
                         return run.save_and_stop(state)
                     with error_context(state, indices, batch, recipe):
                         loss = in_parts(step, model, batch, state.split_sizes)
-                        loss = check_finite(loss, model, scaler)
-                        scaler.step(optimizer)  # without fp16: optimizer.step()
-                        scaler.update()
+                        loss = check_finite(loss, model)  # before the weights move
+                        optimizer.step()
                         optimizer.zero_grad()  # or the next gradients add to these
                     state.add_step(loss)
                     if run.is_save_due:
@@ -142,7 +139,6 @@ def forward_backward(
     batch: Batch,
     rows: float | None = None,
     class_weights: torch.Tensor | None = None,
-    scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
     """Compute the loss of a batch and add its gradients to `model`.
 
@@ -160,8 +156,6 @@ def forward_backward(
     class_weights : torch.Tensor, optional
         Shape [classes]; multiplies the loss of each row by the weight of its class. The
         sum is divided by `rows`, not by the sum of the weights.
-    scaler : torch.amp.GradScaler, optional
-        Multiplies the loss before the backward pass, as fp16 needs it.
 
     Returns
     -------
@@ -172,7 +166,7 @@ def forward_backward(
     logits = model(**inputs).logits.float()  # half precision is not enough for a loss
     losses = F.cross_entropy(logits, batch["labels"], class_weights, reduction="sum")
     loss = losses / (rows or len(logits))
-    (scaler.scale(loss) if scaler else loss).backward()
+    loss.backward()
     return loss.detach()
 
 
@@ -220,7 +214,7 @@ def check_run(
             "The model's classes do not match the data's. Pass the data's class names "
             "to load_model(recipe, names)."
         )
-    check_precision(recipe.precision, training_device())
+    check_precision(recipe.precision, this_card())
 
 
 @contextmanager
@@ -228,8 +222,8 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine, model and optimizer for training.
 
     Sets the device's memory cap and gradient checkpointing; seeds dropout, clears the
-    gradients, and moves the model to the device. In half precision the forward pass
-    runs under autocast. On exit the model is as it was, but for its weights and device;
+    gradients, and moves the model to the device. In bf16 the forward pass runs
+    under autocast. On exit the model is as it was, but for its weights and device;
     Adam's state and the gradients are let go, and the memory is given back to the
     device: a notebook keeps its last error, and with it all that the loop names.
 
@@ -242,8 +236,7 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
     Yields
     ------
-    tuple
-        Adam, and the torch.amp.GradScaler, which does something for fp16 only.
+    torch.optim.Adam
 
     Raises
     ------
@@ -251,7 +244,6 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
         If memory runs out inside; says what helps.
     """
     device, device_before = training_device(), model.device
-    scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
     # Fused: all weights are updated by one kernel, with the same result.
     adam = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     with (
@@ -263,9 +255,9 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
         model.zero_grad()
         try:
             model.to(device)
-            if dtype := AUTOCAST.get(recipe.precision):
-                model.forward = torch.autocast(device, dtype)(model.forward)
-            yield adam, scaler
+            if recipe.precision == "bf16":
+                model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+            yield adam
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -324,9 +316,7 @@ def class_weights(
     return (len(split) / (len(counts) * counts)).to(model.device)
 
 
-def check_finite(
-    loss: torch.Tensor, model: PreTrainedModel, scaler: torch.amp.GradScaler
-) -> float:
+def check_finite(loss: torch.Tensor, model: PreTrainedModel) -> float:
     """Check that a step's loss and gradients are finite; if not, clear the gradients.
 
     Call it before the weights move. Loss and norm are read together, because a program
@@ -338,9 +328,6 @@ def check_finite(
         A scalar.
     model : PreTrainedModel
         Holds the gradients.
-    scaler : torch.amp.GradScaler
-        If it is enabled (fp16), it skips a step that overflows, and halves its scale; a
-        scale below 1 means that no scale helps.
 
     Returns
     -------
@@ -352,14 +339,9 @@ def check_finite(
     NonFiniteError
         If they are not; its message is the word "loss" or "gradient".
     """
-    if scaler.is_enabled():
-        value = loss.item()
-        is_finite = isfinite(value) and scaler.get_scale() >= 1
-    else:
-        norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
-        value, norm = torch.stack([loss, norm]).tolist()
-        is_finite = isfinite(value + norm)
-    if not is_finite:
+    norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+    value, norm = torch.stack([loss, norm]).tolist()
+    if not isfinite(value + norm):
         model.zero_grad()
         raise NonFiniteError("gradient" if isfinite(value) else "loss")
     return value
