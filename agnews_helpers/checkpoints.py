@@ -148,10 +148,9 @@ class State:
             for row in self.history
         ]
         self.best_epoch = 1 + scores.index(max(scores))
-        is_best = self.best_epoch == len(scores)
-        if is_best:
+        if self.is_best_epoch:
             self.best_report = report.describe()
-        return is_best
+        return self.is_best_epoch
 
     @property
     def is_best_epoch(self) -> bool:
@@ -349,6 +348,4 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     list of Path
     """
     checkpoints = Path(run_folder).expanduser() / storage.CHECKPOINTS
-    names = (PROGRESS, storage.MANIFEST)  # either of them may be lost
-    found = {path.parent for name in names for path in checkpoints.glob(f"*/{name}")}
-    return _in_order(found)[::-1]
+    return _in_order(checkpoints.glob("*/"))[::-1]

@@ -105,7 +105,8 @@ class Recipe:
         Parameters
         ----------
         values : dict
-            Field name -> value. Names that are no field today are left out.
+            Field name -> value. Names that are no field today are left out. The fp16 of
+            version 2 becomes fp32, in which its classifiers are saved.
 
         Returns
         -------
@@ -117,7 +118,10 @@ class Recipe:
             If a value is out of range.
         """
         names = cls.__annotations__.keys() & values.keys()
-        return cls(**{name: values[name] for name in names})
+        fields = {name: values[name] for name in names}
+        if fields.get("precision") == "fp16":
+            fields["precision"] = "fp32"
+        return cls(**fields)
 
     def to_dict(self, absolute_paths: bool = False) -> dict:
         """Return the fields as a dict.

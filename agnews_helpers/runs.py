@@ -317,9 +317,6 @@ class OpenRun:
                     f"{other}. Resume it unchanged, or give another folder. "
                     f"{START_OVER}"
                 )
-            ours = {"micro_batch_size": self.recipe.micro_batch_size}
-            if other := differences(progress["recipe"], ours):
-                print(f"note: {other}: dropout draws other numbers in other parts.")
             self._run_id = str(progress["run"])
             return path
         return None
@@ -345,14 +342,13 @@ class OpenRun:
         self.model.to(training_device())
         with _explained(self.path):
             load_weights(self.model, self.path / storage.BEST)
-            facts = run_facts(self.path)
             return Run(
                 self.model,
                 self.path,
                 _read_table(self.path / storage.HISTORY),
                 _read_table(self.path / storage.STEPS),
-                facts["epoch"],
-                facts["seconds"],
+                self._record["epoch"],
+                self._record["seconds"],
             )
 
     def restore(self, optimizer: torch.optim.Optimizer) -> State:
@@ -635,7 +631,6 @@ def identity_of(
         split = tokens[name]
         rows = [split["input_ids"][:], split["label"][:]]
         values[f"checksum of the {name} rows"] = _digest(rows)
-    weights = list(model.named_parameters())
     files = [
         # Not its bytes: lines end otherwise on Windows.
         storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
@@ -643,6 +638,7 @@ def identity_of(
     ]
     # repr() has all shapes.
     values["checksum of the model"] = _digest([repr(model), *files])
+    weights = model.named_parameters()
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["checksum of the frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))

@@ -19,7 +19,7 @@ from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
 from .hardware import check_one_process, check_precision, this_card, training_device
-from .model import check_trainable, gradient_checkpointing, label_mapping
+from .model import check_trainable, enable_gradient_checkpointing, label_mapping
 from .plumbing.errors import (
     DoesNotFit,
     InvalidValue,
@@ -116,7 +116,7 @@ def train(
                 for indices, batch in bar:
                     if stop.received or len(state.step_seconds) == steps:
                         return run.save_and_stop(state)
-                    with error_context(state, indices, batch, recipe):
+                    with error_context(state, indices, batch):
                         loss = in_parts(step, model, batch, state.split_sizes)
                         loss = check_finite(loss, model)  # before the weights move
                         optimizer.step()
@@ -246,11 +246,9 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     device, device_before = training_device(), model.device
     # Fused: all weights are updated by one kernel, with the same result.
     adam = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
-    with (
-        _put_back(model),
-        vram_cap(torch.device(device)),
-        gradient_checkpointing(model, recipe.gradient_checkpointing),
-    ):
+    with _put_back(model), vram_cap(torch.device(device)):
+        if recipe.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
         torch.manual_seed(recipe.seed)  # for dropout
         model.zero_grad()
         try:
@@ -279,7 +277,7 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
 @contextmanager
 def _put_back(model):
-    """Put back the modules' mode, and the forward pass without autocast."""
+    """Put back mode, storing of activations, and forward pass without autocast."""
     attributes = {module: vars(module).copy() for module in model.modules()}
     try:
         yield
@@ -348,9 +346,7 @@ def check_finite(loss: torch.Tensor, model: PreTrainedModel) -> float:
 
 
 @contextmanager
-def error_context(
-    state: State, indices: list[int], batch: Batch, recipe: Recipe
-) -> Iterator:
+def error_context(state: State, indices: list[int], batch: Batch) -> Iterator:
     """Context manager: re-raise errors with the step, the rows and a suggested fix.
 
     Parameters
@@ -361,8 +357,6 @@ def error_context(
         Of the batch's rows in the train split.
     batch : dict
         The tensors of the step.
-    recipe : Recipe
-        How to train.
 
     Raises
     ------
@@ -377,8 +371,7 @@ def error_context(
             f"The {error} of the step after {state} is not finite: no step was taken, "
             "and none was saved. Look at its rows in the train split: "
             f"{', '.join(map(str, indices))}, of {length} tokens. If nothing is wrong "
-            "with them, use precision='fp32' or a learning rate below "
-            f"{recipe.learning_rate:g}."
+            "with them, use precision='fp32' or a lower learning rate."
         ) from None
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -398,7 +391,7 @@ def progress_bar(
 ) -> Iterator:
     """Yield each batch: the indices of its rows, and its tensors on the device.
 
-    Draws a bar that shows the rows done and the last loss.
+    Draws a bar that shows the steps done and the last loss.
 
     Parameters
     ----------
@@ -416,17 +409,13 @@ def progress_bar(
     tuple
         The indices, and a dict of tensors.
     """
-    done = state.rows - sum(map(len, batches))
-    with tqdm(
-        total=state.rows,
-        initial=done,
-        unit="row",
-        desc=f"epoch {state.epoch}/{state.epochs}",
-    ) as bar:
-        for indices, batch in zip(batches, loader):
-            yield (
-                indices,
-                {n: t.to(device, non_blocking=True) for n, t in batch.items()},
-            )
-            bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
-            bar.update(len(indices))
+    bar = tqdm(
+        zip(batches, loader),
+        f"epoch {state.epoch}/{state.epochs}",
+        state.batch + len(batches),
+        unit="step",
+        initial=state.batch,
+    )
+    for indices, batch in bar:
+        yield indices, {n: t.to(device, non_blocking=True) for n, t in batch.items()}
+        bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)

@@ -87,25 +87,6 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     )
 
 
-def test_the_gradient_scaler_of_fp16_is_read_back(three, tmp_path):
-    """PyTorch has a scaler for the CPU, too."""
-
-    def scaled(scale):
-        model, optimizer = stepped(three)
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
-        scaler.scale(torch.ones(1))
-        return model, optimizer, scaler
-
-    model, optimizer, scaler = scaled(8.0)
-    scaler._growth_tracker.fill_(3)  # steps since it last grew
-    training = training_state(optimizer, CPU, scaler)
-    path = write_checkpoint(tmp_path, model, training, State(40, 8, 3), {}, None)
-    other, other_optimizer, other_scaler = scaled(1024.0)
-    read_checkpoint(path, other, other_optimizer, other_scaler)
-    assert other_scaler.state_dict() == scaler.state_dict()
-    assert other_scaler.get_scale() == 8 and other_scaler._get_growth_tracker() == 3
-
-
 def validated(loss, accuracy):
     """What `evaluate` returns, as far as `State` reads it."""
     words = f"accuracy {accuracy}, loss {loss}"
