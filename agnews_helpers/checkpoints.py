@@ -348,4 +348,6 @@ def find_checkpoints(run_folder: str | Path) -> list[Path]:
     list of Path
     """
     checkpoints = Path(run_folder).expanduser() / storage.CHECKPOINTS
-    return _in_order(checkpoints.glob("*/"))[::-1]
+    names = (PROGRESS, storage.MANIFEST)  # either of them may be lost
+    found = {path.parent for name in names for path in checkpoints.glob(f"*/{name}")}
+    return _in_order(found)[::-1]

@@ -675,9 +675,8 @@ def test_a_newer_checkpoint_of_another_run_is_refused_and_stays(
 @pytest.mark.parametrize(
     "name, value",
     [
-        *[(name, None) for name in ("identity", "recipe", "run", "state", "format")],
+        *[(name, None) for name in ("identity", "run", "state", "format")],
         ("identity", []),
-        ("recipe", "x"),
         ("format", 4),
     ],
 )
