@@ -57,10 +57,8 @@ class State:
         0 before the first validation.
     best_report : str
         The figures of its validation, as of `Report.describe`.
-    seconds : float
-        Training and validation time of the validated epochs, over all sessions.
     epoch_seconds : float
-        Training time of the current epoch.
+        Training time of the current epoch, over all sessions.
     split_sizes : list
         Pairs [tokens, rows]: a batch of at least that many tokens is taken in parts of
         at most that many rows, because memory ran out.
@@ -75,7 +73,6 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_report: str = ""
-    seconds: float = 0.0
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
 
@@ -139,7 +136,7 @@ class State:
             self.rows / self.epoch_seconds,
         )
         self.history.append(dict(zip(HISTORY_COLUMNS, values)))
-        self.seconds += self.epoch_seconds + self.lap()
+        self.lap()  # validation is no training time
         self.epoch += 1
         self.batch = 0
         self.epoch_seconds = 0.0
@@ -193,8 +190,10 @@ def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> di
     dict
         States of the optimizer and of the random generators that dropout draws from.
     """
-    states = [generator.get_rng_state() for generator in _generators(device)]
-    return {"optimizer": optimizer.state_dict(), "generators": states}
+    return {
+        "optimizer": optimizer.state_dict(),
+        "generators": [module.get_rng_state() for module in _generators(device)],
+    }
 
 
 def _generators(device):
@@ -293,9 +292,9 @@ def read_checkpoint(
     load_weights(model, path)
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
-    states = training["generators"]
-    for generator, random_state in zip(_generators(model.device), states):
-        generator.set_rng_state(random_state)
+    modules = _generators(model.device)
+    for module, random_state in zip(modules, training["generators"]):
+        module.set_rng_state(random_state)
     return state
 
 

@@ -92,8 +92,6 @@ class Run:
         The loss of every step, in nats.
     best_epoch : int
         The epoch that was kept; 0 before the first validation.
-    seconds : float
-        Training and validation time over all sessions.
     finished : bool
         False for a run that was stopped and can be resumed.
     """
@@ -103,7 +101,6 @@ class Run:
     history: pd.DataFrame
     steps: pd.DataFrame
     best_epoch: int
-    seconds: float
     finished: bool = True
 
 
@@ -348,7 +345,6 @@ class OpenRun:
                 _read_table(self.path / storage.HISTORY),
                 _read_table(self.path / storage.STEPS),
                 self._record["epoch"],
-                self._record["seconds"],
             )
 
     def restore(self, optimizer: torch.optim.Optimizer) -> State:
@@ -491,7 +487,6 @@ class OpenRun:
         facts = self._facts() | {
             "steps": len(state.losses),
             "epoch": state.best_epoch,
-            "seconds": state.seconds + state.epoch_seconds,
             "files": {n: storage.sha256_of_text(text) for n, text in texts.items()},
             "finished": run is not None,
         }
@@ -576,7 +571,6 @@ class OpenRun:
             history.set_index("epoch"),
             pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float),
             state.best_epoch,
-            state.seconds + state.epoch_seconds,
             finished,
         )
 

@@ -477,10 +477,6 @@ MUTANTS = {
         ],
         "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
             ("state.lap()  #", "pass  #"),
-            (
-                "state.seconds + state.epoch_seconds,\n            finished",
-                "state.seconds,\n            finished",
-            ),
         ],
         "test_a_copy_of_the_classifier_cuts_texts_where_the_run_did": [
             ("self.tokenizer.model_max_length = recipe.max_length", "pass"),
@@ -540,20 +536,14 @@ MUTANTS = {
         "test_the_time_of_an_epoch": [
             ("self.rows / self.epoch_seconds", "self.rows / self.step_seconds[-1]"),
             ("self.epoch_seconds = 0.0", "pass"),
-            (
-                "self.seconds += self.epoch_seconds + self.lap()",
-                "self.seconds += self.lap()",
-            ),
+            ("self.lap()  # validation", "pass  # validation"),
         ],
         "test_a_moment_is_read_back_to_the_last_bit": [
-            ("generator.set_rng_state(random_state)", "pass"),
+            ("module.set_rng_state(random_state)", "pass"),
             ('optimizer.load_state_dict(training["optimizer"])', "pass"),
         ],
         "test_each_checkpoint_is_whole_by_itself": [
-            (
-                '_in_order(checkpoints.glob("*/"))[::-1]',
-                '_in_order(checkpoints.glob("*/"))',
-            ),
+            ("_in_order(found)[::-1]", "_in_order(found)"),
         ],
         "test_code_in_a_checkpoint_does_not_run": [
             ("weights_only=True", "weights_only=False"),

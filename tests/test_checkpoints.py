@@ -65,7 +65,7 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     model, optimizer = stepped(three)
     history = [{"epoch": 1, "validation_loss": 2 / 3, "validation_accuracy": 0.1}]
     losses = [0.1, 1 / 3, 1e-300]
-    state = State(16, 8, 3, 2, 1, losses, history, 1, 1.5, 0.25, [[81, 4]])
+    state = State(16, 8, 3, 2, 1, losses, history, 1, "", 0.25, [[81, 4]])
     torch.rand(5)
     path = write_checkpoint(
         tmp_path, model, training_state(optimizer, CPU), state, {"format": 3}, None
@@ -136,7 +136,7 @@ def test_the_time_of_an_epoch(monkeypatch):
         now[0] += 3  # validation
         state.add_epoch(validated(0.5, 0.25))
         assert state.history[-1]["rows_per_second"] == 8 / seconds
-        assert state.seconds == now[0] and state.epoch == epoch + 1
+        assert state.epoch == epoch + 1
     assert state.epoch_seconds == 0
 
 

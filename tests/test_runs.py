@@ -524,10 +524,8 @@ def test_steps_of_all_sessions_count_as_time_and_saving_does_not(
     monkeypatch.setattr(checkpoints, "time", clock)
     monkeypatch.setattr(training, "forward_backward", takes_a_second)
     monkeypatch.setattr(storage, "write_folder", takes_an_hour)
-    part = train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
-    assert part.seconds == 2
+    train(load_model(recipe), tokens, recipe, tmp_path, steps=2)
     run = train(load_model(recipe), tokens, recipe, tmp_path, save_minutes=1e-9)
-    assert run.finished and run.seconds == 5
     assert run.history["rows_per_second"].tolist() == [40 / 5]
 
 
@@ -724,7 +722,7 @@ def test_a_finished_run_is_returned(finished, one, recipe, tokens, no_training, 
     run = train(load_model(recipe), tokens, recipe, finished)
     assert "This run is finished" in capsys.readouterr().out
     assert_same_run(run, one)
-    assert run.history.equals(one.history) and run.seconds == one.seconds
+    assert run.history.equals(one.history)
     assert contents(finished) == before
 
 

@@ -234,7 +234,7 @@ def test_a_class_without_rows_has_a_finite_weight(recipe, tokens):
 
 
 def test_history_and_steps(run):
-    assert list(run.history.index) == [1, 2, 3, 4] and run.seconds > 0
+    assert list(run.history.index) == [1, 2, 3, 4]
     assert list(run.history.columns) == [
         "train_loss",
         "validation_loss",
