@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -282,11 +283,6 @@ def read_checkpoint(
     -------
     State
         How far the run was.
-
-    Raises
-    ------
-    Damaged
-        If its progress.json is damaged.
     """
     state = State(**read_progress(path)["state"])
     load_weights(model, path)
@@ -322,16 +318,14 @@ def read_progress(path: Path) -> dict:
     Returns
     -------
     dict
-
-    Raises
-    ------
-    Damaged
-        If its progress.json is missing, or not the one that its manifest names.
+        Empty if its progress.json cannot be read, or is not the one that its manifest
+        names.
     """
-    sums = storage.read_json(path / storage.MANIFEST)
-    if sums.get(PROGRESS) != storage.sha256(path / PROGRESS):
-        raise Damaged(f"{path / PROGRESS} is damaged")
-    return storage.read_json(path / PROGRESS)
+    with suppress(Damaged, OSError):
+        sums = storage.read_json(path / storage.MANIFEST)
+        if sums.get(PROGRESS) == storage.sha256(path / PROGRESS):
+            return storage.read_json(path / PROGRESS)
+    return {}
 
 
 def find_checkpoints(run_folder: str | Path) -> list[Path]:

@@ -238,7 +238,7 @@ class OpenRun:
                 self._remove_checkpoints(self._record["run"])
                 # What is left is of another run, perhaps begun with resume=False.
                 paths = find_checkpoints(self.path)
-                left = [_progress(path).get("identity") for path in paths]
+                left = [read_progress(path).get("identity") for path in paths]
                 self.is_finished = self.identity not in left
             if self.is_finished:
                 return
@@ -295,7 +295,7 @@ class OpenRun:
         for path in find_checkpoints(self.path):
             try:
                 damaged = storage.damaged_files(path)
-                progress = _progress(path)
+                progress = read_progress(path)
                 if damaged or not progress:
                     names = ", ".join(damaged or [storage.MANIFEST])
                     storage.set_aside(path, f"{names} is damaged")
@@ -321,7 +321,7 @@ class OpenRun:
     def _remove_checkpoints(self, run_id=None, keep=0):
         """Delete all checkpoints, or only those of one run; keep the newest of them."""
         found = find_checkpoints(self.path)
-        ours = [p for p in found if run_id in (None, _progress(p).get("run"))]
+        ours = [p for p in found if run_id in (None, read_progress(p).get("run"))]
         for path in ours[keep:]:
             storage.remove_folder(path)
 
@@ -377,9 +377,8 @@ class OpenRun:
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
-        size = [1, recipe.micro_batch_size]
-        if recipe.micro_batch_size and size not in state.split_sizes:
-            state.split_sizes.append(size)
+        if recipe.micro_batch_size:
+            state.split_sizes.append([1, recipe.micro_batch_size])
         return state
 
     @property
@@ -593,7 +592,7 @@ def recipe_of_run(folder: str | Path) -> Recipe:
         If it holds neither.
     """
     for path in find_checkpoints(folder):
-        if isinstance(values := _progress(path).get("recipe"), dict):
+        if isinstance(values := read_progress(path).get("recipe"), dict):
             return Recipe.from_dict(values)
     facts = run_facts(folder)
     if not facts.get("finished"):
@@ -659,13 +658,6 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
-
-
-def _progress(path):
-    """Return what a checkpoint says about its run; nothing if it cannot be read."""
-    with suppress(Damaged, OSError):
-        return read_progress(path)
-    return {}
 
 
 def _read_table(path):

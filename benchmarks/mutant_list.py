@@ -464,7 +464,7 @@ MUTANTS = {
             ("60 * self.save_minutes", "self.save_minutes"),
         ],
         "test_only_its_own_checkpoints_are_deleted_by_a_run": [
-            ('if run_id in (None, _progress(p).get("run"))]', "]"),
+            ('if run_id in (None, read_progress(p).get("run"))]', "]"),
         ],
         "test_foreign_files_under_our_names_are_refused_and_stay": [
             (', "test_report.json")', ")"),
@@ -510,7 +510,7 @@ MUTANTS = {
             ),
         ],
         "test_the_size_of_parts_may_change_when_a_run_is_resumed": [
-            ("state.split_sizes.append(size)", "pass"),
+            ("state.split_sizes.append([1, recipe.micro_batch_size])", "pass"),
         ],
     },
     ("agnews_helpers/runs.py", "tests/test_not_ours.py"): {
