@@ -14,8 +14,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from packaging.requirements import Requirement
 
 from .hardware import version_of
-from .model import pretrained_name
 from .plumbing.errors import AgnewsError
+from .plumbing.mini import mini_folder
 from .profiles import recipe_for_this_machine
 
 INSTALL = (
@@ -85,7 +85,8 @@ def examine() -> Iterator[Check]:
     yield from _folder()
     try:
         recipe = recipe_for_this_machine()
-        pretrained_name(recipe)
+        if recipe.model == "mini":
+            mini_folder()
     except AgnewsError as error:  # a wrong variable, no Hub, no offline model
         yield Check("profile", False, "none can run", str(error))
         return

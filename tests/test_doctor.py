@@ -114,7 +114,7 @@ def test_no_offline_model(monkeypatch, capsys):
     def missing():
         raise MiniUnavailable("install it so")
 
-    monkeypatch.setattr("agnews_helpers.model.mini_folder", missing)
+    monkeypatch.setattr(doctor, "mini_folder", missing)
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "install it so" in printed and "Not ready: profile." in printed
