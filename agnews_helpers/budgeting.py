@@ -192,8 +192,8 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
     if figures["verdict"] != "fits":
         advice = (
             "a change above that fits (--micro-batch-size, --gradient-checkpointing, "
-            "--precision), or a smaller --batch-size or --max-length; without one, "
-            "agnews train tries parts of the batch"
+            "--precision bf16), or a smaller --batch-size or --max-length; without "
+            "one, agnews train tries parts of the batch"
         )
     print(f"\ntime       {recipe.epochs} epochs: {time}\nnext       {advice}")
     return {**asdict(recipe), **figures, "hours": hours}

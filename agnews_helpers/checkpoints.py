@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -57,10 +58,8 @@ class State:
         0 before the first validation.
     best_report : str
         The figures of its validation, as of `Report.describe`.
-    seconds : float
-        Training and validation time of the validated epochs, over all sessions.
     epoch_seconds : float
-        Training time of the current epoch.
+        Training time of the current epoch, over all sessions.
     split_sizes : list
         Pairs [tokens, rows]: a batch of at least that many tokens is taken in parts of
         at most that many rows, because memory ran out.
@@ -75,7 +74,6 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_report: str = ""
-    seconds: float = 0.0
     epoch_seconds: float = 0.0
     split_sizes: list[list[int]] = field(default_factory=list)
 
@@ -139,7 +137,7 @@ class State:
             self.rows / self.epoch_seconds,
         )
         self.history.append(dict(zip(HISTORY_COLUMNS, values)))
-        self.seconds += self.epoch_seconds + self.lap()
+        self.lap()  # validation is no training time
         self.epoch += 1
         self.batch = 0
         self.epoch_seconds = 0.0
@@ -148,10 +146,9 @@ class State:
             for row in self.history
         ]
         self.best_epoch = 1 + scores.index(max(scores))
-        is_best = self.best_epoch == len(scores)
-        if is_best:
+        if self.is_best_epoch:
             self.best_report = report.describe()
-        return is_best
+        return self.is_best_epoch
 
     @property
     def is_best_epoch(self) -> bool:
@@ -179,11 +176,7 @@ class State:
         )
 
 
-def training_state(
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    scaler: torch.amp.GradScaler | None = None,
-) -> dict:
+def training_state(optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
     """Return what a resumed run needs beside the weights.
 
     Parameters
@@ -192,20 +185,15 @@ def training_state(
         Of the model.
     device : torch.device
         Where the model is.
-    scaler : torch.amp.GradScaler, optional
-        The gradient scaler of fp16.
 
     Returns
     -------
     dict
-        States of the optimizer, of the scaler if there is one, and of the random
-        generators that dropout draws from.
+        States of the optimizer and of the random generators that dropout draws from.
     """
-    states = [generator.get_rng_state() for generator in _generators(device)]
     return {
         "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        "generators": states,
+        "generators": [module.get_rng_state() for module in _generators(device)],
     }
 
 
@@ -278,10 +266,7 @@ def _in_order(paths):
 
 
 def read_checkpoint(
-    path: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None = None,
+    path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> State:
     """Load a checkpoint into a model, its optimizer and the random generators.
 
@@ -293,28 +278,19 @@ def read_checkpoint(
         Changed in place.
     optimizer : torch.optim.Optimizer
         Changed in place.
-    scaler : torch.amp.GradScaler, optional
-        Changed in place; fp16 has one.
 
     Returns
     -------
     State
         How far the run was.
-
-    Raises
-    ------
-    Damaged
-        If its progress.json is damaged.
     """
     state = State(**read_progress(path)["state"])
     load_weights(model, path)
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
-    if training["scaler"]:
-        scaler.load_state_dict(training["scaler"])
-    states = training["generators"]
-    for generator, random_state in zip(_generators(model.device), states):
-        generator.set_rng_state(random_state)
+    modules = _generators(model.device)
+    for module, random_state in zip(modules, training["generators"]):
+        module.set_rng_state(random_state)
     return state
 
 
@@ -342,16 +318,14 @@ def read_progress(path: Path) -> dict:
     Returns
     -------
     dict
-
-    Raises
-    ------
-    Damaged
-        If its progress.json is missing, or not the one that its manifest names.
+        Empty if its progress.json cannot be read, or is not the one that its manifest
+        names.
     """
-    sums = storage.read_json(path / storage.MANIFEST)
-    if sums.get(PROGRESS) != storage.sha256(path / PROGRESS):
-        raise Damaged(f"{path / PROGRESS} is damaged")
-    return storage.read_json(path / PROGRESS)
+    with suppress(Damaged, OSError):
+        sums = storage.read_json(path / storage.MANIFEST)
+        if sums.get(PROGRESS) == storage.sha256(path / PROGRESS):
+            return storage.read_json(path / PROGRESS)
+    return {}
 
 
 def find_checkpoints(run_folder: str | Path) -> list[Path]:

@@ -261,7 +261,7 @@ def _budget(options):
     recipe = Recipe(**environment_overrides() | _flags(options))
     named = options.card is not None
     card = find_card(options.card) if named else this_card() or GTX_1650_TI
-    check_precision(recipe.precision, "cuda", card)
+    check_precision(recipe.precision, card)
     return 0, card_report(recipe, card, options.system)
 
 

@@ -15,10 +15,8 @@ from packaging.requirements import Requirement
 
 from .hardware import version_of
 from .plumbing.errors import AgnewsError
-from .plumbing.hub import HUB_ID
 from .plumbing.mini import mini_folder
 from .profiles import recipe_for_this_machine
-from .recipe import HUB_DATA
 
 INSTALL = (
     'Run in the folder of the project: pip install -c constraints.txt -e ".[offline]"'
@@ -87,14 +85,14 @@ def examine() -> Iterator[Check]:
     yield from _folder()
     try:
         recipe = recipe_for_this_machine()
-        model = str(mini_folder()) if recipe.model == "mini" else recipe.model
+        if recipe.model == "mini":
+            mini_folder()
     except AgnewsError as error:  # a wrong variable, no Hub, no offline model
         yield Check("profile", False, "none can run", str(error))
         return
-    yield Check("profile", True, f"{recipe.profile} ({recipe.reason})")
+    found = f"{recipe.profile} ({recipe.reason}): {recipe.model} on {recipe.data}"
+    yield Check("profile", True, found)
     yield _disk(recipe.profile)
-    yield _source("data", recipe.data)
-    yield _source("model", model)
 
 
 def _packages():
@@ -160,17 +158,3 @@ def _disk(profile):
     needed = DISK_GB[profile]
     found = f"{free:,.1f} GB free; the profile '{profile}' needs {needed:g}"
     return Check("disk", free >= needed, found, "Make room, or run on another disk.")
-
-
-def _source(what, name):
-    """Check that a folder exists; the Hub was asked when the profile was chosen."""
-    if name == "sample" or Path(name).expanduser().is_dir():
-        return Check(what, True, name)
-    if name == HUB_DATA or (what == "model" and HUB_ID.match(name)):
-        return Check(what, None, f"{name}, from the Hugging Face Hub or its cache")
-    return Check(
-        what,
-        False,
-        f"there is no folder {name}",
-        f"Set AGNEWS_{what.upper()} to an existing folder.",
-    )

@@ -125,8 +125,8 @@ def _cards():
     return lines.strip().replace("\n", " free; ") + " free"
 
 
-def check_precision(precision: str, device: str, card: Card | None = None) -> None:
-    """Refuse a precision that is known to be slow or to fail on a device.
+def check_precision(precision: str, card: Card | None) -> None:
+    """Refuse bf16 on a card that only emulates it, and is slow with it.
 
     Unknown problems show up in the first step: the loop refuses a loss or a gradient
     that is not finite.
@@ -134,56 +134,17 @@ def check_precision(precision: str, device: str, card: Card | None = None) -> No
     Parameters
     ----------
     precision : str
-        ``"fp32"``, ``"fp16"`` or ``"bf16"``.
-    device : str
-        ``"cpu"``, ``"cuda"``, ...
+        ``"fp32"`` or ``"bf16"``.
     card : Card or None
-        The card meant by ``"cuda"``; None: the one in this machine.
+        The card that trains; None for another device, where bf16 is not refused.
 
     Raises
     ------
     InvalidValue
-        If there is a reason not to use it.
+        If it is bf16, and the card's compute capability is below 8.0.
     """
-    card = card or (this_card() if device == "cuda" else None)
-    problem = precision_problem(precision, device, card)
-    if problem:
+    if precision == "bf16" and card and card.capability < (8, 0):
         raise InvalidValue(
-            f"precision={precision!r} is refused: {problem} Use precision='fp32'."
+            f"precision='bf16' is refused: the {card.name} has no tensor cores for "
+            "bf16, which is only emulated. Use precision='fp32'."
         )
-
-
-def precision_problem(precision: str, device: str, card: Card | None) -> str | None:
-    """Give the reason not to use a precision on a device.
-
-    From reports: GTX 16xx cards have no tensor cores, fp16 products are slow on them
-    (pytorch#121957, #195716) and NaNs are reported (pytorch#58123, #77955); below
-    compute capability 8.0 bf16 is emulated; below 7.0 fp16 runs at a fraction of fp32's
-    speed.
-
-    Parameters
-    ----------
-    precision : str
-        ``"fp32"``, ``"fp16"`` or ``"bf16"``.
-    device : str
-        ``"cpu"``, ``"cuda"``, ...
-    card : Card or None
-        The card, if the device is one.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if no reason is known.
-    """
-    if precision == "fp32":
-        return None
-    if card is None:
-        problem = f"fp16 needs a CUDA card, and training would run on {device}."
-        return problem if precision == "fp16" else None
-    needed = (8, 0) if precision == "bf16" else (7, 0)
-    if "GTX 16" not in card.name and card.capability >= needed:
-        return None
-    return (
-        f"the {card.name} has no tensor cores for {precision}: fp16 is slow there, "
-        "with reports of NaNs, and bf16 is only emulated."
-    )

@@ -4,7 +4,7 @@ Notebooks 01 and 04.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +27,6 @@ from .plumbing.tables import plain_label
 from .recipe import LABELS, Recipe
 
 MODEL_FILES = ("config.json", "model.safetensors")
-CLASSIFIER_FILES = (*MODEL_FILES, "tokenizer.json")
-VERSION_2_RECORD = "agnews_run.json"
 BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
 
 
@@ -233,33 +231,23 @@ def _layout(model):
     return re.sub("p=[0-9.]+", "", repr(model)), shapes
 
 
-@contextmanager
-def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iterator:
-    """Context manager: recompute activations in the backward pass, do not store them.
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass instead of storing them.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The model.
-    enabled : bool
-        False changes nothing.
+        Changed in place.
 
     Raises
     ------
     ValueError
         If the model does not support it, from transformers.
     """
-    if not enabled:
-        yield
-        return
     # The newest transformers calls it activation checkpointing.
-    new = hasattr(model, "activation_checkpointing_enable")
-    kind = "activation" if new else "gradient"
-    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        getattr(model, f"{kind}_checkpointing_disable")()
+    new_name = "activation_checkpointing_enable"
+    enable = getattr(model, new_name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def class_names(model: PreTrainedModel) -> list[str]:
@@ -291,8 +279,7 @@ def class_names(model: PreTrainedModel) -> list[str]:
 def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     """Map the data's class indices to the model's, by name.
 
-    If either has no names (or transformers' LABEL_0, LABEL_1, ...), by index; a note
-    says so for the model.
+    If the data has no names, by index.
 
     Parameters
     ----------
@@ -311,21 +298,16 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     InvalidValue
         If the data has a class that the model does not know.
     """
-    known = [plain_label(name) for name in class_names(model)]
-    names = getattr(split.features["label"], "names", None) or class_names(model)
-    if known[0] == "label_0" and len(names) == len(known):
-        print(
-            "note: the model's classes have no names; they are taken to be, in this "
-            f"order: {', '.join(names)}."
-        )
-        return list(range(len(known)))
-    folded = [plain_label(name) for name in names]
-    if not {*folded} <= {*known} or len({*known}) < len(known):
+    ours = class_names(model)
+    theirs = getattr(split.features["label"], "names", None) or ours
+    known = [plain_label(name) for name in ours]
+    wanted = [plain_label(name) for name in theirs]
+    if not {*wanted} <= {*known} or len({*known}) < len(known):
         raise InvalidValue(
-            f"The model's classes are {', '.join(class_names(model))}, the data's "
-            f"{', '.join(names)}. They must agree."
+            f"The model's classes are {', '.join(ours)}, the data's "
+            f"{', '.join(theirs)}. They must agree."
         )
-    return [known.index(name) for name in folded]
+    return [known.index(name) for name in wanted]
 
 
 @contextmanager
@@ -418,7 +400,7 @@ def load_classifier(
     is_run = (folder / storage.RUN_FILE).is_file()
     if best.is_dir() and (is_run or not (folder / MODEL_FILES[0]).exists()):
         folder = best
-    for name in CLASSIFIER_FILES:
+    for name in (*MODEL_FILES, "tokenizer.json"):
         if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder.as_posix()} holds no trained classifier (no {name}). {remedy}"
@@ -491,7 +473,7 @@ def run_facts(folder: str | Path) -> dict:
     record = folder / storage.RUN_FILE
     if folder.name == storage.BEST and not record.is_file():
         record = folder.parent / storage.RUN_FILE
-    version_2 = folder / VERSION_2_RECORD
+    version_2 = folder / "agnews_run.json"
     if record.is_file():
         return storage.read_record(record)
     return storage.read_json(version_2) if version_2.is_file() else {}

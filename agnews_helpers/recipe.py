@@ -56,7 +56,7 @@ class Recipe:
         Passes over the training rows; 4 with batch 8 is in the grid of Turc et al.
         2019.
     precision : str
-        "fp32", "bf16" or "fp16"; GTX 16xx cards have no tensor cores: stay with fp32.
+        "fp32" or "bf16"; GTX 16xx cards have no tensor cores: stay with fp32.
     seed : int
         Decides everything random: subset, split, new weights, batch order, dropout.
 
@@ -105,7 +105,8 @@ class Recipe:
         Parameters
         ----------
         values : dict
-            Field name -> value. Names that are no field today are left out.
+            Field name -> value. Names that are no field today are left out. The fp16 of
+            version 2 becomes fp32, in which its classifiers are saved.
 
         Returns
         -------
@@ -117,7 +118,10 @@ class Recipe:
             If a value is out of range.
         """
         names = cls.__annotations__.keys() & values.keys()
-        return cls(**{name: values[name] for name in names})
+        fields = {name: values[name] for name in names}
+        if fields.get("precision") == "fp16":
+            fields["precision"] = "fp32"
+        return cls(**fields)
 
     def to_dict(self, absolute_paths: bool = False) -> dict:
         """Return the fields as a dict.
@@ -261,8 +265,8 @@ ALLOWED = {
     ),
     "epochs": (lambda n: n >= 1, "a whole number of passes over the rows, from 1"),
     "precision": (
-        lambda name: name in ("fp32", "bf16", "fp16"),
-        "'fp32', 'bf16' or 'fp16'",
+        lambda name: name in ("fp32", "bf16"),
+        "'fp32' or 'bf16'",
     ),
     "seed": (
         lambda n: 0 <= n < 2**32,

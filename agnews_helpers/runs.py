@@ -92,8 +92,6 @@ class Run:
         The loss of every step, in nats.
     best_epoch : int
         The epoch that was kept; 0 before the first validation.
-    seconds : float
-        Training and validation time over all sessions.
     finished : bool
         False for a run that was stopped and can be resumed.
     """
@@ -103,7 +101,6 @@ class Run:
     history: pd.DataFrame
     steps: pd.DataFrame
     best_epoch: int
-    seconds: float
     finished: bool = True
 
 
@@ -241,7 +238,7 @@ class OpenRun:
                 self._remove_checkpoints(self._record["run"])
                 # What is left is of another run, perhaps begun with resume=False.
                 paths = find_checkpoints(self.path)
-                left = [_progress(path).get("identity") for path in paths]
+                left = [read_progress(path).get("identity") for path in paths]
                 self.is_finished = self.identity not in left
             if self.is_finished:
                 return
@@ -298,7 +295,7 @@ class OpenRun:
         for path in find_checkpoints(self.path):
             try:
                 damaged = storage.damaged_files(path)
-                progress = _progress(path)
+                progress = read_progress(path)
                 if damaged or not progress:
                     names = ", ".join(damaged or [storage.MANIFEST])
                     storage.set_aside(path, f"{names} is damaged")
@@ -317,9 +314,6 @@ class OpenRun:
                     f"{other}. Resume it unchanged, or give another folder. "
                     f"{START_OVER}"
                 )
-            ours = {"micro_batch_size": self.recipe.micro_batch_size}
-            if other := differences(progress["recipe"], ours):
-                print(f"note: {other}: dropout draws other numbers in other parts.")
             self._run_id = str(progress["run"])
             return path
         return None
@@ -327,7 +321,7 @@ class OpenRun:
     def _remove_checkpoints(self, run_id=None, keep=0):
         """Delete all checkpoints, or only those of one run; keep the newest of them."""
         found = find_checkpoints(self.path)
-        ours = [p for p in found if run_id in (None, _progress(p).get("run"))]
+        ours = [p for p in found if run_id in (None, read_progress(p).get("run"))]
         for path in ours[keep:]:
             storage.remove_folder(path)
 
@@ -345,40 +339,32 @@ class OpenRun:
         self.model.to(training_device())
         with _explained(self.path):
             load_weights(self.model, self.path / storage.BEST)
-            facts = run_facts(self.path)
             return Run(
                 self.model,
                 self.path,
                 _read_table(self.path / storage.HISTORY),
                 _read_table(self.path / storage.STEPS),
-                facts["epoch"],
-                facts["seconds"],
+                self._record["epoch"],
             )
 
-    def restore(
-        self,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> State:
+    def restore(self, optimizer: torch.optim.Optimizer) -> State:
         """Return where the run is: at its beginning, or at its newest checkpoint.
 
         Parameters
         ----------
         optimizer : torch.optim.Optimizer
             Of the model. Both are changed in place if the run is resumed.
-        scaler : torch.amp.GradScaler, optional
-            The gradient scaler of fp16; so is this.
 
         Returns
         -------
         State
         """
-        self.optimizer, self.scaler = optimizer, scaler
+        self.optimizer = optimizer
         recipe = self.recipe
         if self.newest:
             with _explained(self.newest):
                 state = storage.retry_if_held(
-                    read_checkpoint, self.newest, self.model, optimizer, scaler
+                    read_checkpoint, self.newest, self.model, optimizer
                 )
             print(f"Resuming after {state}.")
             if state.best_epoch:
@@ -391,9 +377,8 @@ class OpenRun:
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
-        size = [1, recipe.micro_batch_size]
-        if recipe.micro_batch_size and size not in state.split_sizes:
-            state.split_sizes.append(size)
+        if recipe.micro_batch_size:
+            state.split_sizes.append([1, recipe.micro_batch_size])
         return state
 
     @property
@@ -421,7 +406,7 @@ class OpenRun:
             self.newest = write_checkpoint(
                 self.checkpoints,
                 self.model,
-                training_state(self.optimizer, self.model.device, self.scaler),
+                training_state(self.optimizer, self.model.device),
                 state,
                 self._facts(),
                 self._best_writer(state) if state.best_epoch else None,
@@ -501,7 +486,6 @@ class OpenRun:
         facts = self._facts() | {
             "steps": len(state.losses),
             "epoch": state.best_epoch,
-            "seconds": state.seconds + state.epoch_seconds,
             "files": {n: storage.sha256_of_text(text) for n, text in texts.items()},
             "finished": run is not None,
         }
@@ -586,7 +570,6 @@ class OpenRun:
             history.set_index("epoch"),
             pd.DataFrame({"loss": state.losses}, index=numbers, dtype=float),
             state.best_epoch,
-            state.seconds + state.epoch_seconds,
             finished,
         )
 
@@ -609,7 +592,7 @@ def recipe_of_run(folder: str | Path) -> Recipe:
         If it holds neither.
     """
     for path in find_checkpoints(folder):
-        if isinstance(values := _progress(path).get("recipe"), dict):
+        if isinstance(values := read_progress(path).get("recipe"), dict):
             return Recipe.from_dict(values)
     facts = run_facts(folder)
     if not facts.get("finished"):
@@ -641,7 +624,6 @@ def identity_of(
         split = tokens[name]
         rows = [split["input_ids"][:], split["label"][:]]
         values[f"checksum of the {name} rows"] = _digest(rows)
-    weights = list(model.named_parameters())
     files = [
         # Not its bytes: lines end otherwise on Windows.
         storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
@@ -649,6 +631,7 @@ def identity_of(
     ]
     # repr() has all shapes.
     values["checksum of the model"] = _digest([repr(model), *files])
+    weights = model.named_parameters()
     frozen = [name for name, weight in weights if not weight.requires_grad]
     values["checksum of the frozen parameters"] = _digest(frozen) if frozen else "none"
     values["classes"] = ", ".join(class_names(model))
@@ -675,13 +658,6 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         for name, value in ours.items()
         if theirs.get(name) != value
     )
-
-
-def _progress(path):
-    """Return what a checkpoint says about its run; nothing if it cannot be read."""
-    with suppress(Damaged, OSError):
-        return read_progress(path)
-    return {}
 
 
 def _read_table(path):

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
-from .hardware import check_one_process, check_precision, training_device
-from .model import check_trainable, gradient_checkpointing, label_mapping
+from .hardware import check_one_process, check_precision, this_card, training_device
+from .model import check_trainable, enable_gradient_checkpointing, label_mapping
 from .plumbing.errors import (
     DoesNotFit,
     InvalidValue,
@@ -32,8 +32,6 @@ from .plumbing.memory import Batch, free_memory, in_parts
 from .plumbing.vram_cap import vram_cap
 from .recipe import Recipe
 from .runs import OpenRun, Run
-
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}  # of the half precisions
 
 
 @check_types
@@ -104,10 +102,10 @@ def train(
     with folder as run, StopSignal() as stop:
         if run.is_finished:
             return run.load()
-        with ready_to_train(model, recipe) as (optimizer, scaler):
-            state = run.restore(optimizer, scaler)  # a new run: epoch 1, batch 0
+        with ready_to_train(model, recipe) as optimizer:
+            state = run.restore(optimizer)  # a new run: epoch 1, batch 0
             weights = class_weights(model, split, recipe)
-            step = partial(forward_backward, class_weights=weights, scaler=scaler)
+            step = partial(forward_backward, class_weights=weights)
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
                 batches = epoch_batches(split["length"][:], recipe, epoch)
@@ -118,11 +116,10 @@ def train(
                 for indices, batch in bar:
                     if stop.received or len(state.step_seconds) == steps:
                         return run.save_and_stop(state)
-                    with error_context(state, indices, batch, recipe):
+                    with error_context(state, indices, batch):
                         loss = in_parts(step, model, batch, state.split_sizes)
-                        loss = check_finite(loss, model, scaler)
-                        scaler.step(optimizer)  # without fp16: optimizer.step()
-                        scaler.update()
+                        loss = check_finite(loss, model)  # before the weights move
+                        optimizer.step()
                         optimizer.zero_grad()  # or the next gradients add to these
                     state.add_step(loss)
                     if run.is_save_due:
@@ -142,7 +139,6 @@ def forward_backward(
     batch: Batch,
     rows: float | None = None,
     class_weights: torch.Tensor | None = None,
-    scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
     """Compute the loss of a batch and add its gradients to `model`.
 
@@ -160,8 +156,6 @@ def forward_backward(
     class_weights : torch.Tensor, optional
         Shape [classes]; multiplies the loss of each row by the weight of its class. The
         sum is divided by `rows`, not by the sum of the weights.
-    scaler : torch.amp.GradScaler, optional
-        Multiplies the loss before the backward pass, as fp16 needs it.
 
     Returns
     -------
@@ -172,7 +166,7 @@ def forward_backward(
     logits = model(**inputs).logits.float()  # half precision is not enough for a loss
     losses = F.cross_entropy(logits, batch["labels"], class_weights, reduction="sum")
     loss = losses / (rows or len(logits))
-    (scaler.scale(loss) if scaler else loss).backward()
+    loss.backward()
     return loss.detach()
 
 
@@ -220,7 +214,7 @@ def check_run(
             "The model's classes do not match the data's. Pass the data's class names "
             "to load_model(recipe, names)."
         )
-    check_precision(recipe.precision, training_device())
+    check_precision(recipe.precision, this_card())
 
 
 @contextmanager
@@ -228,8 +222,8 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
     """Context manager: prepare machine, model and optimizer for training.
 
     Sets the device's memory cap and gradient checkpointing; seeds dropout, clears the
-    gradients, and moves the model to the device. In half precision the forward pass
-    runs under autocast. On exit the model is as it was, but for its weights and device;
+    gradients, and moves the model to the device. In bf16 the forward pass runs
+    under autocast. On exit the model is as it was, but for its weights and device;
     Adam's state and the gradients are let go, and the memory is given back to the
     device: a notebook keeps its last error, and with it all that the loop names.
 
@@ -242,8 +236,7 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
     Yields
     ------
-    tuple
-        Adam, and the torch.amp.GradScaler, which does something for fp16 only.
+    torch.optim.Adam
 
     Raises
     ------
@@ -251,21 +244,18 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
         If memory runs out inside; says what helps.
     """
     device, device_before = training_device(), model.device
-    scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
     # Fused: all weights are updated by one kernel, with the same result.
     adam = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
-    with (
-        _put_back(model),
-        vram_cap(torch.device(device)),
-        gradient_checkpointing(model, recipe.gradient_checkpointing),
-    ):
+    with _put_back(model), vram_cap(torch.device(device)):
+        if recipe.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
         torch.manual_seed(recipe.seed)  # for dropout
         model.zero_grad()
         try:
             model.to(device)
-            if dtype := AUTOCAST.get(recipe.precision):
-                model.forward = torch.autocast(device, dtype)(model.forward)
-            yield adam, scaler
+            if recipe.precision == "bf16":
+                model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+            yield adam
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -287,7 +277,7 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
 
 @contextmanager
 def _put_back(model):
-    """Put back the modules' mode, and the forward pass without autocast."""
+    """Put back mode, storing of activations, and forward pass without autocast."""
     attributes = {module: vars(module).copy() for module in model.modules()}
     try:
         yield
@@ -324,9 +314,7 @@ def class_weights(
     return (len(split) / (len(counts) * counts)).to(model.device)
 
 
-def check_finite(
-    loss: torch.Tensor, model: PreTrainedModel, scaler: torch.amp.GradScaler
-) -> float:
+def check_finite(loss: torch.Tensor, model: PreTrainedModel) -> float:
     """Check that a step's loss and gradients are finite; if not, clear the gradients.
 
     Call it before the weights move. Loss and norm are read together, because a program
@@ -338,9 +326,6 @@ def check_finite(
         A scalar.
     model : PreTrainedModel
         Holds the gradients.
-    scaler : torch.amp.GradScaler
-        If it is enabled (fp16), it skips a step that overflows, and halves its scale; a
-        scale below 1 means that no scale helps.
 
     Returns
     -------
@@ -352,23 +337,16 @@ def check_finite(
     NonFiniteError
         If they are not; its message is the word "loss" or "gradient".
     """
-    if scaler.is_enabled():
-        value = loss.item()
-        is_finite = isfinite(value) and scaler.get_scale() >= 1
-    else:
-        norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
-        value, norm = torch.stack([loss, norm]).tolist()
-        is_finite = isfinite(value + norm)
-    if not is_finite:
+    norm = get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+    value, norm = torch.stack([loss, norm]).tolist()
+    if not isfinite(value + norm):
         model.zero_grad()
         raise NonFiniteError("gradient" if isfinite(value) else "loss")
     return value
 
 
 @contextmanager
-def error_context(
-    state: State, indices: list[int], batch: Batch, recipe: Recipe
-) -> Iterator:
+def error_context(state: State, indices: list[int], batch: Batch) -> Iterator:
     """Context manager: re-raise errors with the step, the rows and a suggested fix.
 
     Parameters
@@ -379,8 +357,6 @@ def error_context(
         Of the batch's rows in the train split.
     batch : dict
         The tensors of the step.
-    recipe : Recipe
-        How to train.
 
     Raises
     ------
@@ -395,8 +371,7 @@ def error_context(
             f"The {error} of the step after {state} is not finite: no step was taken, "
             "and none was saved. Look at its rows in the train split: "
             f"{', '.join(map(str, indices))}, of {length} tokens. If nothing is wrong "
-            "with them, use precision='fp32' or a learning rate below "
-            f"{recipe.learning_rate:g}."
+            "with them, use precision='fp32' or a lower learning rate."
         ) from None
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -416,7 +391,7 @@ def progress_bar(
 ) -> Iterator:
     """Yield each batch: the indices of its rows, and its tensors on the device.
 
-    Draws a bar that shows the rows done and the last loss.
+    Draws a bar that shows the steps done and the last loss.
 
     Parameters
     ----------
@@ -434,17 +409,13 @@ def progress_bar(
     tuple
         The indices, and a dict of tensors.
     """
-    done = state.rows - sum(map(len, batches))
-    with tqdm(
-        total=state.rows,
-        initial=done,
-        unit="row",
-        desc=f"epoch {state.epoch}/{state.epochs}",
-    ) as bar:
-        for indices, batch in zip(batches, loader):
-            yield (
-                indices,
-                {n: t.to(device, non_blocking=True) for n, t in batch.items()},
-            )
-            bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
-            bar.update(len(indices))
+    bar = tqdm(
+        zip(batches, loader),
+        f"epoch {state.epoch}/{state.epochs}",
+        state.batch + len(batches),
+        unit="step",
+        initial=state.batch,
+    )
+    for indices, batch in bar:
+        yield indices, {n: t.to(device, non_blocking=True) for n, t in batch.items()}
+        bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)

@@ -115,7 +115,8 @@ def run(work: Path) -> None:
         return report
 
     def log_epoch(state, report):
-        log(work, "tested", epoch=state.epoch, **tested)
+        seconds = state.epoch_seconds + state.lap()  # training and validation
+        log(work, "tested", epoch=state.epoch, seconds=seconds, **tested)
         return add_epoch(state, report)
 
     State.add_step = log_step
@@ -126,7 +127,6 @@ def run(work: Path) -> None:
         log(work, "finished", **test(done.model, tokens["test"], recipe))
         best = {
             "best_epoch": done.best_epoch,
-            "seconds": done.seconds,
             "disk_mb": folder_mb(done.folder),
         }
         log(work, "best", **best, history=done.history.reset_index().to_dict("records"))
@@ -298,7 +298,7 @@ def figures_of(lines: list[dict]) -> dict:
     return {
         "train_rows": before["rows"],
         "steps": before["of"],
-        "minutes": round(best["seconds"] / 60, 1),
+        "minutes": round(sum(line["seconds"] for line in tests.values()) / 60, 1),
         "best_epoch": best["best_epoch"],
         "disk_mb_finished": round(best["disk_mb"], 1),
         "history": best["history"],

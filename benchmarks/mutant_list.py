@@ -155,8 +155,7 @@ MUTANTS = {
             ),
         ],
         "test_classes_are_found_by_name": [
-            ("[known.index(name) for name in folded]", "list(range(len(folded)))"),
-            ('known[0] == "label_0" and len', 'known[0] != "label_0" and len'),
+            ("[known.index(name) for name in wanted]", "list(range(len(wanted)))"),
         ],
         "test_a_classifier_is_loaded_from": [
             ("if new_weights:", "if not new_weights:"),
@@ -169,9 +168,6 @@ MUTANTS = {
         ],
         "test_a_subfolder_called_best_is_not_the_classifier_of_a_saved_model": [
             ("best.is_dir() and (is_run or not", "best.is_dir() or (is_run or not"),
-        ],
-        "test_gradient_checkpointing_ends_with_its_context": [
-            ('getattr(model, f"{kind}_checkpointing_disable")()', "pass"),
         ],
     },
     ("agnews_helpers/model.py", "tests/test_runs.py"): {
@@ -283,10 +279,7 @@ MUTANTS = {
             ("torch.manual_seed(recipe.seed)", "pass"),
         ],
         "test_any_gradient_that_is_not_finite_stops_before_the_step": [
-            (
-                "loss = check_finite(loss, model, scaler)",
-                "loss = loss.item()",
-            ),
+            ("loss = check_finite(loss, model)", "loss = loss.item()"),
             ("isfinite(value + norm)", "isfinite(value)"),
         ],
         "test_the_loss_is_the_mean_cross_entropy": [
@@ -297,11 +290,9 @@ MUTANTS = {
         "test_gradients_left_in_the_model_are_cleared": [
             ("# for dropout\n        model.zero_grad()", "# for dropout"),
         ],
-        "test_with_a_gradient_scaler_its_scale_decides": [
+        "test_what_is_not_finite_is_named_and_cleared": [
             ("model.zero_grad()\n        raise NonFiniteError", "raise NonFiniteError"),
-            ("get_scale() >= 1", "get_scale() > 1"),
-            ("get_scale() >= 1", "get_scale() >= 0.5"),
-            ("isfinite(value) and scaler", "scaler"),
+            ('"gradient" if isfinite(value) else', '"gradient" if value else'),
         ],
         "test_wherever_memory_runs_out_it_says_what_helps_and_the_run_goes_on": [
             ("adam.state.clear()", "pass"),
@@ -309,16 +300,9 @@ MUTANTS = {
             ("with run.saved_if_memory_runs_out(state)", "if True"),
             ("{str(error).splitlines()[0]} What", "{error} What"),
         ],
-        "test_a_step_that_overflows_is_skipped_and_the_scale_halved": [
-            ("scaler.update()", "pass"),
-            ("scaler.scale(loss) if scaler else loss", "loss"),
-        ],
-        "test_a_run_with_a_scaler_is_resumed_exactly": [
-            ("run.restore(optimizer, scaler)", "run.restore(optimizer)"),
-        ],
         "test_in_bf16_a_loss_has_the_digits_of_fp32": [
             (".logits.float()", ".logits"),
-            ("if dtype := AUTOCAST.get(recipe.precision)", "if dtype := None"),
+            ('if recipe.precision == "bf16"', "if False"),
         ],
         "test_a_step_is_checked_by_few_calls_which_do_not_grow_with_the_model": [
             (
@@ -333,10 +317,7 @@ MUTANTS = {
             ("len(split) / (len(counts) * counts)", "len(split) / counts"),
         ],
         "test_gradient_checkpointing_computes_each_layer_twice": [
-            (
-                "gradient_checkpointing(model, recipe.gradient_checkpointing)",
-                "gradient_checkpointing(model, False)",
-            ),
+            ("enable_gradient_checkpointing(model)\n", "pass\n"),
         ],
         "test_one_of_several_processes_is_refused": [
             ("check_one_process()\n", "pass\n"),
@@ -363,8 +344,8 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/training.py", "tests/test_hardware.py"): {
-        "test_fp16_without_a_card_is_refused_before_training": [
-            ("check_precision(recipe.precision, training_device())", "pass"),
+        "test_bf16_on_a_card_that_emulates_it_is_refused_before_training": [
+            ("check_precision(recipe.precision, this_card())", "pass"),
         ],
     },
     ("agnews_helpers/training.py", "tests/test_misuse.py"): {
@@ -481,7 +462,7 @@ MUTANTS = {
             ("60 * self.save_minutes", "self.save_minutes"),
         ],
         "test_only_its_own_checkpoints_are_deleted_by_a_run": [
-            ('if run_id in (None, _progress(p).get("run"))]', "]"),
+            ('if run_id in (None, read_progress(p).get("run"))]', "]"),
         ],
         "test_foreign_files_under_our_names_are_refused_and_stay": [
             (', "test_report.json")', ")"),
@@ -494,10 +475,6 @@ MUTANTS = {
         ],
         "test_steps_of_all_sessions_count_as_time_and_saving_does_not": [
             ("state.lap()  #", "pass  #"),
-            (
-                "state.seconds + state.epoch_seconds,\n            finished",
-                "state.seconds,\n            finished",
-            ),
         ],
         "test_a_copy_of_the_classifier_cuts_texts_where_the_run_did": [
             ("self.tokenizer.model_max_length = recipe.max_length", "pass"),
@@ -531,7 +508,7 @@ MUTANTS = {
             ),
         ],
         "test_the_size_of_parts_may_change_when_a_run_is_resumed": [
-            ("state.split_sizes.append(size)", "pass"),
+            ("state.split_sizes.append([1, recipe.micro_batch_size])", "pass"),
         ],
     },
     ("agnews_helpers/runs.py", "tests/test_not_ours.py"): {
@@ -550,24 +527,18 @@ MUTANTS = {
         ],
         "test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss": [
             ('-row["validation_loss"]', 'row["validation_loss"]'),
-            ("if is_best:", "if True:"),
+            ("if self.is_best_epoch:", "if True:"),
             ("1 + scores.index(", "scores.index("),
             ("self.epoch - 1 and not self.batch", "self.epoch - 1"),
         ],
         "test_the_time_of_an_epoch": [
             ("self.rows / self.epoch_seconds", "self.rows / self.step_seconds[-1]"),
             ("self.epoch_seconds = 0.0", "pass"),
-            (
-                "self.seconds += self.epoch_seconds + self.lap()",
-                "self.seconds += self.lap()",
-            ),
+            ("self.lap()  # validation", "pass  # validation"),
         ],
         "test_a_moment_is_read_back_to_the_last_bit": [
-            ("generator.set_rng_state(random_state)", "pass"),
+            ("module.set_rng_state(random_state)", "pass"),
             ('optimizer.load_state_dict(training["optimizer"])', "pass"),
-        ],
-        "test_the_gradient_scaler_of_fp16_is_read_back": [
-            ('if training["scaler"]:', 'if not training["scaler"]:'),
         ],
         "test_each_checkpoint_is_whole_by_itself": [
             ("_in_order(found)[::-1]", "_in_order(found)"),

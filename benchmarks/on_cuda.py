@@ -60,9 +60,9 @@ from agnews_helpers import (
     train,
     training_step,
 )
-from agnews_helpers.hardware import precision_problem, version_of
-from agnews_helpers.model import gradient_checkpointing
-from agnews_helpers.plumbing.errors import is_out_of_memory
+from agnews_helpers.hardware import check_precision, version_of
+from agnews_helpers.model import enable_gradient_checkpointing
+from agnews_helpers.plumbing.errors import AgnewsError, is_out_of_memory
 from agnews_helpers.plumbing.memory import in_parts
 from agnews_helpers.plumbing.vram_cap import free_mib, vram_cap
 from agnews_helpers.training import check_finite
@@ -143,7 +143,9 @@ def trainable(options: StepOptions, micro_batch_size=None, device="cuda"):
     kernel = (
         sdpa_kernel(KERNELS[options.attention]) if device == "cuda" else nullcontext()
     )
-    with gradient_checkpointing(model, options.checkpointing), kernel:
+    if options.checkpointing:
+        enable_gradient_checkpointing(model)
+    with kernel:
         yield step
 
 
@@ -325,9 +327,13 @@ def little_memory():
 def resumed_in_each_precision(card) -> dict:
     """Return what `resumed` finds for each precision, or why it is not used here."""
     found = {}
-    for precision in ("fp32", "fp16", "bf16"):
-        problem = precision_problem(precision, "cuda", card)
-        found[precision] = {"refused": problem} if problem else resumed(precision)
+    for precision in ("fp32", "bf16"):
+        try:
+            check_precision(precision, card)
+        except AgnewsError as problem:
+            found[precision] = {"refused": str(problem)}
+        else:
+            found[precision] = resumed(precision)
     return found
 
 
@@ -373,7 +379,6 @@ def step_in_parts(device="cuda", times=20) -> dict:
     options = StepOptions()
     model = new_model(CONFIG, options).to(device)
     optimizer = make_optimizer(model, options)
-    scaler = torch.amp.GradScaler(device, enabled=False)  # fp32
     ids = [[101, *range(2000, 2126), 102]] * 8 * (times + 1)
     rows = {"text": ["a"] * len(ids), "label": [0] * len(ids), "input_ids": ids}
     split = Dataset.from_dict(rows | {"length": [*map(len, ids)]})
@@ -387,7 +392,7 @@ def step_in_parts(device="cuda", times=20) -> dict:
         }
 
     def check(loss):
-        check_finite(loss, model, scaler)
+        check_finite(loss, model)
 
     def step(after_backward):
         loss = forward_backward(model, batch)

@@ -65,7 +65,7 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     model, optimizer = stepped(three)
     history = [{"epoch": 1, "validation_loss": 2 / 3, "validation_accuracy": 0.1}]
     losses = [0.1, 1 / 3, 1e-300]
-    state = State(16, 8, 3, 2, 1, losses, history, 1, 1.5, 0.25, [[81, 4]])
+    state = State(16, 8, 3, 2, 1, losses, history, 1, "", 0.25, [[81, 4]])
     torch.rand(5)
     path = write_checkpoint(
         tmp_path, model, training_state(optimizer, CPU), state, {"format": 3}, None
@@ -85,25 +85,6 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
         for number in ours
         for name in ("step", "exp_avg", "exp_avg_sq")
     )
-
-
-def test_the_gradient_scaler_of_fp16_is_read_back(three, tmp_path):
-    """PyTorch has a scaler for the CPU, too."""
-
-    def scaled(scale):
-        model, optimizer = stepped(three)
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
-        scaler.scale(torch.ones(1))
-        return model, optimizer, scaler
-
-    model, optimizer, scaler = scaled(8.0)
-    scaler._growth_tracker.fill_(3)  # steps since it last grew
-    training = training_state(optimizer, CPU, scaler)
-    path = write_checkpoint(tmp_path, model, training, State(40, 8, 3), {}, None)
-    other, other_optimizer, other_scaler = scaled(1024.0)
-    read_checkpoint(path, other, other_optimizer, other_scaler)
-    assert other_scaler.state_dict() == scaler.state_dict()
-    assert other_scaler.get_scale() == 8 and other_scaler._get_growth_tracker() == 3
 
 
 def validated(loss, accuracy):
@@ -155,7 +136,7 @@ def test_the_time_of_an_epoch(monkeypatch):
         now[0] += 3  # validation
         state.add_epoch(validated(0.5, 0.25))
         assert state.history[-1]["rows_per_second"] == 8 / seconds
-        assert state.seconds == now[0] and state.epoch == epoch + 1
+        assert state.epoch == epoch + 1
     assert state.epoch_seconds == 0
 
 

@@ -17,7 +17,6 @@ from agnews_helpers import doctor
 from agnews_helpers.cli import main
 from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.mini import MiniUnavailable
-from agnews_helpers.recipe import HUB_DATA, HUB_MODEL
 
 
 def test_this_machine_passes():
@@ -27,7 +26,7 @@ def test_this_machine_passes():
         (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     )["project"]
     needed = {Requirement(text).name for text in project["dependencies"]}
-    others = {"Jupyter kernel", "CUDA", "profile", "disk", "data", "model"}
+    others = {"Jupyter kernel", "CUDA", "profile", "disk"}
     assert needed | others <= {check.name for check in checks}
 
 
@@ -111,36 +110,6 @@ def test_a_full_disk(monkeypatch):
     assert not doctor._disk("full").ok
 
 
-def test_the_data(tmp_path):
-    for data in ("sample", str(tmp_path)):
-        assert doctor._source("data", data) == ("data", True, data, "")
-    check = doctor._source("data", HUB_DATA)
-    assert check.ok is None and "from the Hugging Face Hub" in check.found
-    for data in ("lost", "owner/lost"):  # the Hub is asked for AG News alone
-        check = doctor._source("data", data)
-        assert str(check).startswith("[FAIL] data")
-        assert f"there is no folder {data}" in str(check)
-        assert "Set AGNEWS_DATA to an existing folder" in str(check)
-
-
-@pytest.mark.parametrize(
-    "model, ok",
-    [
-        (HUB_MODEL, None),
-        ("bert-base-cased", None),
-        ("/no/such", False),
-        ("./model/", False),
-        ("no id of a model", False),
-    ],
-)
-def test_the_model(model, ok):
-    assert doctor._source("model", model).ok is ok
-
-
-def test_a_models_folder(tmp_path):
-    assert doctor._source("model", str(tmp_path)).ok
-
-
 def test_no_offline_model(monkeypatch, capsys):
     def missing():
         raise MiniUnavailable("install it so")
@@ -149,6 +118,13 @@ def test_no_offline_model(monkeypatch, capsys):
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "install it so" in printed and "Not ready: profile." in printed
+
+
+def test_the_profile_with_its_model_and_data(monkeypatch, capsys):
+    monkeypatch.setenv("AGNEWS_PROFILE", "offline")
+    main(["doctor"])
+    found = "offline (asked for by AGNEWS_PROFILE): mini on sample\n"
+    assert f"[OK]   profile            {found}" in capsys.readouterr().out
 
 
 def test_a_wrong_variable_is_a_finding(monkeypatch, capsys):
