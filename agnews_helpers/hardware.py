@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from subprocess import SubprocessError, check_output
 
-from vram_budget.cards import Card
+from vram_budget.cards import Card, found_card
 
 from .plumbing.errors import InvalidValue
 
@@ -54,7 +54,8 @@ def this_card() -> Card | None:
     Returns
     -------
     Card or None
-        With its free memory; None if there is no CUDA device.
+        With its free memory, and with speed and bandwidth from the list of cards or
+        derived from its clocks; None if there is no CUDA device.
     """
     import torch
 
@@ -63,13 +64,7 @@ def this_card() -> Card | None:
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Card(
-        found.name,
-        found.total_memory / 2**30,
-        (found.major, found.minor),
-        found.multi_processor_count,
-        free_mib=free_mib(),
-    )
+    return found_card(found, free_mib())
 
 
 def version_of(package: str) -> str | None:
@@ -156,10 +151,12 @@ def check_precision(precision: str, device: str, card: Card | None = None) -> No
 def precision_problem(precision: str, device: str, card: Card | None) -> str | None:
     """Give the reason not to use a precision on a device.
 
-    From reports: GTX 16xx cards have no tensor cores, fp16 products are slow on them
-    (pytorch#121957, #195716) and NaNs are reported (pytorch#58123, #77955); below
-    compute capability 8.0 bf16 is emulated; below 7.0 fp16 runs at a fraction of fp32's
-    speed.
+    As others measured it. GTX 16xx and MX450 have no tensor cores: fp16 products ran
+    at a sixth to a ninth of fp32's speed (zzc0721/torch-performance-test-data, issues
+    73, 89 and 111; pytorch#121957, #195716), and NaNs are reported (pytorch#58123,
+    #77955). Below compute capability 7.0 fp16 products are no faster than fp32's
+    (issues 60, 174 and 192 there). Below 8.0 bf16 is emulated, at half to three
+    quarters of fp32's speed (issues 60, 73, 111 and 140).
 
     Parameters
     ----------
@@ -180,10 +177,14 @@ def precision_problem(precision: str, device: str, card: Card | None) -> str | N
     if card is None:
         problem = f"fp16 needs a CUDA card, and training would run on {device}."
         return problem if precision == "fp16" else None
-    needed = (8, 0) if precision == "bf16" else (7, 0)
-    if "GTX 16" not in card.name and card.capability >= needed:
+    if card.tensor_cores and (precision == "fp16" or card.capability >= (8, 0)):
         return None
+    measured = "bf16 is emulated, at half to three quarters of fp32's speed"
+    if precision == "fp16":
+        measured = "fp16 at a sixth of fp32's speed or less, with reports of NaNs"
+        if card.capability < (7, 0):
+            measured = "fp16 is no faster than fp32"
     return (
-        f"the {card.name} has no tensor cores for {precision}: fp16 is slow there, "
-        "with reports of NaNs, and bf16 is only emulated."
+        f"the {card.name} has no tensor cores for {precision}. As others measured it, "
+        f"{measured}."
     )
