@@ -181,7 +181,7 @@ def precision_problem(precision: str, device: str, card: Card | None) -> str | N
         return None
     measured = "bf16 is emulated, at half to three quarters of fp32's speed"
     if precision == "fp16":
-        measured = "fp16 at a sixth of fp32's speed or less, with reports of NaNs"
+        measured = "fp16 runs at a sixth of fp32's speed or less, with reports of NaNs"
         if card.capability < (7, 0):
             measured = "fp16 is no faster than fp32"
     return (

@@ -1,5 +1,6 @@
 import math
 import os
+from dataclasses import replace
 from subprocess import TimeoutExpired
 
 import pytest
@@ -42,10 +43,9 @@ def test_the_card_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index=None: 0)
     card = this_card()
     assert (card.name, card.vram_gib, card.capability) == ("Test card", 4.0, (7, 5))
-    assert [name for name, _ in card.facts()] == [
-        "memory",
-        "compute capability",
-    ]  # nothing is made up
+    assert card.fp32_tflops is None  # nothing is made up
+    properties.name = "NVIDIA GeForce GTX 1650 Ti"
+    assert this_card() == replace(GTX_1650_TI, free_mib=card.free_mib)
 
 
 @pytest.fixture
@@ -109,12 +109,22 @@ def weights(model):
 @pytest.mark.parametrize(
     "card, precision, reason",
     [
-        (GTX_1650_TI, "fp16", "no tensor cores"),
-        (GTX_1650_TI, "bf16", "no tensor cores"),
-        (find_card("GTX 1650"), "fp16", "no tensor cores"),
-        (find_card("GTX 1050 Ti"), "fp16", "fp16 is slow there"),
-        (find_card("T4"), "bf16", "no tensor cores for bf16"),
+        (
+            GTX_1650_TI,
+            "fp16",
+            "no tensor cores for fp16. As others measured it, fp16 r",
+        ),
+        (GTX_1650_TI, "bf16", "bf16 is emulated, at half to three quarters"),
+        (find_card("MX450"), "fp16", "a sixth of fp32's speed"),
+        (find_card("GTX 1080 Ti"), "fp16", "fp16 is no faster than fp32."),
+        (find_card("P100"), "fp16", "fp16 is no faster than fp32."),
+        (
+            find_card("T4"),
+            "bf16",
+            "no tensor cores for bf16. As others measured it, bf16",
+        ),
         (find_card("T4"), "fp16", None),
+        (find_card("RTX 3050 Laptop"), "bf16", None),
         (find_card("A100"), "bf16", None),
         (None, "fp16", "needs a CUDA card"),
         (None, "bf16", None),
