@@ -17,6 +17,7 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.hardware import precision_problem, version_of
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB
 from vram_budget.cards import GTX_1650_TI, find_card
 
 
@@ -44,6 +45,7 @@ def test_the_card_of_this_machine(monkeypatch):
     card = this_card()
     assert (card.name, card.vram_gib, card.capability) == ("Test card", 4.0, (7, 5))
     assert card.fp32_tflops is None  # nothing is made up
+    assert card.free_mib == 3 * 1024 - GROWTH_MIB
     properties.name = "NVIDIA GeForce GTX 1650 Ti"
     assert this_card() == replace(GTX_1650_TI, free_mib=card.free_mib)
 

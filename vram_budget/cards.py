@@ -144,7 +144,7 @@ GTX 1650 Ti | 4 | 7.5 | 16 | GDDR6, 128 bit | 192 | 1.485 | laptop, 50 W
 GTX 1650 Laptop | 4 | 7.5 | 16 | GDDR5, 128 bit | 128 | 1.56 | laptop, 50 W
 GTX 1660 Ti Laptop | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.59 | laptop, 80 W
 MX350 | 2 | 6.1 | 5 | GDDR5, 64 bit | 56 | 1.468 | laptop
-MX450 | 2 | 7.5 | 14 | GDDR6, 64 bit | 80 | 1.575 | laptop, 28 W
+MX450 | 2 | 7.5 | 14 | GDDR6, 64 bit | 80 | 1.575 | laptop, GDDR6
 RTX 2050 | 4 | 8.6 | 16 | GDDR6, 64 bit | 112 | 1.477 | laptop
 RTX 3050 Laptop | 4 | 8.6 | 16 | GDDR6, 128 bit | 192 | 1.74 | laptop, 4 GB
 RTX 3050 Ti Laptop | 4 | 8.6 | 20 | GDDR6, 128 bit | 192 | 1.695 | laptop
