@@ -90,6 +90,8 @@ _LAMBDA = "github.com/lambdal/deeplearning-benchmark, pytorch/results/"
 # shorter step in it.
 _SQUAD = "median it/s; batch and length in the log"
 _NGC = f"{_SQUAD}; PyTorch 1.7 of NVIDIA, TF32 on by default"
+_NEWSGROUPS = "20 Newsgroups, 11,314 rows or nine tenths of them, in"
+_MCCORMICK = "mccormickml.com/2020/07/21/gpu-benchmarks-for-fine-tuning-bert"
 
 RUNS = [
     Run("GTX 1080 Ti", BASE, 10, 384, 433, _SQUAD, f"{_LAMBDA}1080Ti", "chosen on"),
@@ -172,6 +174,24 @@ RUNS = [
         "taken off as 37 steps",
         "github.com/KyriakosTop/bert-distilbert-compression, n8_bert_qlora_gpu_t4",
         attention="sdpa",
+    ),
+    Run(
+        "T4",
+        BASE,
+        16,
+        128,
+        383,
+        f"{_NEWSGROUPS} 257 s: 363 or 404 ms",
+        _MCCORMICK,
+    ),
+    Run(
+        "P100",
+        BASE,
+        16,
+        128,
+        203,
+        f"{_NEWSGROUPS} 136 s: 192 or 214 ms",
+        _MCCORMICK,
     ),
     Run(
         "A100",

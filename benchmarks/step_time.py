@@ -11,6 +11,7 @@ prediction. It takes about two minutes and writes step_time.json beside this fil
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ import pandas as pd
 import torch
 
 from agnews_helpers import Recipe, load_model, training_step
-from benchmarks.published_speeds import PRODUCTS, RUNS, Run
 from vram_budget import StepOptions, find_card, seconds_on, step_work
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where this is run as a script
+from benchmarks.published_speeds import PRODUCTS, RUNS, Run  # noqa: E402
 
 SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 

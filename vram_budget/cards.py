@@ -205,11 +205,11 @@ SYSTEMS_GIB = {
 def context_mib(card: Card) -> tuple[float, float]:
     """Estimate what the CUDA context takes beside PyTorch's own memory.
 
-    Bare, it grows with the multiprocessors: reported are 65 MiB for 14, 107 for 34,
-    256 for 82 (InvokeAI#9413), 426 for 142 (unsloth-zoo#1053) and 555 for 188; the line
-    through them misses none by more than 12 MiB. The kernels of a training step add to
-    it, for which we allow 86 MiB. Of a card in this machine the free memory is read
-    instead.
+    Bare, it grows with the multiprocessors: reported are about 65 MiB for 14, 107 for
+    34 and 555 for 188 (llama.cpp#23604), 256 for 82 (InvokeAI#9413) and 426 for 142
+    (unsloth-zoo#1053); the line through them misses none by more than 12 MiB. The
+    kernels of a training step add to it, for which we allow 86 MiB. Of a card in this
+    machine the free memory is read instead.
 
     Parameters
     ----------
