@@ -113,10 +113,10 @@ def full_run_hours(
     recipe: Recipe,
     card: Card = GTX_1650_TI,
     rows: int = 114_000,
-) -> float | None:
+) -> tuple[float, float] | None:
     """Estimate the hours of all epochs on a card.
 
-    An estimate from the card's published peak and bandwidth, not a measurement.
+    An estimate from the card's published facts, not a measurement.
 
     Parameters
     ----------
@@ -127,14 +127,14 @@ def full_run_hours(
     recipe : Recipe
         Its batches, padding and epochs count.
     card : Card
-        Its speed and its bandwidth count.
+        Its speed, its bandwidth and its power count.
     rows : int
         Training rows, as long as those of the sample; AG News has 114,000.
 
     Returns
     -------
-    float or None
-        None for a card of unknown speed.
+    tuple of float or None
+        (low, high); None for a card of unknown speed.
     """
     lengths = [min(length, recipe.max_length) for length in lengths]
     batches = epoch_batches(lengths, recipe, 1)
@@ -142,7 +142,8 @@ def full_run_hours(
     seconds = batch_seconds(
         training_step(), config, recipe.batch_size, padded, recipe.max_length, card
     )
-    return seconds and recipe.epochs * seconds * rows / len(lengths) / 3600
+    times = recipe.epochs * rows / len(lengths)
+    return seconds and tuple(times * each / 3600 for each in seconds)
 
 
 def card_report(recipe: Recipe, card: Card, system: str) -> dict:
@@ -187,7 +188,8 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
     hours = full_run_hours(config, TOKENS * 50, recipe, card)
     time = "unknown: this card's speed is not in the list"
     if hours:
-        time = f"about {hours:.1f} hours (an estimate) for 114,000 rows like AG News'"
+        low, high = (f"{each:.1f}" for each in hours)
+        time = f"{low} to {high} hours (an estimate) for 114,000 rows like AG News'"
     advice = "agnews train with these flags"
     if figures["verdict"] != "fits":
         advice = (
@@ -196,4 +198,8 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
             "one, agnews train tries parts of the batch"
         )
     print(f"\ntime       {recipe.epochs} epochs: {time}\nnext       {advice}")
-    return {**asdict(recipe), **figures, "hours": hours}
+    return {
+        **asdict(recipe),
+        **figures,
+        "hours": hours and dict(zip(("low", "high"), hours)),
+    }

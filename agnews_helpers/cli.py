@@ -182,11 +182,12 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"agnews {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, run, summary, flags=""):
+    def add(run, flags=""):
+        name = run.__name__.strip("_")
         command = commands.add_parser(
             name,
-            help=summary,
-            description=summary,
+            help=run.__doc__,
+            description=run.__doc__,
             usage=f"agnews {name} ... (--help lists what it takes)",
             allow_abbrev=False,
         )
@@ -196,21 +197,17 @@ def _parser():
         if name in FIELDS:
             _add_recipe_flags(command, FIELDS[name])
 
-    add("doctor", _doctor, "say what this machine is, and what it lacks")
-    fits = "say whether a training step fits a card"
-    add("budget", _budget, fits, "--card --system --json")
-    wrong = "list all that is wrong with labelled texts"
-    add("check", _check, wrong, "data --write --json")
-    trains = "train a classifier, keep the best epoch"
-    add("train", _train, trains, "--output-dir --resume --steps")
-    tests = "--model|--output-dir --mistakes --json"
-    add("evaluate", _evaluate, "test a trained classifier", tests)
-    labels = (
+    add(_doctor)
+    add(_budget, "--card --system --json")
+    add(_check, "data --write --json")
+    add(_train, "--output-dir --resume --steps")
+    add(_evaluate, "--model|--output-dir --mistakes --json")
+    add(
+        _predict,
         "texts --model|--output-dir --file --output --text-columns --min-confidence "
-        "--json"
+        "--json",
     )
-    add("predict", _predict, "label texts with a trained classifier", labels)
-    add("notebooks", _notebooks, "run notebooks top to bottom", "--source --target")
+    add(_notebooks, "--source --target")
     return parser
 
 

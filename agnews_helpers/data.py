@@ -246,7 +246,6 @@ def _classes(train):
     common = {label for label in frequent if not NO_CLASS.fullmatch(label)}
     if {"-1", "1"} <= frequent <= {"-1", "0", "1", ""}:
         common |= {"-1"}
-        train.notes.append("-1 is taken for a class")
     is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
     codings = _codings(LABELS)[: 3 if is_ag_news else 1]
     if any(coding.keys() in (common, counts.keys()) for coding in codings):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from subprocess import SubprocessError, check_output
 
-from vram_budget.cards import Card
+from vram_budget.cards import Card, found_card
 
 from .plumbing.errors import InvalidValue
 
@@ -54,7 +54,8 @@ def this_card() -> Card | None:
     Returns
     -------
     Card or None
-        With its free memory; None if there is no CUDA device.
+        With its free memory, and with speed and bandwidth from the list of cards or
+        derived from its clocks; None if there is no CUDA device.
     """
     import torch
 
@@ -63,13 +64,7 @@ def this_card() -> Card | None:
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Card(
-        found.name,
-        found.total_memory / 2**30,
-        (found.major, found.minor),
-        found.multi_processor_count,
-        free_mib=free_mib(),
-    )
+    return found_card(found, free_mib())
 
 
 def version_of(package: str) -> str | None:
@@ -128,8 +123,8 @@ def _cards():
 def check_precision(precision: str, card: Card | None) -> None:
     """Refuse bf16 on a card that only emulates it, and is slow with it.
 
-    Unknown problems show up in the first step: the loop refuses a loss or a gradient
-    that is not finite.
+    Below compute capability 8.0 bf16 is emulated, at half to three quarters of fp32's
+    speed (zzc0721/torch-performance-test-data, issues 60, 73, 111 and 140).
 
     Parameters
     ----------
@@ -146,5 +141,6 @@ def check_precision(precision: str, card: Card | None) -> None:
     if precision == "bf16" and card and card.capability < (8, 0):
         raise InvalidValue(
             f"precision='bf16' is refused: the {card.name} has no tensor cores for "
-            "bf16, which is only emulated. Use precision='fp32'."
+            "bf16. It is emulated, at half to three quarters of fp32's speed as others "
+            "measured. Use precision='fp32'."
         )

@@ -12,7 +12,9 @@ from .recipe import HUB_DATA, Recipe
 TEXT = """---
 {metadata}
 ---
-# {classes}: a text classifier
+# A text classifier
+
+It answers with one of these: {classes}.
 
 Fine-tuned from {model} with agnews_helpers {version}.
 
@@ -87,7 +89,7 @@ def write_card(
     text = TEXT.format(
         **values,
         metadata=metadata.to_yaml(),
-        classes=", ".join(counts.index[:6]) + ", ..." * (len(counts) > 6),
+        classes=", ".join(counts.index),
         version=__version__,
         counts=counts.to_string(),
         epoch=epoch,

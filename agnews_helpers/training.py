@@ -116,7 +116,7 @@ def train(
                 for indices, batch in bar:
                     if stop.received or len(state.step_seconds) == steps:
                         return run.save_and_stop(state)
-                    with error_context(state, indices, batch):
+                    with error_context(state, indices):
                         loss = in_parts(step, model, batch, state.split_sizes)
                         loss = check_finite(loss, model)  # before the weights move
                         optimizer.step()
@@ -346,7 +346,7 @@ def check_finite(loss: torch.Tensor, model: PreTrainedModel) -> float:
 
 
 @contextmanager
-def error_context(state: State, indices: list[int], batch: Batch) -> Iterator:
+def error_context(state: State, indices: list[int]) -> Iterator:
     """Context manager: re-raise errors with the step, the rows and a suggested fix.
 
     Parameters
@@ -355,23 +355,20 @@ def error_context(state: State, indices: list[int], batch: Batch) -> Iterator:
         How far the run is.
     indices : list of int
         Of the batch's rows in the train split.
-    batch : dict
-        The tensors of the step.
 
     Raises
     ------
     NonFiniteError, DoesNotFit
         With where the run is.
     """
-    length = batch["input_ids"].shape[1]
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(
             f"The {error} of the step after {state} is not finite: no step was taken, "
             "and none was saved. Look at its rows in the train split: "
-            f"{', '.join(map(str, indices))}, of {length} tokens. If nothing is wrong "
-            "with them, use precision='fp32' or a lower learning rate."
+            f"{', '.join(map(str, indices))}. If nothing is wrong with them, use "
+            "precision='fp32' or a lower learning rate."
         ) from None
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -21,7 +21,7 @@ step: the milliseconds of a step and of its parts: the check of the gradients, w
    launches and waits; reading a number; the loader.
 replayed: the requests of two steps to PyTorch's allocator, replayed by ours: the
    reserved memory of both.
-seconds: the seconds of a step, and the estimate if the card's speed is in our list.
+seconds: the seconds of a step, and the estimate (low, high) if its speed is known.
 largest: the largest batch on a card of 4 GiB: found by trying, and predicted.
 notebook: what the cells of notebook 04 hold on the card, and their peaks (`offline`).
 """
@@ -69,15 +69,13 @@ from agnews_helpers.training import check_finite
 from vram_budget import (
     Allocation,
     CachingAllocator,
-    InvalidValue,
     StepOptions,
-    find_card,
     largest_batch,
     replay,
+    seconds_on,
     step_budget,
     step_work,
 )
-from vram_budget.step_time import SHARE_OF_PEAK
 from vram_budget.tracing import make_optimizer, new_model
 
 MIB = 2**20
@@ -236,12 +234,15 @@ def largest() -> pd.DataFrame:
     rows = []
     for length in SEARCHED:
         forget()
-        card = replace(this_card(), free_mib=free_mib(gib=4))
+        taken = this_card().vram_gib * 1024 - free_mib()
+        card = replace(this_card(), free_mib=4096 - taken)
         options = StepOptions(capability=card.capability)
         predicted, _ = largest_batch(
             training_step(), CONFIG, length, options, card, "linux"
         )
-        with vram_cap(torch.device("cuda"), gib=4):
+        with vram_cap(torch.device("cuda")):
+            share = card.free_mib / 1024 / card.vram_gib
+            torch.cuda.set_per_process_memory_fraction(share)
             found = largest_that_runs(partial(at_once, length=length))
         rows.append((length, predicted, found))
     return pd.DataFrame(rows, columns=["tokens", "predicted", "found"])
@@ -352,12 +353,7 @@ def resumed(precision: str, rows=200) -> dict:
 
 
 def seconds(card) -> pd.DataFrame:
-    """Return the seconds of a step of 8 rows, and the estimate for a known card."""
-    try:
-        listed = find_card(card.name)
-        speeds = SHARE_OF_PEAK * listed.fp32_tflops * 1e12, listed.bandwidth * 1e9
-    except (InvalidValue, TypeError):
-        speeds = None
+    """Return the seconds of a step of 8 rows, and the estimate, low and high."""
     rows = []
     with trainable(StepOptions()) as step:
         for length in (64, 128, 256, 512):
@@ -367,11 +363,8 @@ def seconds(card) -> pd.DataFrame:
                 step(8, length)
             measured = (time.perf_counter() - started) / 5
             work = step_work(training_step(), CONFIG, 8, length)
-            estimate = None
-            if speeds:
-                estimate = sum(amount / speed for amount, speed in zip(work, speeds))
-            rows.append((length, measured, estimate))
-    return pd.DataFrame(rows, columns=["tokens", "seconds", "estimate"])
+            rows.append((length, measured, *(seconds_on(card, *work) or (None, None))))
+    return pd.DataFrame(rows, columns=["tokens", "seconds", "low", "high"])
 
 
 def step_in_parts(device="cuda", times=20) -> dict:

@@ -1,16 +1,17 @@
-"""Is the time of a step predicted well? Six shapes on this processor.
+"""Is the time of a step predicted well? Published runs, and this processor.
 
-The prediction uses the measured speed and bandwidth of this machine.
+    python benchmarks/step_time.py [--published]
 
-    python benchmarks/step_time.py
-
-takes about a minute, prints a table and writes step_time.json beside this file. The
-same arithmetic estimates the hours on a graphics card (``agnews budget``), from its
-published figures.
+First it compares the published runs of `published_speeds.py` with the range that
+``agnews budget`` would tell for their cards. Then, unless ``--published`` is given, it
+measures six shapes on this processor, whose own speed and bandwidth make the
+prediction. It takes about two minutes and writes step_time.json beside this file.
 """
 
+import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,10 @@ import pandas as pd
 import torch
 
 from agnews_helpers import Recipe, load_model, training_step
-from vram_budget import StepOptions, step_work
+from vram_budget import StepOptions, find_card, seconds_on, step_work
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where this is run as a script
+from benchmarks.published_speeds import PRODUCTS, RUNS, Run  # noqa: E402
 
 SHAPES = [(8, 32), (8, 64), (8, 96), (4, 64), (16, 64), (8, 128)]
 
@@ -88,13 +92,52 @@ def step_seconds(model, rows: int, length: int, repeat: int = 7) -> float:
     return statistics.median(times[1:])
 
 
-def main() -> None:
+def product_shares() -> pd.DataFrame:
+    """Tabulate the share of its peak that each card reached in matrix products."""
+    shares = {
+        name: [speed / find_card(name).fp32_tflops for speed in speeds]
+        for name, (_, *speeds) in PRODUCTS.items()
+    }
+    return pd.DataFrame.from_dict(shares, orient="index", columns=[1024, 2048, 4096])
+
+
+def predicted_ms(run: Run) -> tuple[float, float]:
+    """Return the milliseconds of a published run's step as we predict them."""
+    options = StepOptions(attention=run.attention)
+    work = step_work(training_step(), run.config, run.rows, run.length, options)
+    return tuple(1e3 * each for each in seconds_on(find_card(run.card), *work))
+
+
+def published_runs(runs: list[Run] = RUNS) -> pd.DataFrame:
+    """Tabulate published runs with the range predicted for them."""
+    lines = []
+    for run in runs:
+        low, high = predicted_ms(run)
+        model = f"{run.config.model_type} {run.config.hidden_size}"
+        lines.append(
+            {
+                "card": run.card,
+                "run": f"{model}, {run.rows} x {run.length}",
+                "measured": run.ms,
+                "low": low,
+                "high": high,
+                "inside": low <= run.ms <= high,
+                "use": run.use,
+                "stated": run.stated,
+                "source": run.source,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def this_processor() -> pd.DataFrame:
+    """Tabulate six shapes, predicted from this processor's own speeds and measured."""
     model = load_model(Recipe(profile="offline", model="mini"))
     options, lines = StepOptions(attention="eager"), []
     for rows, length in SHAPES:
         # Measured again for each shape, because the machine's speed drifts.
         speed, moved = product_speed(model), bandwidth()
-        flops, bytes_moved = step_work(
+        flops, bytes_moved, _ = step_work(
             training_step(), model.config, rows, length, options
         )
         lines.append(
@@ -109,19 +152,31 @@ def main() -> None:
         )
     table = pd.DataFrame(lines)
     table["error"] = table["predicted_ms"] / table["measured_ms"] - 1
-    median = table["error"].abs().median()
-    print(
-        table.to_string(
-            index=False,
-            float_format="{:.1f}".format,
-            formatters={"error": "{:+.1%}".format},
-        ),
-        f"\n\nmedian error {median:.1%}",
-    )
-    figures = {"shapes": table.round(4).to_dict("records"), "median_error": median}
-    Path(__file__).with_suffix(".json").write_text(
-        json.dumps(figures, indent=2), encoding="utf-8"
-    )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--published", action="store_true", help="leave the rest out")
+    published_only = parser.parse_args().published
+    file = Path(__file__).with_suffix(".json")
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    runs = published_runs()
+    print(runs.drop(columns=["stated", "source"]).round().to_string(index=False))
+    counted = runs[runs["use"] != "TF32"]
+    for use, some in [("all", counted), *counted.groupby("use")]:
+        print(f"{use}: {some['inside'].sum()} of {len(some)} inside")
+    widest = (counted["high"] / counted["low"]).max()
+    print(f"widest range: a factor of {widest:.2f}\n")
+    print("share of the peak in products:", product_shares().round(2), sep="\n")
+    figures["published"] = runs.round(1).to_dict("records")
+    if not published_only:
+        table = this_processor()
+        figures["shapes"] = table.round(4).to_dict("records")
+        figures["median_error"] = table["error"].abs().median()
+        print(table.round(2).to_string(index=False))
+        print(f"\nmedian error {figures['median_error']:.1%}")
+    file.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

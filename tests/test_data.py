@@ -1047,7 +1047,7 @@ def test_a_test_file_with_another_header(tmp_path):
 def test_minus_one_is_a_class_beside_one(tmp_path, capsys, labels):
     news = load(own(tmp_path, mail(30, labels), header=("sentiment", "review")))
     assert names_of(news) == [*labels]
-    assert "-1 is taken for a class" in capsys.readouterr().out
+    assert f"{len(labels)} classes: -1 " in capsys.readouterr().out
     fails(own(tmp_path, mail(30, ("-1", "1", "2"))), "the label '-1', where one class")
     assert "30 rows read, 20 used, 10 not" in capsys.readouterr().out
     fails(own(tmp_path, mail(30, ("-1", "0"))), "needs two labels or more")

@@ -1,6 +1,7 @@
 import math
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from subprocess import TimeoutExpired
 
 import pytest
@@ -18,6 +19,7 @@ from agnews_helpers import (
     training,
 )
 from agnews_helpers.hardware import check_precision, version_of
+from agnews_helpers.plumbing.vram_cap import GROWTH_MIB
 from vram_budget.cards import GTX_1650_TI, find_card
 
 
@@ -44,10 +46,10 @@ def test_the_card_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index=None: 0)
     card = this_card()
     assert (card.name, card.vram_gib, card.capability) == ("Test card", 4.0, (7, 5))
-    assert [name for name, _ in card.facts()] == [
-        "memory",
-        "compute capability",
-    ]  # nothing is made up
+    assert card.fp32_tflops is None  # nothing is made up
+    assert card.free_mib == 3 * 1024 - GROWTH_MIB
+    properties.name = "NVIDIA GeForce GTX 1650 Ti"
+    assert this_card() == replace(GTX_1650_TI, free_mib=card.free_mib)
 
 
 @pytest.fixture

@@ -160,7 +160,6 @@ LAYOUTS = {
         {"train.csv": table("clean_text,category", flipped(pairs("-1", "0", "1")))},
         "label column 'category' · text 'clean_text'",
         ("-1", "0", "1"),
-        note="-1 is taken for a class",
     ),
     "lists of one label": Layout(
         "doccano",

@@ -14,8 +14,8 @@ _NAMES = {
     "tracing": "trace scaled_trace StepOptions Trace",
     "allocator": "replay CachingAllocator OutOfMemory",
     "recorder": "Allocation",
-    "step_time": "step_work batch_seconds",
-    "cards": "find_card Card CARDS GTX_1650_TI SYSTEMS_GIB CONTEXT_MIB",
+    "step_time": "step_work batch_seconds seconds_on",
+    "cards": "find_card found_card Card CARDS GTX_1650_TI SYSTEMS_GIB context_mib",
     "errors": "InvalidValue",
 }
 _MODULE_OF = {name: module for module in _NAMES for name in _NAMES[module].split()}

@@ -10,7 +10,7 @@ import pandas as pd
 from transformers import PretrainedConfig
 
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
-from .cards import CONTEXT_MIB, GTX_1650_TI, SYSTEMS_GIB, Card
+from .cards import GTX_1650_TI, SYSTEMS_GIB, Card, context_mib
 from .errors import InvalidValue, check_type
 from .recorder import Allocation
 from .tracing import TRACED_STEPS, Step, StepOptions, Trace, scaled_trace
@@ -90,7 +90,7 @@ def usable_mib(card: Card, system: str) -> tuple[float, float]:
         )
     if card.free_mib is not None:
         return card.free_mib, card.free_mib
-    taken = zip(SYSTEMS_GIB[system], CONTEXT_MIB)
+    taken = zip(SYSTEMS_GIB[system], context_mib(card))
     best, worst = (
         max(0.0, card.vram_gib * 1024 - gib * 1024 - context) for gib, context in taken
     )
@@ -143,7 +143,7 @@ def step_budget(
     for allocation, made in trace.events[: peak + 1]:
         parts[_part(allocation)] += _change_mib(allocation, made)
     parts["cached"] = reserved - sum(parts.values())
-    parts["CUDA context"] = CONTEXT_MIB[1]
+    _, parts["CUDA context"] = context_mib(card)
     beyond = "spills" if system == "windows" else "out of memory"
     # Within a limit the allocator gives cached segments back, so it may need less.
     verdict, at_best = (

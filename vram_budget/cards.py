@@ -1,8 +1,10 @@
 """The facts of graphics cards, and what system and CUDA context take of them."""
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 from .errors import InvalidValue, check_type
 
@@ -21,16 +23,15 @@ class Card:
         CUDA's compute capability, such as ``(7, 5)``.
     multiprocessors : int
         How many streaming multiprocessors it has.
-    cuda_cores : int or None
-        How many cores they have together.
     memory : str or None
         The kind of its memory and the width of its bus.
     bandwidth : float or None
         Of its memory, in GB/s.
     fp32_tflops : float or None
         Products and sums of fp32 numbers at the boost clock, in 10**12 per second.
-    tensor_cores : bool or None
-        Whether it has units for products of fp16 matrices.
+    power_limited : bool
+        Whether its power keeps it from its boost clock: a laptop's, or a server's card
+        of 75 W.
     source : str
         Where these facts are from.
     free_mib : float or None
@@ -41,18 +42,30 @@ class Card:
     vram_gib: float
     capability: tuple[int, int]
     multiprocessors: int
-    cuda_cores: int | None = None
     memory: str | None = None
     bandwidth: float | None = None
     fp32_tflops: float | None = None
-    tensor_cores: bool | None = None
+    power_limited: bool = False
     source: str = "read from this machine"
     free_mib: float | None = None
 
     @property
+    def cuda_cores(self) -> int:
+        """How many cores its multiprocessors have together."""
+        # Those of the other capabilities since 2016 have 128 each.
+        of_64 = self.capability in ((6, 0), (7, 0), (7, 5), (8, 0))
+        return self.multiprocessors * (64 if of_64 else 128)
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether it has units for products of fp16 matrices."""
+        without = re.search(r"GTX|MX|T\d{3}", self.name)
+        return self.capability >= (7, 0) and not without
+
+    @property
     def half_precision(self) -> str | None:
         """The half precision its tensor cores multiply: "bf16" or "fp16"; or None."""
-        if self.capability < (7, 0) or "GTX 16" in self.name:
+        if not self.tensor_cores:
             return None
         return "bf16" if self.capability >= (8, 0) else "fp16"
 
@@ -64,57 +77,114 @@ class Card:
         list of tuple
             (name, value with its unit) of each known fact.
         """
-        cores = f"{self.cuda_cores or 0:,} in {self.multiprocessors} multiprocessors"
-        tensor_cores = {True: "yes", False: "none: stay with fp32"}
+        cores = f"{self.cuda_cores:,} in {self.multiprocessors} multiprocessors"
         rows = {
             "memory": f"{self.vram_gib:.2f} GiB {self.memory or ''}".rstrip(),
             "bandwidth": self.bandwidth and f"{self.bandwidth:.0f} GB/s",
             "CUDA cores": self.cuda_cores and cores,
             "fp32 speed": self.fp32_tflops and f"{self.fp32_tflops:.2f} TFLOP/s",
-            "tensor cores": tensor_cores.get(self.tensor_cores),
+            "tensor cores": "yes" if self.tensor_cores else "none: stay with fp32",
             "compute capability": "{}.{}".format(*self.capability),
         }
         return [(name, value) for name, value in rows.items() if value]
 
 
-# The fields of `Card` after its name, in their order, without the source. Two figures
-# of the GTX 1650 Ti: 1024 cores x 2 operations x 1.485 GHz boost = 3.04 TFLOP/s, and
-# 128 bit x 12 Gbit/s / 8 = 192 GB/s.
-_FACTS = {
-    "GTX 1650 Ti": (4.0, (7, 5), 16, 1024, "GDDR6, 128 bit", 192, 3.04, False),
-    "GTX 1650": (4.0, (7, 5), 14, 896, "GDDR5, 128 bit", 128, 2.98, False),
-    "GTX 1050 Ti": (4.0, (6, 1), 6, 768, "GDDR5, 128 bit", 112, 2.14, False),
-    "RTX 3050": (8.0, (8, 6), 20, 2560, "GDDR6, 128 bit", 224, 9.1, True),
-    "RTX 3050 Laptop": (4.0, (8, 6), 16, 2048, "GDDR6, 128 bit", 192, None, True),
-    "RTX 2060": (6.0, (7, 5), 30, 1920, "GDDR6, 192 bit", 336, 6.45, True),
-    "T4": (16.0, (7, 5), 40, 2560, "GDDR6, 256 bit", 320, 8.1, True),
-    "V100": (16.0, (7, 0), 80, 5120, "HBM2, 4096 bit", 900, 15.7, True),
-    "RTX 3090": (24.0, (8, 6), 82, 10496, "GDDR6X, 384 bit", 936, 35.6, True),
-    "A100": (40.0, (8, 0), 108, 6912, "HBM2, 5120 bit", 1555, 19.5, True),
-}
-_SHEET = "the manufacturer's published facts"
-_SOURCES = {
-    "GTX 1650 Ti": "published facts of the 50 W laptop version, not measured here",
-    "RTX 3050": f"{_SHEET}, 8 GB version",
-    "RTX 3050 Laptop": f"{_SHEET}, laptop version",
-    "V100": f"{_SHEET}, 16 GB version",
-    "A100": f"{_SHEET}, 40 GB version",
-}
-CARDS = {
-    name: Card(
-        f"NVIDIA GeForce {name}" if "TX " in name else f"NVIDIA {name}",
-        *facts,
-        source=_SOURCES.get(name, _SHEET),
+# Name, GiB, compute capability, multiprocessors, memory, GB/s, GHz of the boost clock,
+# version. Two figures of the GTX 1650 Ti: 16 x 64 cores x 2 operations x 1.485 GHz =
+# 3.04 TFLOP/s, and 128 bit x 12 Gbit/s / 8 = 192 GB/s. A Max-Q card is listed with its
+# own low clock, which it keeps.
+_FULL_POWER = """\
+GTX 1050 | 2 | 6.1 | 5 | GDDR5, 128 bit | 112 | 1.455 | desktop
+GTX 1050 Ti | 4 | 6.1 | 6 | GDDR5, 128 bit | 112 | 1.392 | desktop
+GTX 1060 | 6 | 6.1 | 10 | GDDR5, 192 bit | 192 | 1.708 | desktop, 6 GB
+GTX 1070 | 8 | 6.1 | 15 | GDDR5, 256 bit | 256 | 1.683 | desktop
+GTX 1070 Ti | 8 | 6.1 | 19 | GDDR5, 256 bit | 256 | 1.683 | desktop
+GTX 1080 | 8 | 6.1 | 20 | GDDR5X, 256 bit | 320 | 1.733 | desktop
+GTX 1080 Ti | 11 | 6.1 | 28 | GDDR5X, 352 bit | 484 | 1.582 | desktop
+GTX 1650 | 4 | 7.5 | 14 | GDDR5, 128 bit | 128 | 1.665 | desktop, GDDR5
+GTX 1650 Super | 4 | 7.5 | 20 | GDDR6, 128 bit | 192 | 1.725 | desktop
+GTX 1660 | 6 | 7.5 | 22 | GDDR5, 192 bit | 192 | 1.785 | desktop
+GTX 1660 Super | 6 | 7.5 | 22 | GDDR6, 192 bit | 336 | 1.785 | desktop
+GTX 1660 Ti | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.77 | desktop
+RTX 2060 | 6 | 7.5 | 30 | GDDR6, 192 bit | 336 | 1.68 | desktop, 6 GB
+RTX 2070 | 8 | 7.5 | 36 | GDDR6, 256 bit | 448 | 1.62 | desktop
+RTX 2070 Super | 8 | 7.5 | 40 | GDDR6, 256 bit | 448 | 1.77 | desktop
+RTX 2080 | 8 | 7.5 | 46 | GDDR6, 256 bit | 448 | 1.71 | desktop
+RTX 2080 Ti | 11 | 7.5 | 68 | GDDR6, 352 bit | 616 | 1.545 | desktop
+Titan RTX | 24 | 7.5 | 72 | GDDR6, 384 bit | 672 | 1.77 | desktop
+GTX 1650 Ti Max-Q | 4 | 7.5 | 16 | GDDR6, 128 bit | 160 | 1.2 | Max-Q, 35 W
+GTX 1660 Ti Max-Q | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.335 | Max-Q
+RTX 2060 Max-Q | 6 | 7.5 | 30 | GDDR6, 192 bit | 264 | 1.185 | Max-Q
+RTX 2070 Max-Q | 8 | 7.5 | 36 | GDDR6, 256 bit | 384 | 1.185 | Max-Q
+RTX 2080 Max-Q | 8 | 7.5 | 46 | GDDR6, 256 bit | 384 | 1.095 | Max-Q
+RTX 2080 Super Max-Q | 8 | 7.5 | 48 | GDDR6, 256 bit | 352 | 1.08 | Max-Q
+RTX 3050 | 8 | 8.6 | 20 | GDDR6, 128 bit | 224 | 1.777 | desktop, 8 GB
+RTX 3060 | 12 | 8.6 | 28 | GDDR6, 192 bit | 360 | 1.777 | desktop, 12 GB
+RTX 3060 Ti | 8 | 8.6 | 38 | GDDR6, 256 bit | 448 | 1.665 | desktop
+RTX 3070 | 8 | 8.6 | 46 | GDDR6, 256 bit | 448 | 1.725 | desktop
+RTX 3080 | 10 | 8.6 | 68 | GDDR6X, 320 bit | 760 | 1.71 | desktop, 10 GB
+RTX 3090 | 24 | 8.6 | 82 | GDDR6X, 384 bit | 936 | 1.695 | desktop
+RTX 4060 | 8 | 8.9 | 24 | GDDR6, 128 bit | 272 | 2.46 | desktop
+RTX 4060 Ti | 8 | 8.9 | 34 | GDDR6, 128 bit | 288 | 2.535 | desktop
+RTX 4070 | 12 | 8.9 | 46 | GDDR6X, 192 bit | 504 | 2.475 | desktop
+RTX 4080 | 16 | 8.9 | 76 | GDDR6X, 256 bit | 717 | 2.505 | desktop
+RTX 4090 | 24 | 8.9 | 128 | GDDR6X, 384 bit | 1008 | 2.52 | desktop
+RTX 5050 | 8 | 12.0 | 20 | GDDR6, 128 bit | 320 | 2.572 | desktop
+RTX 5060 | 8 | 12.0 | 30 | GDDR7, 128 bit | 448 | 2.497 | desktop
+RTX 5060 Ti | 16 | 12.0 | 36 | GDDR7, 128 bit | 448 | 2.572 | desktop, 16 GB
+RTX 5070 | 12 | 12.0 | 48 | GDDR7, 192 bit | 672 | 2.512 | desktop
+P100 | 16 | 6.0 | 56 | HBM2, 4096 bit | 732 | 1.303 | PCIe
+V100 | 16 | 7.0 | 80 | HBM2, 4096 bit | 900 | 1.53 | SXM2, 16 GB
+A10 | 24 | 8.6 | 72 | GDDR6, 384 bit | 600 | 1.695 | server
+A100 | 40 | 8.0 | 108 | HBM2, 5120 bit | 1555 | 1.41 | 40 GB
+"""
+# The clocks of laptops from the RTX 20 on are the highest that the manufacturer allows.
+_POWER_LIMITED = """\
+GTX 1650 Ti | 4 | 7.5 | 16 | GDDR6, 128 bit | 192 | 1.485 | laptop, 50 W
+GTX 1650 Laptop | 4 | 7.5 | 16 | GDDR5, 128 bit | 128 | 1.56 | laptop, 50 W
+GTX 1660 Ti Laptop | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.59 | laptop, 80 W
+MX350 | 2 | 6.1 | 5 | GDDR5, 64 bit | 56 | 1.468 | laptop
+MX450 | 2 | 7.5 | 14 | GDDR6, 64 bit | 80 | 1.575 | laptop, GDDR6
+RTX 2050 | 4 | 8.6 | 16 | GDDR6, 64 bit | 112 | 1.477 | laptop
+RTX 3050 Laptop | 4 | 8.6 | 16 | GDDR6, 128 bit | 192 | 1.74 | laptop, 4 GB
+RTX 3050 Ti Laptop | 4 | 8.6 | 20 | GDDR6, 128 bit | 192 | 1.695 | laptop
+RTX 3060 Laptop | 6 | 8.6 | 30 | GDDR6, 192 bit | 336 | 1.703 | laptop
+RTX 3070 Laptop | 8 | 8.6 | 40 | GDDR6, 256 bit | 448 | 1.62 | laptop
+RTX 3070 Ti Laptop | 8 | 8.6 | 46 | GDDR6, 256 bit | 448 | 1.485 | laptop
+RTX 3080 Laptop | 8 | 8.6 | 48 | GDDR6, 256 bit | 448 | 1.71 | laptop, 8 GB
+RTX 4050 Laptop | 6 | 8.9 | 20 | GDDR6, 96 bit | 192 | 2.37 | laptop
+RTX 4060 Laptop | 8 | 8.9 | 24 | GDDR6, 128 bit | 256 | 2.37 | laptop
+RTX 4070 Laptop | 8 | 8.9 | 36 | GDDR6, 128 bit | 256 | 2.175 | laptop
+RTX 5060 Laptop | 8 | 12.0 | 26 | GDDR7, 128 bit | 384 | 2.497 | laptop
+RTX 5070 Laptop | 8 | 12.0 | 36 | GDDR7, 128 bit | 384 | 2.347 | laptop
+T4 | 16 | 7.5 | 40 | GDDR6, 256 bit | 320 | 1.59 | server, 70 W
+L4 | 24 | 8.9 | 58 | GDDR6, 192 bit | 300 | 2.04 | server, 72 W
+"""
+
+
+def _card(row: str, power_limited: bool) -> Card:
+    """Make the card of one row of the lists above."""
+    name, gib, capability, count, memory, bandwidth, ghz, version = row.split(" | ")
+    major, minor = map(int, capability.split("."))
+    card = Card(
+        f"NVIDIA GeForce {name}" if "X" in name[:3] else f"NVIDIA {name}",
+        float(gib),
+        (major, minor),
+        int(count),
+        memory,
+        float(bandwidth),
+        power_limited=power_limited,
+        source=f"the manufacturer's published facts ({version})",
     )
-    for name, facts in _FACTS.items()
+    return replace(card, fp32_tflops=2e-3 * card.cuda_cores * float(ghz))
+
+
+CARDS = {
+    row.partition(" | ")[0]: _card(row, rows is _POWER_LIMITED)
+    for rows in (_POWER_LIMITED, _FULL_POWER)
+    for row in rows.splitlines()
 }
 GTX_1650_TI = CARDS["GTX 1650 Ti"]
-
-# What the CUDA context takes beside PyTorch's own memory, in MiB (least, most): bare,
-# it took 256 (InvokeAI#9413) to 426 (unsloth-zoo#1053); the kernels of a training step
-# add to it, for which we allow 86. None of these cards is a GTX 1650 Ti, so this is a
-# range. Of a card in this machine the free memory is read instead.
-CONTEXT_MIB = (256, 512)
 
 # What the system takes of the card before PyTorch starts, in GiB (least, most), without
 # the context. From reports of 4 GB cards:
@@ -122,14 +192,37 @@ CONTEXT_MIB = (256, 512)
 #   lc0#1670) of 4
 #   linux-desktop: 0.94 GiB outside PyTorch when memory ran out (PCT_Pytorch#27), minus
 #   the smallest context
-#   windows: when memory ran out, PyTorch had 2.99, 3.02, 3.10 (TFix#22), 3.35, 3.41 or
-#   3.47 GiB of "4.00 GiB": 0.53 to 1.01 GiB outside, minus the smallest context and the
-#   largest
+#   windows: when memory ran out, PyTorch had 2.93, 2.99, 3.02, 3.10 (TFix#22), 3.35 and
+#   ten times 3.36 to 3.48 GiB of "4.00 GiB", those of 2022 and 2023 at least 3.36: 0.52
+#   to 1.07 GiB outside, minus the smallest context and the largest
 SYSTEMS_GIB = {
     "linux": (0.06, 0.19),
-    "linux-desktop": (0.19, 0.69),
-    "windows": (0.28, 0.51),
+    "linux-desktop": (0.19, 0.87),
+    "windows": (0.45, 0.92),
 }
+
+
+def context_mib(card: Card) -> tuple[float, float]:
+    """Estimate what the CUDA context takes beside PyTorch's own memory.
+
+    Bare, it grows with the multiprocessors: reported are about 65 MiB for 14, 107 for
+    34 and 555 for 188 (llama.cpp#23604), 256 for 82 (InvokeAI#9413) and 426 for 142
+    (unsloth-zoo#1053); the line through them misses none by more than 12 MiB. The
+    kernels of a training step add to it, for which we allow 86 MiB. Of a card in this
+    machine the free memory is read instead.
+
+    Parameters
+    ----------
+    card : Card
+        Its multiprocessors count.
+
+    Returns
+    -------
+    tuple of float
+        MiB, (least, most).
+    """
+    bare = 22 + 2.84 * card.multiprocessors
+    return bare, bare + 86
 
 
 def find_card(name: str) -> Card:
@@ -150,19 +243,73 @@ def find_card(name: str) -> Card:
     Raises
     ------
     InvalidValue
-        If the list has no such card; the message has the list and the nearest name.
+        If the list has no such card; the message has the list, and the nearest name
+        that has the same number.
     """
     check_type("name", name, str)
+    plain = _plain(name)
     known = {_plain(known): known for known in CARDS}
-    found = known.get(_plain(name))
-    if found:
-        return CARDS[found]
-    nearest = get_close_matches(_plain(name), known, 1)
+    if plain in known:
+        return CARDS[known[plain]]
+    same_number = [other for other in known if _number(other) == _number(plain)]
+    nearest = get_close_matches(plain, same_number, 1)
     hint = "".join(f" Is the {known[near]} meant?" for near in nearest)
     raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{hint}")
 
 
+def found_card(properties: Any, free_mib: float | None = None) -> Card:
+    """Return the facts of a card in this machine.
+
+    One of the list is known by its name and its multiprocessors. Of any other, speed
+    and bandwidth are derived from clocks and bus, if this PyTorch tells them.
+
+    Parameters
+    ----------
+    properties : object
+        From `torch.cuda.get_device_properties`.
+    free_mib : float, optional
+        What PyTorch may take of it at present, in MiB.
+
+    Returns
+    -------
+    Card
+        ``source`` says where its facts are from.
+    """
+    gib = properties.total_memory / 2**30
+    count = properties.multi_processor_count
+    with suppress(InvalidValue):
+        listed = find_card(properties.name)
+        if listed.multiprocessors == count:
+            return replace(listed, vram_gib=gib, free_mib=free_mib)
+    card = Card(
+        properties.name,
+        gib,
+        (properties.major, properties.minor),
+        count,
+        power_limited="Laptop" in properties.name,
+        free_mib=free_mib,
+    )
+    clock, memory_clock, bits = (
+        getattr(properties, name, 0)
+        for name in ("clock_rate", "memory_clock_rate", "memory_bus_width")
+    )
+    if not (clock and memory_clock and bits):
+        return card
+    return replace(
+        card,
+        memory=f"{bits} bit",
+        bandwidth=2e-6 * memory_clock * bits / 8,  # two bits per wire and clock in kHz
+        fp32_tflops=2e-9 * card.cuda_cores * clock,
+        source="derived from this machine's clocks and bus",
+    )
+
+
 def _plain(name: str) -> str:
     """Reduce a card's name to the part that all spellings share."""
-    extras = "nvidia|geforce|tesla|gpu|[gr]tx|(sxm|pcie).*|[^a-z0-9]"
+    extras = "nvidia|geforce|tesla|gpu|with|design|[gr]tx|(sxm|pcie).*|[^a-z0-9]"
     return re.sub(extras, "", name.lower())
+
+
+def _number(name: str) -> str:
+    """Return the digits of a card's name."""
+    return re.sub(r"\D", "", name)

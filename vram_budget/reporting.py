@@ -68,7 +68,7 @@ def report(
     name = f"{card.name}, {card.vram_gib:.2f} GiB"
     _print_verdict(budget, system)
     print(f"step       {rows} rows x {length} tokens, {options.precision}")
-    print(f"card       {name}", flush=True)
+    print(f"card       {name}; {card.source}", flush=True)
     savings = memory_savings(*case, in_parts=in_parts).dropna().reset_index()
     print("\none change alone, in MiB:")
     print(savings.round().to_string(index=False), flush=True)

@@ -14,32 +14,23 @@ from .errors import check_types
 GROWTH_MIB = 86  # left to the CUDA context, which grows as kernels are loaded
 
 
-def free_mib(gib: float | None = None) -> float:
+def free_mib() -> float:
     """Return how much PyTorch may reserve on the current CUDA card.
 
-    What is free, less `GROWTH_MIB`.
-
-    Parameters
-    ----------
-    gib : float, optional
-        Count as if the card had this much memory, in GiB.
+    What is free, and what it has reserved already, less `GROWTH_MIB`.
 
     Returns
     -------
     float
         MiB, at least 0.
     """
-    free, total = (size / 2**20 for size in torch.cuda.mem_get_info())
-    # By the context, and by other programs.
-    taken = total - free - torch.cuda.memory_reserved() / 2**20
-    if gib:
-        total = min(total, gib * 1024)
-    return max(0.0, total - taken - GROWTH_MIB)
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    return max(0.0, free / 2**20 - GROWTH_MIB)
 
 
 @check_types
 @contextmanager
-def vram_cap(device: torch.device, gib: float | int | None = None) -> Iterator:
+def vram_cap(device: torch.device) -> Iterator:
     """Context manager: PyTorch reserves no more of a card than is free now.
 
     So running out of memory is an error on Windows too, not a slow run. On a device
@@ -50,8 +41,6 @@ def vram_cap(device: torch.device, gib: float | int | None = None) -> Iterator:
     ----------
     device : torch.device
         Where training runs; if it is a CUDA card, the current one.
-    gib : float, optional
-        Let a larger card behave like one with this much memory, in GiB.
     """
     if device.type != "cuda":
         yield
@@ -60,7 +49,7 @@ def vram_cap(device: torch.device, gib: float | int | None = None) -> Iterator:
     if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # new in PyTorch 2.8
         before = torch.cuda.get_per_process_memory_fraction()
     total = torch.cuda.mem_get_info()[1] / 2**20
-    torch.cuda.set_per_process_memory_fraction(min(1.0, free_mib(gib) / total))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, free_mib() / total))
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from benchmarks.vram_accuracy import accumulated_step, plain_step
 from vram_budget import budget, tracing
 from vram_budget.allocator import MIB, CachingAllocator, OutOfMemory, replay
 from vram_budget.budget import TRACED_PARTS, timeline, usable_mib
-from vram_budget.cards import CONTEXT_MIB, GTX_1650_TI, Card, find_card
+from vram_budget.cards import GTX_1650_TI, Card, context_mib, find_card
 from vram_budget.tracing import (
     TRACED_STEPS,
     StepOptions,
@@ -43,10 +43,13 @@ def card_with(gib):
 
 def test_what_a_system_leaves():
     worst, best = usable_mib(GTX_1650_TI, "windows")
-    assert worst == pytest.approx(2.99 * 1024, abs=1) and best == pytest.approx(
-        3.47 * 1024, abs=1
-    )  # as reported
+    # as 15 reports of full 4 GB cards have it
+    assert worst == pytest.approx(2.93 * 1024, abs=5)
+    assert best == pytest.approx(3.48 * 1024, abs=5)
     assert usable_mib(GTX_1650_TI, "linux")[0] > worst
+    # the report of a Linux desktop: 3.00 GiB reserved
+    desktop, _ = usable_mib(GTX_1650_TI, "linux-desktop")
+    assert desktop == pytest.approx(3.00 * 1024, abs=30)
     with pytest.raises(
         ValueError,
         match="system is 'dos'; it must be one of linux, linux-desktop, windows",
@@ -69,7 +72,7 @@ def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
     assert "backward" in found.peak
     peak, _ = scaled_trace(plain_step, SMALL, 8, 128).peak()
     assert sum(found.parts[name] for name in TRACED_PARTS) * MIB == pytest.approx(peak)
-    assert found.parts["CUDA context"] == max(CONTEXT_MIB) > min(CONTEXT_MIB)
+    assert found.parts["CUDA context"] == max(context_mib(GTX_1650_TI))
 
 
 def test_a_step_fits_if_it_does_once_the_cache_is_given_back():
@@ -82,7 +85,7 @@ def test_a_step_fits_if_it_does_once_the_cache_is_given_back():
 
 
 def test_the_claim_of_the_tutorial():
-    """8 x 512: SDPA fits 4 GB everywhere, eager attention only at best."""
+    """8 x 512: SDPA fits 4 GB everywhere, eager attention without a display only."""
 
     def verdicts(rows, attention, system):
         found = step_budget(
@@ -93,7 +96,8 @@ def test_the_claim_of_the_tutorial():
     for system in ("linux", "linux-desktop", "windows"):
         assert verdicts(8, "sdpa", system) == ("fits", "fits")
     assert verdicts(8, "eager", "windows") == ("spills", "fits")
-    assert verdicts(8, "eager", "linux") == ("out of memory", "fits")
+    assert verdicts(8, "eager", "linux-desktop") == ("out of memory", "fits")
+    assert verdicts(8, "eager", "linux") == ("fits", "fits")
     assert verdicts(16, "eager", "windows") == ("spills", "spills")
     assert verdicts(16, "eager", "linux") == ("out of memory", "out of memory")
 

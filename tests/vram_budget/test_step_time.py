@@ -5,9 +5,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
+from benchmarks import step_time as compared
+from benchmarks.published_speeds import PRODUCTS, RUNS
 from benchmarks.vram_accuracy import plain_step
 from vram_budget.cards import GTX_1650_TI, Card, find_card
-from vram_budget.step_time import ADAM_BYTES, SHARE_OF_PEAK, batch_seconds, step_work
+from vram_budget.step_time import (
+    ADAM_BYTES,
+    FULL_SHARE,
+    LIMITED_SHARE,
+    batch_seconds,
+    seconds_on,
+    step_work,
+)
 from vram_budget.tracing import StepOptions, trace
 
 CONFIG = DistilBertConfig(
@@ -28,7 +37,7 @@ def test_operations_are_those_that_pytorch_counts(rows, length):
             input_ids=torch.ones(rows, length, dtype=torch.long),
             labels=torch.zeros(rows, dtype=torch.long),
         ).loss.backward()
-    found, _ = step_work(
+    found, _, _ = step_work(
         plain_step, CONFIG, rows, length, StepOptions(attention="eager")
     )
     assert found == pytest.approx(counter.get_total_flops(), rel=0.001)
@@ -37,7 +46,7 @@ def test_operations_are_those_that_pytorch_counts(rows, length):
 def test_operations_are_those_of_the_formula():
     """6 per weight and token; 12 x width per pair of tokens, layer and row."""
     layers = 2 * (4 * 64 * 64 + 2 * 64 * 128)
-    counted, _ = step_work(plain_step, CONFIG, 8, 64, StepOptions(attention="eager"))
+    counted, _, _ = step_work(plain_step, CONFIG, 8, 64, StepOptions(attention="eager"))
     head = 6 * 8 * (64 * 64 + 64 * 4)  # for one token a row
     assert counted == pytest.approx(
         6 * layers * 8 * 64 + 12 * 64 * 2 * 8 * 64**2 + head, rel=0.02
@@ -71,26 +80,91 @@ def test_traffic_is_each_tensor_written_and_read_once():
         for a, is_made in events
         if is_made and a.step == 3 and a.phase in ("forward", "backward")
     ]
-    _, moved = step_work(plain_step, CONFIG, 8, 32, options)
+    _, moved, tensors = step_work(plain_step, CONFIG, 8, 32, options)
     assert moved == pytest.approx(2 * sum(made) + 7 * 4 * parameters, rel=0.001)
+    assert len(made) - 2 <= tensors <= len(made)  # without the workspaces
+
+
+def test_a_card_is_slow_at_worst_and_fast_at_best():
+    """A T4 is limited by its power, 8.14 TFLOP/s and 320 GB/s; a V100 is not."""
+    best, worst = seconds_on(find_card("T4"), 8.14e12, 320e9, 0)
+    assert best == pytest.approx(1 / 0.7 + 1 / 0.9, rel=0.001)
+    assert worst == pytest.approx(1 / 0.4 + 1 / 0.5, rel=0.001)
+    best, worst = seconds_on(find_card("V100"), 15.67e12, 0, 0)
+    assert best == pytest.approx(1 / 0.85, rel=0.001)
+    assert worst == pytest.approx(1 / 0.5, rel=0.001)
+
+
+def test_half_of_the_lanes_of_newer_cards_have_other_work():
+    desktop, server = find_card("RTX 3090"), find_card("A100")
+    assert seconds_on(desktop, 35.58e12, 0, 0)[0] == pytest.approx(1 / 0.7, rel=0.001)
+    assert seconds_on(server, 19.49e12, 0, 0)[0] == pytest.approx(1 / 0.85, rel=0.001)
+
+
+def test_no_card_is_faster_than_python():
+    """364 tensors of a small batch of DistilBERT, on the fastest card of the list."""
+    best, worst = seconds_on(find_card("RTX 4090"), 1e9, 1e9, 364)
+    assert best == pytest.approx(364 * 15e-6) and worst == pytest.approx(364 * 30e-6)
 
 
 def test_batches_of_any_length_follow_from_three():
-    card = find_card("T4")
+    # One that is not limited by what starts a kernel.
+    card = replace(find_card("GTX 1080 Ti"), fp32_tflops=0.01)
 
     def seconds(length):
-        flops, moved = step_work(plain_step, CONFIG, 8, length)
-        return flops / (SHARE_OF_PEAK * 8.1e12) + moved / 320e9
+        return seconds_on(card, *step_work(plain_step, CONFIG, 8, length))
 
     lengths = [32] * 5 + [64] * 3
     found = batch_seconds(plain_step, CONFIG, 8, lengths, 512, card)
-    assert found == pytest.approx(5 * seconds(32) + 3 * seconds(64), rel=0.01)
+    for one, short, long in zip(found, seconds(32), seconds(64)):
+        assert one == pytest.approx(5 * short + 3 * long, rel=0.01)
 
 
-def test_a_card_of_unknown_speed_has_no_estimate():
-    card = Card("unknown", 4.0, (7, 5), 0)
-    assert GTX_1650_TI.fp32_tflops
+@pytest.mark.parametrize("fact", ["fp32_tflops", "bandwidth"])
+def test_a_card_of_unknown_speed_has_no_estimate(fact):
+    card = replace(GTX_1650_TI, **{fact: None})
+    assert seconds_on(card, 1e12, 1e9, 1) is None
+    assert seconds_on(GTX_1650_TI, 1e12, 1e9, 1)
     assert batch_seconds(plain_step, CONFIG, 8, [32], 512, card) is None
-    for fact in ("fp32_tflops", "bandwidth"):
-        half_known = replace(GTX_1650_TI, **{fact: None})
-        assert batch_seconds(plain_step, CONFIG, 8, [32], 512, half_known) is None
+    unknown = Card("unknown", 4.0, (7, 5), 0)
+    assert batch_seconds(plain_step, CONFIG, 8, [32], 512, unknown) is None
+
+
+# Against what others published
+
+
+def test_most_published_products_are_within_their_shares():
+    """Of 1024 and 2048 rows, as the products of a step of DistilBERT are."""
+    shares = compared.product_shares()[[1024, 2048]]
+    newer = [
+        name
+        for name in PRODUCTS
+        if find_card(name).power_limited or find_card(name).capability >= (8, 6)
+    ]
+    for some, (low, high) in (
+        (shares.loc[newer], LIMITED_SHARE),
+        (shares.drop(newer), FULL_SHARE),
+    ):
+        inside = (some.round(2) >= low) & (some.round(2) <= high)
+        assert inside.to_numpy().mean() > 0.8
+
+
+def held_against(runs):
+    table = compared.published_runs(runs)
+    assert (table["high"] < 2.2 * table["low"]).all()
+    return table
+
+
+def test_a_published_run_of_a_limited_card_is_within_the_range():
+    runs = [run for run in RUNS if run.card == "T4"]
+    assert held_against(runs)["inside"].all()
+
+
+@pytest.mark.slow
+def test_published_runs_are_within_the_range():
+    """At least eight of ten, and as many of those that nothing was chosen on."""
+    fp32 = [run for run in RUNS if run.use != "TF32"]
+    assert len(fp32) >= 8 and len({run.card for run in fp32}) >= 5
+    table = held_against(fp32)
+    for use in ("chosen on", "check"):
+        assert table[table["use"] == use]["inside"].mean() >= 0.8
