@@ -143,7 +143,7 @@ def print_check(figures: dict) -> None:
     tokens = figures["tokens"]
     print(
         f"tokens     {tokens['median']} in the middle, at most {tokens['longest']}; "
-        f"{tokens['cut']:,} texts are cut at {tokens['max_length']}"
+        f"texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
     equal = (f"{n:,} {where}" for where, n in figures["equal_texts"].items())
     print(f"equal      texts: {', '.join(equal)}")

@@ -105,7 +105,7 @@ def test_check_prints_classes_tokens_and_flags(spreadsheet, capsys):
     for part in (
         "tickets.csv, line 30: a quotation mark",
         "Gift card      8\n",
-        "texts are cut at 10",
+        "texts cut at 10: ",
         "equal      texts: 0 within a split, 0 in two splits, 0 with two labels",
         "suggested  --class-weights balanced: Delivery has 117 rows, Gift card 8\n",
         "suggested  --learning-rate 1e-4: at most 148 steps, few for 2e-5\n",

@@ -708,9 +708,10 @@ def test_arguments_are_looked_at_before_torch_is_imported(capfd):
 def test_a_file_that_cannot_be_written_is_found_out_first(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(
-        "agnews_helpers.cli._evaluate", lambda *_: pytest.fail("worked first")
-    )
+    def _evaluate(options):
+        pytest.fail("worked first")
+
+    monkeypatch.setattr("agnews_helpers.cli._evaluate", _evaluate)
     (tmp_path / "file.json").touch()
     assert main(["evaluate", "--json", str(tmp_path / "file.json")]) == 2
     assert "file.json must be the name of a new file." in capsys.readouterr().err

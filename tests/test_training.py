@@ -546,7 +546,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tokens, tmp_pat
     assert "The loss of the step after step 3 of 5 (epoch 1 of 1) is not finite" in str(
         error.value
     )
-    assert f"rows in the train split: {', '.join(map(str, rows))}, of" in str(
+    assert f"rows in the train split: {', '.join(map(str, rows))}. If" in str(
         error.value
     )
     assert torch.equal(weights(model), kept[3]), "the weights moved"
