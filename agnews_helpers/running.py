@@ -82,8 +82,7 @@ def _execute(path, target):
     try:
         running.result()
     finally:
-        place = {"path": str(target), "name": path.stem}  # of pictures; the title
-        exporter = HTMLExporter(embed_images=True)
-        page, _ = exporter.from_notebook_node(notebook, {"metadata": place})
+        title = {"metadata": {"name": path.stem}}
+        page, _ = HTMLExporter().from_notebook_node(notebook, title)
         save_text(target / path.name, nbformat.writes(notebook))
         save_text(target / f"{path.stem}.html", page)

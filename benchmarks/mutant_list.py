@@ -602,8 +602,8 @@ MUTANTS = {
         ],
     },
     ("agnews_helpers/running.py", "tests/test_running.py"): {
-        "test_pictures_are_in_the_page_and_beside_the_notebook": [
-            ("embed_images=True", "embed_images=False"),
+        "test_a_page_shows_pictures_and_hides_answers": [
+            ("HTMLExporter()", "HTMLExporter(embed_images=True)"),
             ('source / "pictures", target / "pictures"', 'source / "pictures", target'),
             ('"name": path.stem', '"name": path.name'),
         ],
