@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from .plumbing import hub
 from .plumbing.errors import DataError, check_types
 from .plumbing.tables import (
+    EMPTY,
     NAMED,
     Texts,
     decode_file,
@@ -217,8 +218,11 @@ def _summary(texts, names):
     used = texts.usable
     counts = used["label"].value_counts()
     sizes = ", ".join(f"{name} {counts.get(i, 0):,}" for i, name in enumerate(names))
-    unused = len(texts.rows) - len(used)
-    rows = f"{len(texts.rows):,} rows read, {len(used):,} used, {unused:,} not"
+    unused = texts.problems["problem"]
+    empty = (unused == EMPTY).sum()
+    rows = f"{len(texts.rows):,} rows read, {len(used):,} used, {len(unused):,} not"
+    if empty:
+        rows += f" ({empty:,} of them empty)"
     spellings = used.groupby("plain")["name"].unique()
     notes = [
         f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1

@@ -79,7 +79,6 @@ def write_card(
     public = None if Path(recipe.model).is_dir() else recipe.model
     metadata = ModelCardData(
         base_model=None if public == "mini" else public,
-        library_name="transformers",
         pipeline_tag="text-classification",
     )
     # Who gets the folder does not need to know our folders.

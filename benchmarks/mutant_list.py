@@ -847,7 +847,7 @@ MUTANTS = {
         ],
         "test_blank_lines_and_empty_rows": [
             ("skipinitialspace=True", "skipinitialspace=False"),
-            ("~is_empty & ", ""),
+            ('rows.loc[is_empty, "problem"] = EMPTY', "pass"),
             ("if n >= first and", "if"),
         ],
         "test_labels_are_read_as_they_are_meant": [

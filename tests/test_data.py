@@ -381,8 +381,8 @@ def test_an_export_from_excel(tmp_path, capsys, encoding):
     )
     first = capsys.readouterr().out.splitlines()[0]
     assert first == (
-        "train.csv · 42 rows read, 40 used, 2 not · label column 'Label' · text 'Text' "
-        "· 2 classes: Größe 20, Preis 20"
+        "train.csv · 42 rows read, 40 used, 2 not (2 of them empty) · label column "
+        "'Label' · text 'Text' · 2 classes: Größe 20, Preis 20"
     )
 
 

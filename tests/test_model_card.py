@@ -52,7 +52,7 @@ def test_a_card_names_no_folder_of_the_machine(tiny, tmp_path):
 def test_any_names_of_classes(names, tmp_path):
     found = card(tmp_path, counts=COUNTS.set_axis(names))
     assert f"one of these: {', '.join(names)}." in found.text
-    assert found.data.library_name == "transformers"
+    assert found.data.pipeline_tag == "text-classification"
 
 
 @pytest.fixture(scope="module")

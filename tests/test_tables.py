@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agnews_helpers import DataError
 from agnews_helpers.plumbing.tables import (
-    NO_TEXT,
+    EMPTY,
     find_tables,
     plain_label,
     problem_of,
@@ -175,7 +175,7 @@ def test_blank_lines_and_empty_rows(tmp_path):
     (tmp_path / "any.csv").write_bytes(content.encode())
     found = read_texts([tmp_path / "any.csv"])
     assert found.table.index.tolist() == [5, 6, 7]  # a blank line is no row
-    assert found.rows["problem"].tolist() == ["", NO_TEXT, NO_TEXT]
+    assert found.rows["problem"].tolist() == ["", EMPTY, EMPTY]
     assert found.describe_problems() == []
     (tmp_path / "any.csv").write_bytes(b",,\n" + b'3, "a title", "a, text"\n,,\n')
     found = read_texts([tmp_path / "any.csv"])

@@ -40,6 +40,7 @@ WORD = re.compile(r"[^\W\d_]")
 JOINERS = "\u200c\u200d"  # not printable, and yet part of words
 NAMED = 20  # so many kinds of problems, and lines of each, are named
 NO_TEXT = "without text"
+EMPTY = "empty"  # all cells, as in the rows that spreadsheets append
 WRONG_MARK = (
     "a quotation mark opens or ends in this row. Close it, or write each one inside a "
     "field twice"
@@ -113,8 +114,7 @@ class Texts:
             Empty if all can.
         """
         bad = self.problems
-        is_empty = bad["content"].str.strip(f"{self.separator} ") == ""
-        bad = bad[~is_empty & (bad["problem"] != but)]
+        bad = bad[~bad["problem"].isin([EMPTY, but])]
         kinds = [*bad.groupby("problem", sort=False)["line"]]
         found = []
         for problem, lines in kinds[:NAMED]:
@@ -229,6 +229,8 @@ def read_texts(
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
     rows["problem"] = rows["text"].map(problem_of)
+    is_empty = rows["content"].str.strip(f"{separator} ") == ""
+    rows.loc[is_empty, "problem"] = EMPTY
     names = ["problem", "content"]
     unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
     found.table = table
