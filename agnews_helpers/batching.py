@@ -15,7 +15,6 @@ from .plumbing.tables import problem_of
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches per window that is sorted by length
-PROGRESS_BAR_AFTER = 5  # seconds of tokenizing or predicting
 # More at once is slower on a CPU with two cores and needs more memory on a GPU.
 EVALUATION_TOKENS = 2048
 COLUMNS = ("text", "label", "input_ids", "length")  # of a tokenized split
@@ -61,8 +60,10 @@ def tokenize(
     texts = news["text"][:] if "text" in rest else []
     check_texts(texts)
     ids = []
-    starts = trange(0, len(texts), 1000, desc="tokenize", delay=PROGRESS_BAR_AFTER)
-    for start in starts:
+    # Not a bar after some seconds: notebooks store what is printed.
+    for start in trange(
+        0, len(texts), 1000, desc="tokenize", disable=len(texts) < 5000
+    ):
         ids += tokenizer(
             texts[start : start + 1000],
             truncation=True,

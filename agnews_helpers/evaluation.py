@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .batching import (
-    PROGRESS_BAR_AFTER,
     check_labels,
     check_texts,
     check_tokenizer,
@@ -74,7 +73,7 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        progress = tqdm(batches, desc="predict", delay=PROGRESS_BAR_AFTER)
+        progress = tqdm(batches, desc="predict", disable=len(batches) < 20)
         for indices, batch in zip(progress, loader):
             names = ("input_ids", "attention_mask")
             inputs = {name: batch[name].to(model.device) for name in names}
