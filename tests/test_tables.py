@@ -242,6 +242,14 @@ def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_pa
     assert len(texts.rows) == 60 and (texts.rows["problem"] == "").sum() == 55
 
 
+def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
+    path = tmp_path / "any.csv"
+    path.write_text('label,text\na,one\nb,"5" inch\na,three\nb,four\n')
+    texts = read_texts([path])
+    assert texts.problems["line"].tolist() == [3]
+    assert texts.usable["text"].tolist() == ["one", "three", "four"]
+
+
 # encodings
 
 

@@ -523,7 +523,7 @@ def _choose_columns(table, label_column, text_columns, labelled):
     if labelled and not has_header and not label:
         label = [0]
     if not texts and not text_columns:
-        others = [i for i in free if i not in {*label, *named}]
+        others = [i for i in free if i not in label]
         others = [i for i in others if _has_words(table.iloc[:, i])] or others
         # Without a header behind a label: title and text, as of Zhang et al.
         is_all_text = len(others) == 1 or not has_header and label == [0]
