@@ -14,7 +14,7 @@ from .plumbing.storage import save_text
 from .recipe import Recipe
 
 # 104 steps at 2e-5 left a head of five classes at 43 %, at 1e-4 they reached 67 % (the
-# first exercise of notebook 07); 140 steps at 2e-5 sufficed for four equal classes
+# first exercise of notebook 09); 140 steps at 2e-5 sufficed for four equal classes
 # (benchmarks/learning_curve.json).
 FEW_STEPS = 150
 UNEQUAL = 4  # times as many rows of one class as of another

@@ -394,7 +394,7 @@ def load_classifier(
         If its files may not be read.
     """
     folder = Path(folder).expanduser()
-    remedy = f'Run notebook 04, or: agnews train --output-dir "{folder.as_posix()}"'
+    remedy = f'Run notebook 05, or: agnews train --output-dir "{folder.as_posix()}"'
     facts = run_facts(folder)
     best = folder / storage.BEST
     is_run = (folder / storage.RUN_FILE).is_file()

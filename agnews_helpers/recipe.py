@@ -43,7 +43,7 @@ class Recipe:
     group_by_length : bool
         Whether batches are made of rows of similar length.
     batch_size : int
-        Rows per step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 05).
+        Rows per step: eight, because of the 4 GB of the GTX 1650 Ti (notebook 07).
     micro_batch_size : int | None
         Rows per forward/backward pass (gradient accumulation); None: the whole batch.
     gradient_checkpointing : bool

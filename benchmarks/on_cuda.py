@@ -23,7 +23,7 @@ replayed: the requests of two steps to PyTorch's allocator, replayed by ours: th
    reserved memory of both.
 seconds: the seconds of a step, and the estimate (low, high) if its speed is known.
 largest: the largest batch on a card of 4 GiB: found by trying, and predicted.
-notebook: what the cells of notebook 04 hold on the card, and their peaks (`offline`).
+notebook: what the cells of notebook 05 hold on the card, and their peaks (`offline`).
 """
 
 import gc
@@ -96,7 +96,7 @@ PLACES = {
     "backward, first layer": "distilbert.embeddings",
     "a full card": None,
 }
-NOTEBOOK = Path(__file__).parents[1] / "notebooks/04_train_the_classifier.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks/05_train_the_classifier.ipynb"
 ABOUT = (
     "Figures of one CUDA card, from benchmarks/on_cuda.py. Nothing else of the machine "
     "is in here but versions and the system's name: no paths, no texts, no user."

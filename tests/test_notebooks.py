@@ -16,11 +16,12 @@ NAMES = [
     "01_choose_the_model",
     "02_tokenize_the_news",
     "03_build_the_batches",
-    "04_train_the_classifier",
-    "05_budget_the_vram",
-    "06_use_your_classifier",
-    "07_train_on_your_own_texts",
-    "08_keep_a_long_run_safe",
+    "04_look_inside_the_model",
+    "05_train_the_classifier",
+    "07_budget_the_vram",
+    "08_use_your_classifier",
+    "09_train_on_your_own_texts",
+    "10_keep_a_long_run_safe",
 ]
 
 

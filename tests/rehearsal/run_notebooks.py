@@ -2,7 +2,7 @@
 
     python -m tests.rehearsal.run_notebooks [--twice] [--interrupt] [--only 03 04]
 
-Starting eight kernels would take longer than the rest. A line says how each notebook
+Starting ten kernels would take longer than the rest. A line says how each notebook
 ended; the exit status is the number of those that failed. `rehearse` starts this with
 the data and the variables of a reader.
 """

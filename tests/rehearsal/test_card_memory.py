@@ -90,7 +90,7 @@ def test_readme_and_the_notebook_say_how_much(notebooks):
         assert f"{gib:.1f} GiB of VRAM" in opening or "VRAM: none" in opening
         if name in notebooks:
             assert gib == pytest.approx(needs(notebooks[name]) / 1024, abs=0.06), name
-    # Without notebook 04's classifier the next one trains one first.
+    # Without notebook 05's classifier the next one trains one first.
     alone = step_mib("training step", 8, 358) / 1024
     assert any(f"alone {alone:.1f}" in text for text in told.values())
 
@@ -114,7 +114,7 @@ def test_what_needs_no_card_makes_no_context(without_a_card):
 
 
 def test_what_is_held_too_long_is_found(notebooks):
-    """Seven copies of the weights beside the longest step, as once in notebook 04."""
+    """Seven copies of the weights beside the longest step, as once in notebook 05."""
     weights = notebooks[QUICK[0]]["weights"]
     cell = {"held": 7 * weights, "calls": [["training step", 8, 358, 7 * weights]]}
     assert cell_mib(cell, weights) > LEFT_MIB > cell_mib(cell | {"calls": []}, weights)
