@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from tempfile import TemporaryFile
 from typing import get_args
 
@@ -150,6 +152,7 @@ FLAGS = {
         "type": _path,
         "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
     },
+    "folder": {"type": _path, "help": "a folder of your own for the notebooks"},
     "--output": {"type": _path, "help": "a new file: its columns, and the labels"},
     "--min-confidence": {
         "type": _checked(float, lambda x: 0 <= x <= 1, "from 0 to 1"),
@@ -162,6 +165,7 @@ FLAGS = {
     },
     "--text-columns": {"help": "which of its columns are text: A,B"},
     "--json": {"type": _path, "help": "a new file for the figures"},
+    "--only": {"default": "", "help": "the number of the one to run: 05"},
     "--source": {
         "type": _path,
         "help": "their folder (default: notebooks, or those that came with this)",
@@ -207,7 +211,8 @@ def _parser():
         "texts --model|--output-dir --file --output --text-columns --min-confidence "
         "--json",
     )
-    add(_notebooks, "--source --target")
+    add(_notebooks, "--only --source --target")
+    add(_lab, "folder --source")
     return parser
 
 
@@ -424,11 +429,29 @@ def _notebooks(options):
     """Run the notebooks of this folder, or those that came with the package."""
     from .running import run_notebooks
 
+    failed = run_notebooks(_source(options), options.target, options.only)
+    return 1 if failed else 0, {}
+
+
+def _source(options):
+    """Find the notebooks."""
     package = Path(__file__).parent
     # A wheel has them inside the package, a checkout beside it.
     places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
-    source = options.source or next(filter(Path.is_dir, places), places[0])
-    return 1 if run_notebooks(source, options.target) else 0, {}
+    return options.source or next(filter(Path.is_dir, places), places[0])
+
+
+def _lab(options):
+    """Copy the notebooks to a folder, unless it is there, and open JupyterLab on it."""
+    from jupyterlab.labapp import main as jupyterlab
+
+    if not options.folder.exists():
+        unwanted = ignore_patterns("runs", "__pycache__", ".*")
+        copytree(_source(options), options.folder, ignore=unwanted)
+    # So that the first Ctrl-C ends it, with its kernels
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    jupyterlab([str(options.folder), "--ServerApp.answer_yes=True"])
+    return 0, {}
 
 
 def _check(options):

@@ -29,6 +29,7 @@ _styled = plt.rc_context(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "figure.constrained_layout.use": True,
+        "font.size": 13,  # read at half the width, on a phone
         "legend.frameon": False,
         "text.parse_math": False,  # the dollar signs of a price are no formula
     }
@@ -75,7 +76,7 @@ def bars(
     bars_drawn = len(table) if stacked else table.size
     entries = max(len(table), columns)  # a legend may be taller than the bars
     axes = table.plot.barh(
-        figsize=(8.0, 1.0 + 0.2 * entries + 0.16 * bars_drawn),
+        figsize=(6.4, 1.0 + 0.24 * entries + 0.2 * bars_drawn),
         width=0.8,
         stacked=stacked,
         color=colours,

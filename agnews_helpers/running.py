@@ -5,15 +5,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
+from nbclient import execute
+from nbconvert import HTMLExporter
+
 from .plumbing.storage import free_name, save_text
 
 
-def run_notebooks(source: Path, target: Path) -> list[str]:
+def run_notebooks(source: Path, target: Path, only: str = "") -> list[str]:
     """Execute every notebook of `source` into `target`.
 
     Each notebook prints one line. One that fails is kept up to its error, and the next
-    one still runs. What an earlier run left is not touched. The notebooks find their
-    ``pictures`` in the target, too; a page has them inside.
+    one still runs. What an earlier run left is not touched. The notebooks and their
+    pages find their ``pictures`` in the target, too; ``index.html`` lists the pages.
 
     Parameters
     ----------
@@ -31,16 +35,21 @@ def run_notebooks(source: Path, target: Path) -> list[str]:
     Raises
     ------
     FileNotFoundError
-        If `source` holds no notebook.
+        If `source` holds no such notebook.
     """
-    notebooks = sorted(source.glob("[0-9]*.ipynb"))
+    notebooks = sorted(source.glob(f"{only.zfill(2) if only else '[0-9]'}*.ipynb"))
     if not notebooks:
-        raise FileNotFoundError(f"{source} holds no numbered notebook. Give --source.")
+        problem = f"{source} holds no numbered notebook {only}".rstrip()
+        raise FileNotFoundError(f"{problem}. Give --source.")
     target = free_name(target.absolute())
     target.mkdir(parents=True)
     if (source / "pictures").is_dir():
         shutil.copytree(source / "pictures", target / "pictures")
     print(f"results in {target.as_posix()}", flush=True)
+    pages = [f"- [{path.stem.replace('_', ' ')}]({path.name})" for path in notebooks]
+    text = "\n".join(["# The notebooks", "", *pages])
+    listed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    _save_page(listed, target / "index.html")
     failed = [path.stem for path in notebooks if not _run_notebook(path, target)]
     print(f"FAILED     {', '.join(failed)}" if failed else "all ran to the end")
     return failed
@@ -62,10 +71,6 @@ def _run_notebook(path, target):
 
 def _execute(path, target):
     """Run a notebook in `target`, and save it there even if it fails."""
-    import nbformat
-    from nbclient import execute
-    from nbconvert import HTMLExporter
-
     notebook = nbformat.read(path, as_version=4)
     # In the main thread nbclient would handle Ctrl-C: it ends the kernel only.
     with ThreadPoolExecutor(1) as pool:
@@ -82,7 +87,13 @@ def _execute(path, target):
     try:
         running.result()
     finally:
-        title = {"metadata": {"name": path.stem}}
-        page, _ = HTMLExporter().from_notebook_node(notebook, title)
         save_text(target / path.name, nbformat.writes(notebook))
-        save_text(target / f"{path.stem}.html", page)
+        _save_page(notebook, target / f"{path.stem}.html")
+
+
+def _save_page(notebook, path):
+    """Save a notebook as HTML, with the template in the folder ``page``."""
+    here = str(Path(__file__).parent)
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[here])
+    title = {"metadata": {"name": path.stem}}
+    save_text(path, exporter.from_notebook_node(notebook, title)[0])

@@ -3,9 +3,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import suppress
 
 import nbformat
 import pandas as pd
@@ -28,6 +31,7 @@ from agnews_helpers.data import SUPPORT
 from agnews_helpers.plumbing import mini
 from agnews_helpers.runs import recipe_of_run
 from tests.compare import flip
+from tests.signals import signals_of_a_terminal
 from tests.tiny import tiny_model_folder
 
 
@@ -122,18 +126,63 @@ def test_the_notebooks_are_found_wherever_it_runs(tmp_path, monkeypatch):
         assert main(["notebooks"]) == 0
         return used[-1].resolve()
 
-    def run_notebooks(source, target):
+    def run_notebooks(source, target, only):
         used.append(source)
 
     monkeypatch.setattr(running, "run_notebooks", run_notebooks)
     monkeypatch.chdir(tmp_path)
-    assert len(list(source().glob("0[1-8]_*.ipynb"))) == 8
+    assert len(list(source().glob("[0-9][0-9]_*.ipynb"))) >= 9
     installed = tmp_path / "site-packages" / "agnews_helpers"
     (installed / "notebooks").mkdir(parents=True)
     monkeypatch.setattr(cli, "__file__", str(installed / "cli.py"))
     assert source() == installed / "notebooks"
     (tmp_path / "notebooks").mkdir()
     assert source() == tmp_path / "notebooks"
+
+
+def wait_until_it_answers(url):
+    for _ in range(300):
+        with suppress(OSError):
+            return urllib.request.urlopen(url, timeout=60).close()
+        time.sleep(0.1)
+    pytest.fail(f"{url} does not answer")
+
+
+@pytest.mark.slow
+def test_lab_opens_a_copy_and_ctrl_c_ends_it(tmp_path):
+    """The reader's changes stay; one Ctrl-C is enough, with a terminal or without."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"ip": "127.0.0.1", "port": free.getsockname()[1]}
+    settings = {"allow_root": True, "open_browser": False, **address}
+    (tmp_path / "jupyter_server_config.json").write_text(
+        json.dumps({"ServerApp": settings}), encoding="utf-8"
+    )
+    folder = tmp_path / "my notebooks"
+    for word in ("print(1)", "print(2)"):
+        with signals_of_a_terminal():
+            lab = subprocess.Popen(
+                [sys.executable, "-m", "agnews_helpers", "lab", str(folder)],
+                env={**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path)},
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+            )
+        lines = []
+        for line in lab.stderr:  # ends if JupyterLab does
+            lines.append(line)
+            if "/lab?token=" in line:
+                wait_until_it_answers(line.split()[-1])
+                lab.send_signal(signal.SIGINT)
+                break
+        rest = lab.communicate(timeout=60)[1]
+        assert lab.returncode == 0, "".join(lines) + rest
+        assert str(folder) in "".join(lines) and "Traceback" not in rest
+        assert (folder / "pictures" / "headline.svg").is_file()
+        [first] = folder.glob("01_*.ipynb")
+        changed = "" if word == "print(1)" else "print(1)"
+        assert first.read_text(encoding="utf-8").startswith(changed)
+        first.write_text(word, encoding="utf-8")
 
 
 def test_a_run_is_stopped_and_resumed(small, tmp_path, capsys):

@@ -34,7 +34,7 @@ def test_what_an_earlier_run_left_is_not_touched(source, tmp_path, monkeypatch, 
 
 def test_the_folder_of_the_notebooks_is_no_target(source, monkeypatch):
     """As with --target . in it."""
-    monkeypatch.setattr(running, "_execute", lambda path, target: target.rmdir())
+    monkeypatch.setattr(running, "_execute", lambda path, target: None)
     monkeypatch.chdir(source)
     running.run_notebooks(Path(), Path())
     assert [path.name for path in source.iterdir()] == ["01_first.ipynb"]
@@ -67,6 +67,7 @@ def test_a_file_that_is_no_notebook_is_named_and_the_next_one_runs(
     assert sorted(path.name for path in target.iterdir()) == [
         "02_second.html",
         "02_second.ipynb",
+        "index.html",
     ]
 
 
@@ -77,13 +78,14 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(
     nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
 
     def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if [*(tmp_path / "target").glob("index.html")]:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     assert running.run_notebooks(source, tmp_path / "target") == ["01_first"]
     printed = capsys.readouterr().out
     assert "01_first.ipynb could not be saved in" in printed and "Make room" in printed
-    assert not [*(tmp_path / "target").iterdir()]
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["index.html"]
 
 
 def test_a_notebook_that_fails_is_kept_as_far_as_it_came(source, tmp_path, capsys):
@@ -117,3 +119,47 @@ def test_a_page_shows_pictures_and_hides_answers(source, tmp_path):
     # With its own option for pictures nbconvert closes an element at a blank line.
     assert re.search(r"</summary>\s*<p>A <em>dot</em>.</p>\s*</details>", page)
     assert (target / "pictures" / "dot.svg").read_bytes() == drawn
+
+
+def test_a_page_needs_nothing_from_elsewhere_and_its_links_lead_to_pages(
+    source, tmp_path
+):
+    code = (
+        "from IPython.display import HTML, display\n"
+        "from ipywidgets import IntSlider\n"
+        "display(IntSlider(7))\n"
+        "display(HTML('<b>bold</b>'))\n"
+        "from matplotlib import pyplot\nlines = pyplot.plot([1, 2])\npyplot.show()"
+    )
+    figure = nbformat.v4.new_code_cell(code, metadata={"alt": "Up & up"})
+    answer = nbformat.v4.new_code_cell("print(6 * 7)", metadata={"tags": ["solution"]})
+    link = nbformat.v4.new_markdown_cell("See [the next](02_second.ipynb).")
+    cells = [link, figure, answer]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "01_first.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), source / "02_second.ipynb")
+    target = tmp_path / "target"
+    assert running.run_notebooks(source, target) == []
+    page = (target / "01_first.html").read_text(encoding="utf-8")
+    assert not re.search(
+        r"<script|<link|@import|(?:src|url)\W*https?:|<pre>IntSlider", page
+    )
+    assert '<a href="02_second.html">the next</a>' in page and "<b>bold</b>" in page
+    assert 'alt="Up &amp; up"' in page
+    folded = re.search(r"<details><summary>.*?</details>", page, re.S)[0]
+    assert "42" in folded and page.count("42") == 1
+    index = (target / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<li><a href="(.*?)">(.*?)</a>', index) == [
+        ("01_first.html", "01 first"),
+        ("02_second.html", "02 second"),
+    ]
+
+
+@pytest.mark.parametrize("only", ["2", "02"])
+def test_only_one_is_run(source, tmp_path, monkeypatch, only):
+    ran = []
+    monkeypatch.setattr(running, "_execute", lambda path, target: ran.append(path.stem))
+    (source / "02_second.ipynb").touch()
+    running.run_notebooks(source, tmp_path / "target", only)
+    assert ran == ["02_second"]
+    with pytest.raises(FileNotFoundError, match="no numbered notebook 3. Give"):
+        running.run_notebooks(source, tmp_path / "target", "3")
