@@ -34,20 +34,10 @@ _styled = plt.rc_context(
         "text.parse_math": False,  # the dollar signs of a price are no formula
     }
 )
-# Behind a text that a line may run through
-WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-OUTSIDE = "outside right center"  # the place of a legend
 
 
 @_styled
-def bars(
-    values: Series | DataFrame,
-    unit: str,
-    fmt: str = "{:z,.2f}",
-    limits: dict | None = None,
-    stacked: bool = False,
-    colours: dict | None = None,
-) -> Axes:
+def bars(values: Series | DataFrame, unit: str, fmt: str = "{:z,.2f}") -> Axes:
     """Draw horizontal bars with their numbers.
 
     Parameters
@@ -58,13 +48,7 @@ def bars(
     unit : str
         Label of the horizontal axis: what is counted or measured.
     fmt : str
-        Format of the numbers; empty for none.
-    limits : dict of float or None
-        Where to draw a line, by its name in the legend; at most three.
-    stacked : bool
-        Whether the bars of a group stand one after the other, with their sum.
-    colours : dict of str or None
-        The colour of each column.
+        Format of the numbers.
 
     Returns
     -------
@@ -72,26 +56,13 @@ def bars(
         The axes.
     """
     table = DataFrame(values)
-    columns = len(table.columns)
-    bars_drawn = len(table) if stacked else table.size
-    entries = max(len(table), columns)  # a legend may be taller than the bars
-    axes = table.plot.barh(
-        figsize=(6.4, 1.0 + 0.24 * entries + 0.2 * bars_drawn),
-        width=0.8,
-        stacked=stacked,
-        color=colours,
-        colormap="tab20" if columns > len(COLOURS) and not colours else None,
-        xlabel=unit,
-        legend=False,
-    )
-    for group in axes.containers[-1:] if stacked else axes.containers:
-        numbers = table.sum(axis=1) if stacked else group.datavalues
-        axes.bar_label(group, map(fmt.format, numbers), padding=3, bbox=WHITE)
-    for style, (name, place) in zip(["--", ":", "-"], (limits or {}).items()):
-        label = f"{name}, {place:.3g}"
-        axes.axvline(place, color=RED, linestyle=style, label=label)
-    axes.margins(x=0.1)
+    several = len(table.columns) > 1
+    height = 1.0 + 0.3 * table.size + 0.3 * several * len(table.columns)
+    axes = table.plot.barh(figsize=(6.4, height), width=0.8, xlabel=unit, legend=False)
+    for group in axes.containers:
+        axes.bar_label(group, map(fmt.format, group.datavalues), padding=3)
+    axes.margins(x=0.15)
     axes.invert_yaxis()
-    if columns > 1:
-        axes.figure.legend(loc=OUTSIDE)
+    if several:
+        axes.figure.legend(loc="outside lower center")
     return axes

@@ -26,6 +26,8 @@ def run_notebooks(source: Path, target: Path, only: str = "") -> list[str]:
     target : Path
         The folder for the executed notebooks; if it exists, one with ``-2``, ``-3``,
         ... after its name.
+    only : str
+        The number of the one that is wanted, such as ``"05"``; empty: all.
 
     Returns
     -------

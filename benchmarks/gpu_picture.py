@@ -9,37 +9,58 @@ import argparse
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from pandas import DataFrame
 
 from agnews_helpers import Recipe, config_for, training_step
-from agnews_helpers.plots import PART_COLOURS, bars
+from agnews_helpers.plots import PART_COLOURS, RED
 from vram_budget import SYSTEMS_GIB, Card, budget_table, find_card
 
 DARK_GREY = "#555555"  # for small text
-NOTE = """\
-Predicted. A bar that crosses its line spills (Windows) or is out of memory.
-Card: {}."""
+NOTE = "Predicted. A bar that crosses its line spills (Windows) or is out of memory."
+
+
+def stacked(parts: DataFrame, limits: dict[str, float]) -> plt.Axes:
+    """One bar for each row, a colour for each part, a line for each limit, in GiB."""
+    _, axes = plt.subplots(figsize=(9.0, 6.4), layout="constrained")
+    rows = parts.set_axis([f"{name}, {tokens}" for name, tokens in parts.index])
+    look = {"width": 0.75, "color": PART_COLOURS, "legend": False}
+    rows.plot.barh(ax=axes, stacked=True, **look)
+    totals = [f"{total:.2f}" for total in parts.sum(axis=1)]
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axes.bar_label(axes.containers[-1], totals, padding=3, bbox=white)
+    for style, (name, gib) in zip(["--", ":", "-"], limits.items()):
+        axes.axvline(gib, color=RED, linestyle=style, label=f"{name}, {gib:.3g}")
+    axes.set(xlabel="GiB", ylabel="attention, tokens per row")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
+    axes.figure.legend(loc="outside right center", frameon=False)
+    return axes
 
 
 def gpu_picture(card: Card, system: str) -> plt.Figure:
-    """Left, the card's facts; right, the memory of a training step."""
+    """The memory of a training step, and below it the card's facts."""
     recipe = Recipe()
     config = config_for(recipe.model)
     table = budget_table(
         training_step(), config, recipe.batch_size, card=card, system=system
     )
-    limits = {"on the card": card.vram_gib}
+    limits = {"the card": card.vram_gib}
     for name in sorted({"linux", system}):
-        limits[f"left by {name}"] = card.vram_gib - SYSTEMS_GIB[name][1]
+        limits[f"left by {name.title()}"] = card.vram_gib - SYSTEMS_GIB[name][1]
     parts = table[[*PART_COLOURS]] / 1024
-    axes = bars(parts, "GiB", "{:.2f}", limits, stacked=True, colours=PART_COLOURS)
-    axes.set_ylabel("attention, tokens per row")
+    axes = stacked(parts, limits)
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}"
     axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")
     facts = [f"{name}: {value}" for name, value in card.facts()]
-    words = "\n".join([card.name, "", *facts, "", NOTE.format(card.source)])
-    axes.figure.set_size_inches(13.0, 4.6)
-    axes.figure.get_layout_engine().set(rect=(0.4, 0, 0.6, 1))  # beside the facts
-    axes.figure.text(0.01, 0.9, words, va="top")
+    lines = [
+        "   ".join(facts[:3]),
+        "   ".join(facts[3:]),
+        NOTE,
+        f"Card: {card.source}.",
+    ]
+    axes.figure.suptitle(card.name, x=0.01, ha="left", weight="bold")
+    axes.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=10)
     return axes.figure
 
 
@@ -51,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     plt.switch_backend("Agg")  # draws without a screen
     card = find_card(options.card)
-    gpu_picture(card, options.system).savefig(options.file, dpi=110)
+    gpu_picture(card, options.system).savefig(options.file, dpi=160)
     print(f"picture of the {card.name} in {options.file}")
 
 

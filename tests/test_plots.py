@@ -3,28 +3,11 @@
 import itertools
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_rgba
 
-from agnews_helpers import LABELS, plots
-
-# DistilBERT, 8 rows of 64 and 512 tokens, in MiB
-TABLE = pd.DataFrame(
-    [
-        [255.4, 255.4, 510.8, 0.0, 1.5, 16.2, 176.6, 512.0],
-        [255.4, 11.3, 510.8, 1219.5, 72.1, 16.2, 176.7, 512.0],
-        [255.4, 255.4, 510.8, 0.0, 1.5, 16.2, 178.6, 512.0],
-        [255.4, 11.3, 510.8, 2466.4, 72.1, 16.2, 179.8, 512.0],
-    ],
-    index=pd.MultiIndex.from_product(
-        [["sdpa", "eager"], [64, 512]], names=["attention", "length"]
-    ),
-    columns=[*plots.PART_COLOURS],
-)
-TABLE["total"] = TABLE.sum(axis="columns")
+from agnews_helpers import plots
 
 
 @pytest.fixture(autouse=True)
@@ -68,41 +51,10 @@ def check(figure):
             )
 
 
-ANSWERS = pd.DataFrame(
-    [
-        [
-            "A headline that is far too long to be written beside its bar in full",
-            "World",
-            0.7,
-            0.1,
-            0.1,
-            0.1,
-        ],
-        ["Short", "Sports", 0.1, 0.7, 0.1, 0.1],
-    ],
-    columns=["text", "label", *LABELS],
-)
-
-
-def in_parts(limits):
-    """The bars of `TABLE`, stacked, in GiB."""
-    parts = TABLE[[*plots.PART_COLOURS]] / 1024
-    return plots.bars(
-        parts, "GiB", "{:.2f}", limits, stacked=True, colours=plots.PART_COLOURS
-    )
-
-
-def shares(answers):
-    """Stacked bars of the probabilities of each text."""
-    table = answers.set_index(answers["text"].str[:48]).iloc[:, 2:]
-    return plots.bars(table, "probability", fmt="", stacked=True)
-
-
 DRAWINGS = {
     "bars": lambda: plots.bars(
         pd.Series({"padded to 512": 9.7, "random": 1.5, "grouped": 1.04}),
         "tokens for each real one",
-        limits={"no waste": 1},
     ),
     "bars, in groups": lambda: plots.bars(
         pd.DataFrame(
@@ -111,8 +63,6 @@ DRAWINGS = {
         ),
         "millions",
     ),
-    "bars, stacked": lambda: shares(ANSWERS),
-    "bars, stacked, with limits": lambda: in_parts({"4 GiB": 4.0, "3 GiB": 3.0}),
 }
 
 
@@ -122,33 +72,15 @@ def test_a_figure_is_readable(name):
     check(plt.gcf())
 
 
-def of_classes(names):
-    """A short and a long text, and an equal share of each of these classes."""
-    answers = pd.DataFrame(np.full((2, len(names)), 1 / len(names)), columns=names)
-    answers.insert(0, "label", names[0])
-    long = "A text that is far too long to be written beside its bar in full"
-    answers.insert(0, "text", ["Short", long])
-    return answers
-
-
 def written(figure):
     """All words of a figure."""
     texts = [text.get_text() for text in figure.findobj(plt.Text)]
     return {text for text in texts if text}
 
 
-@pytest.mark.parametrize("count", [2, 7, 20])
-def test_a_figure_by_class_has_room_for_any_classes(count):
-    names = [f"letters on subject {number}" for number in range(count)]
-    shares(of_classes(names))
-    check(plt.gcf())
-    assert set(names) <= written(plt.gcf()) and "World" not in written(plt.gcf())
-
-
 @pytest.mark.parametrize("text", ["$x_{$", "From $5 to $10_000", "Cash^2 $1, $2_3"])
 def test_a_price_is_no_formula(text):
-    """As formulas, the first cannot be drawn and the others lose their dollar signs."""
-    shares(ANSWERS.assign(text=[text, "Short"]))
+    """As a formula, the first cannot be drawn; the others lose their dollar signs."""
     plots.bars(pd.Series({text: 1.0, "Short": 2.0}), "rows")
     for number in plt.get_fignums():
         figure = plt.figure(number)
@@ -157,19 +89,6 @@ def test_a_price_is_no_formula(text):
             words for words in figure.findobj(plt.Text) if text in words.get_text()
         ]
         assert drawn and not any(words.get_parse_math() for words in drawn)
-
-
-def test_no_two_of_twenty_classes_look_the_same():
-    answers = of_classes([f"class {number}" for number in range(20)])
-    bars = [container.patches[0] for container in shares(answers).containers]
-    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 20
-
-
-def test_a_line_is_drawn_for_each_limit_and_named():
-    axes = in_parts({"the card": 4.0, "left by linux": 3.75, "left by windows": 3.0})
-    assert [line.get_xdata()[0] for line in axes.lines] == [4.0, 3.75, 3.0]
-    assert len({line.get_linestyle() for line in axes.lines}) == 3
-    assert {"the card, 4", "left by linux, 3.75"} <= written(axes.figure)
 
 
 @pytest.mark.parametrize("name", ["tokens", None])
@@ -193,16 +112,6 @@ def test_every_figure_of_the_package_is_tested_here():
         and name[0] != "_"
     }
     assert public == {name.partition(",")[0] for name in DRAWINGS}
-
-
-def test_stacked_bars_carry_their_sum():
-    axes = in_parts({})
-    totals = (TABLE["total"] / 1024).tolist()
-    widths = [[bar.get_width() for bar in group] for group in axes.containers]
-    assert np.sum(widths, axis=0) == pytest.approx(totals)
-    assert {f"{total:.2f}" for total in totals} <= written(axes.figure)
-    colours = {group.get_label(): group[0].get_facecolor() for group in axes.containers}
-    assert colours["weights"] == to_rgba(plots.PART_COLOURS["weights"])
 
 
 def test_grouped_bars_have_their_numbers_and_the_first_row_on_top():
