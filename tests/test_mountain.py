@@ -38,7 +38,7 @@ MOUNTAIN = (
     "from heapq",
     "def moment",
     "import ipywidgets",
-    "now = {}",
+    "def look",
     "from vram_budget import scaled_trace",
     "for knob in knobs:",
 )
@@ -199,8 +199,8 @@ def test_the_goal_has_the_answer_that_the_exercise_gives():
     halves = found(budgeting.training_step(8), StepOptions(scalable=False))
     assert halves == ("fits", 2.36)
     text = "".join(cell("from IPython.display")["outputs"][0]["data"]["text/html"])
-    for operations in ("2.36", "2.32", "3.13", "3.09"):
-        assert operations in text
+    shown = re.findall(r"<td>(\d\.\d\d)</td>\s*<td>\d\.\d to", text)
+    assert shown == ["2.36", "3.13", "2.32", "3.09", "2.36"]
 
 
 @pytest.mark.parametrize("tokens", [64, 128, 256, 512])
