@@ -1,4 +1,4 @@
-"""The training loop. Notebook 04 writes it in plain PyTorch and shows them equal."""
+"""The training loop. Notebook 05 writes it in plain PyTorch and shows them equal."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
