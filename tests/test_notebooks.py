@@ -18,6 +18,7 @@ NAMES = [
     "03_build_the_batches",
     "04_look_inside_the_model",
     "05_train_the_classifier",
+    "06_heal_a_bad_run",
     "07_budget_the_vram",
     "08_use_your_classifier",
     "09_train_on_your_own_texts",
