@@ -207,6 +207,7 @@ def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) ->
         ):
             with no_init_weights():
                 model = new_model(config, options)
+            model.tie_weights()  # which is part of the initialization
             if options.checkpointing:
                 _enable_checkpointing(model)
             recorder = Recorder(model, make_optimizer(model, options), options)
