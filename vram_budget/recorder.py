@@ -234,6 +234,7 @@ class Recorder(TorchDispatchMode):
         self.live[key] = Allocation(size, op, module, self.phase, self.step, category)
         self.events.append((self.live[key], True))
         self.newest = key
+        self.viewed.discard(key)  # an address is used again
         weakref.finalize(storage, self._release, key)
 
     def _release(self, key: int) -> None:
@@ -242,8 +243,7 @@ class Recorder(TorchDispatchMode):
         newest = self.newest
         self.newest = None
         last, _ = self.events[-1]
-        is_owned = key not in self.viewed or last.op == "scatter_add"
-        self.viewed.discard(key)
+        is_owned = key not in self.viewed
         is_sum = newest and last.op in IN_PLACE and last.size == released.size
         if is_sum and is_owned and last.phase == released.phase == "backward":
             # The sum of two gradients of one tensor. The real engine adds in place,
