@@ -13,16 +13,18 @@ stands in vram_budget/README.md. Some minutes; the largest needs 12 GiB of memor
 import argparse
 import gc
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import transformers
 from transformers import PretrainedConfig
 
-from benchmarks.vram_accuracy import plain_step, real_peak
 from vram_budget import InvalidValue, StepOptions, step_budget, trace
 from vram_budget.allocator import MIB
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where this is run as a script
+from benchmarks.vram_accuracy import plain_step, real_peak  # noqa: E402
 
 ROWS, TOKENS = 8, 128
 CLASSES = 4
@@ -195,6 +197,20 @@ def measure(name: str) -> dict:
     }
 
 
+def markdown(rows: list[dict]) -> str:
+    """Write the table of the README of `vram_budget`."""
+    lines = [
+        "| family | million parameters | MiB reserved | traced against real | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "error" in row:
+            percent = f"{100 * row['error'] + 0.0:+.1f} %".replace("-0.0", "+0.0")
+            figures = f"{row['million']} | {row['on_card']:,} | {percent}"
+            lines.append(f"| {row['family']} | {figures} | {row['why']} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -205,7 +221,7 @@ def main() -> None:
         rows.append(measure(name))
         print(rows[-1], flush=True)
         gc.collect()
-    print(pd.DataFrame(rows).drop(columns="model").to_string(index=False))
+    print(markdown(rows))
     if chosen == [*FAMILIES]:
         target = Path(__file__).with_suffix(".json")
         shape = {"rows": ROWS, "tokens": TOKENS}
