@@ -495,7 +495,7 @@ ALBERT_BASE = dict(
     intermediate_size=3072,
 )
 WITHOUT_DROPOUT = dict(hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-# Rows x tokens -> MB with eager attention and with SDPA, as published (None: not)
+# Rows x tokens -> MB with eager attention and with SDPA, as published (None: as above)
 TODAY = (
     (
         "DistilBERT, masked LM",
@@ -536,10 +536,10 @@ TODAY = (
         BertConfig(),
         (8, 0),
         {
-            (4, 256): (939.213, 782.791),
-            (4, 512): (1970.447, 1263.469),
-            (8, 256): (1594.295, 1263.993),
-            (8, 512): (3629.401, 2209.760),
+            (4, 256): (None, 782.791),
+            (4, 512): (None, 1263.469),
+            (8, 256): (None, 1263.993),
+            (8, 512): (None, 2209.760),
         },
     ),
     (
@@ -602,6 +602,8 @@ def loops_of_today() -> list[dict]:
         is_lm = auto_class is AutoModelForMaskedLM
         for shape, figures in cells.items():
             for attention, figure in zip(("eager", "sdpa"), figures):
+                if figure is None:
+                    continue
                 case = auto_class, config, shape, attention, capability
                 row = {
                     "what": f"{what}, {shape[0]} x {shape[1]}, {attention}",
