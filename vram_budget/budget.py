@@ -320,8 +320,8 @@ def memory_savings(
     -------
     pandas.DataFrame
         A row for each change: MiB ``reserved`` at the peak, MiB ``saved``, and the
-        ``verdict`` at worst. If the model or the card does not support a change, its
-        numbers are NaN and its verdict is the reason.
+        ``verdict`` at worst. If the model does not support a change, its numbers are
+        NaN and its verdict is the reason.
     """
     half = -(-rows // 2)
     cases = {
@@ -334,9 +334,8 @@ def memory_savings(
         cases[f"two parts of {half} rows"] = parts
     cases["layers computed twice, not kept"] = _changed(options, checkpointing=True)
     cases |= others or {}
-    precision = card.half_precision
-    if precision:
-        cases[f"{precision} autocast"] = _changed(options, precision=precision)
+    if card.half_precision == "bf16":
+        cases["bf16 autocast"] = _changed(options, precision="bf16")
     found = {}
     for name, case in cases.items():
         usual = {"step": step, "rows": rows, "length": length, "options": options}
@@ -347,8 +346,6 @@ def memory_savings(
             found[name] = budget.reserved, budget.verdict
         except InvalidValue as error:
             found[name] = float("nan"), str(error)
-    if not precision:
-        found["fp16 autocast"] = float("nan"), "not on this card"
     columns = ["reserved", "verdict"]
     table = pd.DataFrame.from_dict(found, orient="index", columns=columns)
     table.insert(1, "saved", table["reserved"].iloc[0] - table["reserved"])

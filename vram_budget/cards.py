@@ -194,7 +194,8 @@ GTX_1650_TI = CARDS["GTX 1650 Ti"]
 #   the smallest context
 #   windows: when memory ran out, PyTorch had 2.93, 2.99, 3.02, 3.10 (TFix#22), 3.35 and
 #   ten times 3.36 to 3.48 GiB of "4.00 GiB", those of 2022 and 2023 at least 3.36: 0.52
-#   to 1.07 GiB outside, minus the smallest context and the largest
+#   to 1.07 GiB outside, minus the smallest context and the largest. Only TFix#22 can
+#   be named: the threads of the other reports were not noted down, nor found again
 SYSTEMS_GIB = {
     "linux": (0.06, 0.19),
     "linux-desktop": (0.19, 0.87),

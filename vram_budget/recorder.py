@@ -20,6 +20,7 @@ from . import cuda_standins
 aten = torch.ops.aten
 MATMULS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
 BACKWARD = torch.autograd.backward
+IN_PLACE = {"add", "scatter_add"}  # in the real backward pass
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +78,7 @@ class Recorder(TorchDispatchMode):
         self.events = []
         self.live = {}  # the address of a storage -> its allocation
         self.newest = None  # the address of the last one, unless a release followed it
+        self.viewed = set()  # the addresses of those of which a view was made
         self.phase = "load"
         self.step = 0
         self.result = None  # of the last step
@@ -191,6 +193,8 @@ class Recorder(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor, func, args)
+                if func.is_view:
+                    self.viewed.add(tensor.untyped_storage()._cdata)
         return result
 
     def _take_workspace(self) -> None:
@@ -230,6 +234,7 @@ class Recorder(TorchDispatchMode):
         self.live[key] = Allocation(size, op, module, self.phase, self.step, category)
         self.events.append((self.live[key], True))
         self.newest = key
+        self.viewed.discard(key)  # an address is used again
         weakref.finalize(storage, self._release, key)
 
     def _release(self, key: int) -> None:
@@ -238,11 +243,12 @@ class Recorder(TorchDispatchMode):
         newest = self.newest
         self.newest = None
         last, _ = self.events[-1]
-        is_sum = newest and last.op == "add" and last.size == released.size
-        if is_sum and last.phase == released.phase == "backward":
-            # The sum of two gradients of one tensor. The real engine adds in place if
-            # the first has no other owner; under a dispatch mode it makes a new tensor
-            # and releases the old one at once.
+        is_owned = key not in self.viewed
+        is_sum = newest and last.op in IN_PLACE and last.size == released.size
+        if is_sum and is_owned and last.phase == released.phase == "backward":
+            # The sum of two gradients of one tensor. The real engine adds in place,
+            # unless the first is a view; under a dispatch mode it makes a new tensor
+            # and releases the old one at once. So does the gradient of gather.
             self.events.pop()
             self.live[newest] = released
         else:

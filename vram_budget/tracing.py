@@ -19,7 +19,11 @@ from unittest import mock
 
 import torch
 import transformers
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from transformers.initialization import no_init_weights
 from transformers.optimization import Adafactor
 
@@ -207,6 +211,7 @@ def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) ->
         ):
             with no_init_weights():
                 model = new_model(config, options)
+            model.tie_weights()  # which is part of the initialization
             if options.checkpointing:
                 _enable_checkpointing(model)
             recorder = Recorder(model, make_optimizer(model, options), options)
@@ -214,6 +219,11 @@ def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) ->
                 events = recorder.record(step, shapes[:2] if equal_shapes else shapes)
     except InvalidValue:
         raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise InvalidValue(
+            f"A step of {config.model_type} cannot be traced: the model, or the step, "
+            f"reads values of a tensor ({error.func}), and traced tensors have none."
+        ) from error
     except Exception as error:  # whatever a model or a step of others may raise
         first_line = (str(error).splitlines() or [""])[0][:120]
         raise InvalidValue(
