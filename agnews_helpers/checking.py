@@ -11,6 +11,7 @@ from .data import read_source
 from .model import load_tokenizer
 from .plumbing.errors import check_types
 from .plumbing.storage import save_text
+from .plumbing.tables import NAMED
 from .recipe import Recipe
 
 # 104 steps at 2e-5 left a head of five classes at 43 %, at 1e-4 they reached 67 % (the
@@ -37,8 +38,8 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     -------
     dict
         Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
-        split; ``tokens``; ``equal_texts``; ``suggestions``, a flag of ``agnews train``
-        -> the reason for it.
+        split; ``tokens``; ``equal_texts``, where the rows of each stand;
+        ``suggestions``, a flag of ``agnews train`` -> the reason for it.
 
     Raises
     ------
@@ -53,12 +54,13 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     counts = pd.crosstab(usable["label"], usable["split"]).reindex(
         index=source.names, columns=[*source.files], fill_value=0
     )
+    _, problems = source.split(recipe)
     if target:
         _write(target, source, usable)
     tokens = _tokens(usable, recipe)
     return {
         "notes": source.notes,
-        "problems": source.problems(),
+        "problems": problems,
         "classes": counts.to_dict("index"),
         "tokens": tokens,
         "equal_texts": _equal_texts(usable),
@@ -104,13 +106,11 @@ def _tokens(usable, recipe):
 
 
 def _equal_texts(usable):
-    """Count texts that occur twice in a split, in two splits, or with two labels."""
-    kinds = usable.groupby("text")[["split", "label"]].nunique() > 1
-    return {
-        "within a split": int(usable.duplicated(["split", "text"]).sum()),
-        "in two splits": int(kinds["split"].sum()),
-        "with two labels": int(kinds["label"].sum()),
-    }
+    """Say where texts stand that occur twice, and what their labels are."""
+    text = usable["text"].str.casefold()  # as an uncased model reads it
+    places = usable["split"] + " " + usable.index.map(str) + " " + usable["label"]
+    twice = places[text.duplicated(keep=False)]
+    return twice.groupby(text, sort=False).agg(" = ".join).tolist()
 
 
 def _suggestions(counts, tokens, recipe):
@@ -142,10 +142,11 @@ def print_check(figures: dict) -> None:
     print(f"\n{pd.DataFrame(figures['classes']).T.to_string()}\n")
     tokens = figures["tokens"]
     print(
-        f"tokens     {tokens['median']} in the middle, at most {tokens['longest']}; "
-        f"texts cut at {tokens['max_length']}: {tokens['cut']:,}"
+        f"tokens     {tokens['median']} in the middle, at most {tokens['longest']} "
+        f"(8192: or more); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
-    equal = (f"{n:,} {where}" for where, n in figures["equal_texts"].items())
-    print(f"equal      texts: {', '.join(equal)}")
+    equal = figures["equal_texts"]
+    print(f"equal      {len(equal):,} texts stand there twice or more")
+    print(*equal[:NAMED], sep="\n")
     for flag, reason in figures["suggestions"].items():
         print(f"suggested  {flag}: {reason}")

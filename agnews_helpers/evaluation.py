@@ -138,6 +138,7 @@ class Classifier:
         NonFiniteError
             If the weights of the classifier are damaged.
         """
+        check_texts(texts)  # before Arrow, which cannot hold half a character
         rows = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
         with self.lock:
             split = tokenize(rows, self.tokenizer, self.recipe)
@@ -176,7 +177,6 @@ def classify(texts: list[str], folder: str | Path) -> DataFrame:
     NonFiniteError
         If the weights of the classifier are damaged.
     """
-    check_texts(texts)
     return Classifier(folder)(texts)
 
 

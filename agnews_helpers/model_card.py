@@ -14,9 +14,7 @@ TEXT = """---
 ---
 # A text classifier
 
-It answers with one of these: {classes}.
-
-Fine-tuned from {model} with agnews_helpers {version}.
+It answers with one of the classes below. Fine-tuned with agnews_helpers {version}.
 
 ## Use
 
@@ -28,7 +26,7 @@ print(classifier("A text to label", truncation=True))
 
 ## Data
 
-`{data}`, rows of each class:
+Rows of each class:
 
 ```
 {counts}
@@ -77,18 +75,16 @@ def write_card(
         The figures of its validation, as of `Report.describe`.
     """
     public = None if Path(recipe.model).is_dir() else recipe.model
-    metadata = ModelCardData(
-        base_model=None if public == "mini" else public,
-        pipeline_tag="text-classification",
-    )
+    public = {"mini": "sentence-transformers/all-MiniLM-L6-v2"}.get(public, public)
+    metadata = ModelCardData(base_model=public, pipeline_tag="text-classification")
     # Who gets the folder does not need to know our folders.
     data = recipe.data if recipe.data == HUB_DATA else Path(recipe.data).name
     named = {"model": public or Path(recipe.model).name, "data": data}
     values = recipe.to_dict() | named
+    # What others named, such as classes, stands in fences alone.
     text = TEXT.format(
         **values,
         metadata=metadata.to_yaml(),
-        classes=", ".join(counts.index),
         version=__version__,
         counts=counts.to_string(),
         epoch=epoch,
