@@ -76,9 +76,9 @@ def _write(target, source, usable):
     ]
     tables = {"unused": pd.concat(unused)}
     texts = source.files["train"].columns[1]
-    text = texts[0] if len(texts) == 1 else "text"  # by which predict knows it again
+    text = "text" if texts[1:] else texts[0]  # by which predict knows it again
     for split, rows in usable.groupby("split"):
-        tables[split] = rows[["label", "text"]].set_axis(["label", text], axis=1)
+        tables[split] = rows[["label", "text"]].rename(columns={"text": text})
     for name, table in tables.items():
         table.to_csv(
             target / f"{name}.csv",
@@ -95,8 +95,8 @@ def _write(target, source, usable):
 def _tokens(usable, recipe):
     """Count the tokens of all texts, and those that are cut."""
     rows = Dataset.from_dict({"text": usable["text"]})
-    whole = recipe.replace(max_length=8192)
-    lengths = pd.Series(tokenize(rows, load_tokenizer(recipe), whole)["length"][:])
+    tokens = tokenize(rows, load_tokenizer(recipe), recipe.replace(max_length=8192))
+    lengths = pd.Series(tokens["length"][:])
     return {
         "median": int(lengths.median()),
         "longest": int(lengths.max()),
@@ -109,8 +109,8 @@ def _equal_texts(usable):
     """Say where texts stand that occur twice, and what their labels are."""
     text = usable["text"].str.casefold()  # as an uncased model reads it
     places = usable["split"] + " " + usable.index.map(str) + " " + usable["label"]
-    twice = places[text.duplicated(keep=False)]
-    return twice.groupby(text, sort=False).agg(" = ".join).tolist()
+    same = places[text.duplicated(keep=False)].groupby(text, sort=False)
+    return [" = ".join(found) for _, found in same]
 
 
 def _suggestions(counts, tokens, recipe):

@@ -327,8 +327,8 @@ def _evaluate(options):
     classifier, tokenizer = model.load_classifier(folder)
     values = model.run_facts(folder).get("recipe")
     own = Recipe.from_dict(values) if values else recipe_for_this_machine()
-    given = environment_overrides() | _flags(options)
-    recipe = own.replace(**given | {"model": classifier.name_or_path})
+    own_model = {"model": classifier.name_or_path}
+    recipe = own.replace(**environment_overrides() | _flags(options) | own_model)
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     place = Path(recipe.data).expanduser()
@@ -342,8 +342,6 @@ def _evaluate(options):
     print(f"scored: {report.rows:,} test rows of {place.name}")
     _print_report(report)
     print(report.confusion.to_string())
-    if "line" in rows.column_names:
-        report.answers.insert(0, "line", rows["line"][:])
     if options.mistakes:
         _save_table(options.mistakes, report.worst)
         print(f"{len(report.worst):,} mistakes in {options.mistakes.as_posix()}")
@@ -367,15 +365,13 @@ def _predict(options):
     if any(files) or options.texts in ([], ["-"]):
         raise InvalidValue("Give texts, or --file and --output.")
     answers = _answers(options.texts, options)
-    names = [name.removeprefix("probability_") for name in answers.columns[3:]]
-    predictions = []
-    for text, label, confidence, *shares in answers.itertuples(index=False, name=None):
+    for text, label, confidence in answers.iloc[:, :3].to_numpy():
         print(f"{label:9} {confidence:.3f} {_printable(text)}")
-        probabilities = dict(zip(names, shares))
-        predictions.append(
-            {"text": text, "label": label, "probabilities": probabilities}
-        )
-    return 0, {"predictions": predictions}
+    shares = answers.iloc[:, 3:].rename(columns=lambda name: name.split("_", 1)[1])
+    predictions = answers[["text", "label"]].assign(
+        probabilities=shares.to_dict("records")
+    )
+    return 0, {"predictions": predictions.to_dict("records")}
 
 
 def _answers(texts, options):

@@ -104,28 +104,19 @@ def load_test(recipe: Recipe, names: list[str]) -> Dataset:
     Returns
     -------
     Dataset
-        ``text``, ``label``, and the ``line`` of the file on which each row begins.
+        ``text`` and ``label``, in the order of the file.
 
     Raises
     ------
     DataError
         If there is no such file, or a row cannot be used (all of them are listed).
     """
-    place = Path(recipe.data).expanduser()
-    paths = find_tables(place, SPLITS["test"]) or [place]
-    texts = read_texts(paths, *_columns(recipe))
-    _assign_classes(texts, names)
-    print(_summary(texts, names))
-    if problems := texts.describe_problems():
+    source = read_source(recipe, names)
+    print(*source.notes, sep="\n")
+    if problems := source.files["train"].describe_problems():
         raise DataError("\n".join(problems))
-    rows = texts.usable[["text", "label"]].astype({"label": int}).rename_axis("line")
-    return Dataset.from_pandas(rows).cast_column("label", ClassLabel(names=names))
-
-
-def _columns(recipe):
-    """Return the columns that the recipe names: the label's, and those of the text."""
-    texts = recipe.text_columns
-    return recipe.label_column, texts.split(",") if texts else []
+    rows = source.usable()["train"].to_dict("list")
+    return Dataset.from_dict(rows).cast_column("label", ClassLabel(names=names))
 
 
 def _read_hub():
@@ -177,7 +168,7 @@ class Source:
         """
         files = self.files.values()
         found = [line for texts in files for line in texts.describe_problems()]
-        columns = self.files["train"].columns[1]
+        _, columns = self.files["train"].columns
         try:
             return _split(self.usable(), self.names, recipe, columns), found
         except DataError as error:
@@ -197,13 +188,16 @@ class Source:
         }
 
 
-def read_source(recipe: Recipe) -> Source:
+def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
     """Read a folder or a file of labelled texts; the training file names the classes.
 
     Parameters
     ----------
     recipe : Recipe
         Its `data`, `label_column` and `text_columns` are used.
+    names : list of str, optional
+        The classes of a trained classifier. Then only the test file, or the one file
+        that there is, is read, and called "train" in the result.
 
     Returns
     -------
@@ -218,7 +212,9 @@ def read_source(recipe: Recipe) -> Source:
     place = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
     found = {"train": [place]}
     if not place.is_file():
-        found = {split: find_tables(place, names) for split, names in SPLITS.items()}
+        found = {split: find_tables(place, word) for split, word in SPLITS.items()}
+    if names:
+        found = {"train": found.get("test") or found["train"]}
     if not found["train"]:
         raise DataError(
             f"{place} is not there, or is no folder with a training file. --data "
@@ -226,8 +222,9 @@ def read_source(recipe: Recipe) -> Source:
             "test.csv and validation.csv (or .tsv, .jsonl, .json, .parquet), or one "
             "such file."
         )
-    train = read_texts(found.pop("train"), *_columns(recipe))
-    names = _listed_classes(place) or _classes(train)
+    texts = recipe.text_columns.split(",") if recipe.text_columns else []
+    train = read_texts(found.pop("train"), recipe.label_column, texts)
+    names = names or _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
     files = {"train": _assign_classes(train, names, coding)}
     notes = []
@@ -260,8 +257,8 @@ def _summary(texts, names):
     notes = [
         f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1
     ]
-    classes = f"{len(names)} classes: {sizes}"
-    return " · ".join([texts.path.name, rows, *texts.notes, classes, *notes])
+    notes = [*texts.notes, f"{len(names)} classes: {sizes}", *notes]
+    return " · ".join([texts.path.name, rows, *notes])
 
 
 def _listed_classes(folder):
@@ -321,9 +318,8 @@ def _coding(train, names):
     return codings[scores.index(max(scores))]
 
 
-def _assign_classes(texts, names, coding=None):
+def _assign_classes(texts, names, coding):
     """Add to each row the index of its class; a label without one is a problem."""
-    coding = coding or _coding(texts, names)
     rows = texts.rows
     counts = Counter(rows["plain"])
     problems = {}
@@ -376,8 +372,11 @@ def _split(rows, names, recipe, text_columns=()):
             f"validate and {len(test)} to test with: too few for batches of "
             f"{recipe.batch_size}. Use more rows, or a smaller batch_size."
         )
-    _note("validation", validation, drawn)
-    _note("test", test, train)
+    if shared := {*test["text"]} & {*train["text"]}:
+        print(
+            f"note: {len(shared):,} texts occur in both train and test, which makes "
+            "the test score too high."
+        )
     splits = {"train": drawn, "validation": validation, "test": test}
     label = ClassLabel(names=[*names])
     # `id` tells the columns that it was in the file: `agnews predict` looks for them.
@@ -389,16 +388,6 @@ def _split(rows, names, recipe, text_columns=()):
             for split, frame in splits.items()
         }
     )
-
-
-def _note(split, frame, train):
-    """Print what makes the score of a split less than it seems."""
-    shared = {*frame["text"]} & {*train["text"]}
-    if shared:
-        print(
-            f"note: {len(shared):,} texts occur in both train and {split}, which makes "
-            f"the {split} score too high."
-        )
 
 
 def _hold_out(frame):

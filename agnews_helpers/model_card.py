@@ -14,7 +14,8 @@ TEXT = """---
 ---
 # A text classifier
 
-It answers with one of the classes below. Fine-tuned with agnews_helpers {version}.
+It answers with one of the classes below. Fine-tuned with agnews_helpers {version};
+`mini` stands for sentence-transformers/all-MiniLM-L6-v2 in DistilBERT's class.
 
 ## Use
 
@@ -75,8 +76,10 @@ def write_card(
         The figures of its validation, as of `Report.describe`.
     """
     public = None if Path(recipe.model).is_dir() else recipe.model
-    public = {"mini": "sentence-transformers/all-MiniLM-L6-v2"}.get(public, public)
-    metadata = ModelCardData(base_model=public, pipeline_tag="text-classification")
+    metadata = ModelCardData(
+        base_model=None if public == "mini" else public,
+        pipeline_tag="text-classification",
+    )
     # Who gets the folder does not need to know our folders.
     data = recipe.data if recipe.data == HUB_DATA else Path(recipe.data).name
     named = {"model": public or Path(recipe.model).name, "data": data}

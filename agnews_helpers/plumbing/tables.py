@@ -5,7 +5,6 @@ Every row of a file is either usable or has a reason why it is not; nothing is d
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
@@ -127,7 +126,7 @@ class Texts:
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
-    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.gz.
+    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def find_tables(folder: Path, split: str) -> list[Path]:
         If there are several files, or one of several parts is missing.
     """
     pattern = re.compile(
-        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)(\.gz)?", re.IGNORECASE
+        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)", re.IGNORECASE
     )
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
@@ -253,7 +252,7 @@ def _read_table(paths):
     path = paths[0]
     if not all(map(Path.is_file, paths)):  # a pipe would be waited for
         raise DataError(f"{path} is not there, or is a folder or a pipe.")
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = path.suffix.lower()[1:]
     if kind == "parquet":
         return _parse_parquet(paths)
     if kind in ("jsonl", "ndjson", "json"):
@@ -261,8 +260,8 @@ def _read_table(paths):
     if kind in ("csv", "tsv"):
         return _parse_csv(path, kind)
     raise DataError(
-        f"{path} must end in .{KINDS.replace('|', ', .')}; a workbook is saved as CSV "
-        "UTF-8."
+        f"{path} must end in .{KINDS.replace('|', ', .')}; unpack an archive, save a "
+        "workbook as CSV UTF-8."
     )
 
 
@@ -272,7 +271,7 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Parameters
     ----------
     path : Path
-        The file; gzip is unpacked.
+        The file.
 
     Returns
     -------
@@ -283,14 +282,9 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Raises
     ------
     DataError
-        If the file is no text, or its gzip is damaged.
+        If the file is no text.
     """
     content = path.read_bytes()
-    try:
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-    except Exception as error:  # gzip has three ways to say it
-        raise DataError(f"{path} is a damaged gzip ({error}). Get it again.") from None
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     has_mark = content.startswith(codecs.BOM_UTF8)
     encoding = "utf-16" if is_wide else "utf-8-sig" if has_mark else "utf-8"
@@ -381,11 +375,10 @@ def _swallowing(rows, separator):
 
     Two quotation marks that are no pair have made one row of several.
     """
-    ends = {i: {row[i] for row in rows.values()} for i in (0, -1)}
+    ends = {cell for row in rows.values() for cell in (row[0], row[-1])}
     for line, row in rows.items():
         parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        alike = [i for i in ends if all(part[i] in ends[i] for part in parts)]
-        if alike and len(parts) > 1:
+        if len(parts) > 1 and all({part[0], part[-1]} & ends for part in parts):
             yield line
 
 
@@ -473,9 +466,8 @@ def _repeats(column, share):
 
 
 def _has_words(column):
-    """Say whether half of a column or more is no numbers and dates."""
-    texts = filter(lambda cell: isinstance(cell, str), column)
-    return 2 * len([*filter(WORD.search, texts)]) >= len(column)
+    """Say whether a column is more than numbers and dates."""
+    return any(map(WORD.search, filter(lambda cell: isinstance(cell, str), column)))
 
 
 def _choose_columns(table, label_column, text_columns, labelled, known):
@@ -518,33 +510,29 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
 
 def _question(table, label, texts, labelled, asked):
     """Ask which columns are text and label; empty if that is clear."""
-    wanted = []
     # A header that is not known as one must not become an answer.
     may_be_header = table.columns[0] == "column 1" and not (labelled or asked)
     if not texts or {*label} & {*texts} or may_be_header:
-        wanted.append("which is the text? --text-columns A,B")
-    if labelled and len(label) != 1:
-        wanted.append("which is the label? --label-column NAME")
-    first = [str(cell)[:20] for cell in table.iloc[0]]
-    return wanted and (
-        f"has the columns {[*table.columns]}: {' And '.join(wanted)} says it. Row 1 is "
-        f"{first}; if that is the header, give its names. Each must be there once, and "
-        "nothing above them. A test file has the header of its training file."
+        wanted = "text? --text-columns A,B (beside a --label-column, to train)"
+    elif labelled and len(label) != 1:
+        wanted = "label? --label-column NAME"
+    else:
+        return ""
+    return (
+        f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
+        f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
+        "its names. Each must be there once, and nothing above them. A test file has "
+        "the header of its training file."
     )
 
 
 def _describe(columns, label, texts):
     """Say what was taken for what."""
-    roles = {
-        "label column": columns[label],
-        "text": columns[texts],
-        "not used": columns.delete(label + texts),
-    }
-    return " · ".join(
-        f"{role} {', '.join(map(repr, names))}"
-        for role, names in roles.items()
-        if len(names)
-    )
+    roles = f"text {', '.join(map(repr, columns[texts]))}"
+    if label:
+        roles = f"label column {columns[label[0]]!r} · {roles}"
+    rest = columns.delete(label + texts)
+    return f"{roles} · not used {', '.join(map(repr, rest))}" if len(rest) else roles
 
 
 # Row to problem
