@@ -312,9 +312,8 @@ def _print_report(report):
     answered = report.confusion.sum()
     if never := answered.index[answered == 0].tolist():
         print(
-            f"note: {', '.join(never)}: never answered. More rows of it, more "
-            "--epochs, a higher --learning-rate or, if not given yet, --class-weights "
-            "balanced may help."
+            f"note: {', '.join(never)}: never answered. More rows, --epochs, a higher "
+            "--learning-rate or, if not given yet, --class-weights balanced may help."
         )
 
 
@@ -327,8 +326,9 @@ def _evaluate(options):
     classifier, tokenizer = model.load_classifier(folder)
     values = model.run_facts(folder).get("recipe")
     own = Recipe.from_dict(values) if values else recipe_for_this_machine()
-    own_model = {"model": classifier.name_or_path}
-    recipe = own.replace(**environment_overrides() | _flags(options) | own_model)
+    recipe = own.replace(
+        **environment_overrides() | _flags(options) | {"model": classifier.name_or_path}
+    )
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
     place = Path(recipe.data).expanduser()
@@ -403,8 +403,12 @@ def _label_file(options):
         while name in table.columns:
             name = f"predicted_{name}"
         table.loc[has_text, name] = values.to_numpy()
-    mark = "" if read.encoding == "utf-8" else "\ufeff"
-    _save_table(target, table, read.separator or ",", mark)
+    _save_table(
+        target,
+        table,
+        read.separator or ",",
+        "" if read.encoding == "utf-8" else "\ufeff",
+    )
     counts = {
         "rows": len(answers),
         "rows_without_text": len(table) - len(answers),
@@ -412,9 +416,8 @@ def _label_file(options):
     }
     print(
         f"{len(answers):,} rows labelled in {target.as_posix()}, column "
-        f"{table.columns[1 - answers.shape[1]]!r}, "
-        f"{counts[UNSURE]:,} of them {UNSURE}; {counts['rows_without_text']:,} rows "
-        "without text"
+        f"{table.columns[1 - answers.shape[1]]!r}, {counts[UNSURE]:,} of them {UNSURE}; "
+        f"{counts['rows_without_text']:,} rows without text"
     )
     return counts
 

@@ -115,8 +115,15 @@ def load_test(recipe: Recipe, names: list[str]) -> Dataset:
     print(*source.notes, sep="\n")
     if problems := source.files["train"].describe_problems():
         raise DataError("\n".join(problems))
-    rows = source.usable()["train"].to_dict("list")
-    return Dataset.from_dict(rows).cast_column("label", ClassLabel(names=names))
+    return _dataset(source.usable()["train"], names)
+
+
+def _dataset(frame, names, columns=()):
+    """Make a split of some rows; it remembers what the file calls the text."""
+    # `id` tells the columns that it was in the file: `agnews predict` looks for them.
+    text = Value("string", id="\n".join(columns) or None)
+    features = Features({"text": text, "label": ClassLabel(names=[*names])})
+    return Dataset.from_dict(frame.to_dict("list"), features)
 
 
 def _read_hub():
@@ -217,10 +224,9 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
         found = {"train": found.get("test") or found["train"]}
     if not found["train"]:
         raise DataError(
-            f"{place} is not there, or is no folder with a training file. --data "
-            "(AGNEWS_DATA) must name one with train.csv and, if there are any, "
-            "test.csv and validation.csv (or .tsv, .jsonl, .json, .parquet), or one "
-            "such file."
+            f"{place} is not there, or is no folder with a training file. --data must "
+            "name one with train.csv and, if there are any, test.csv and "
+            "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     texts = recipe.text_columns.split(",") if recipe.text_columns else []
     train = read_texts(found.pop("train"), recipe.label_column, texts)
@@ -286,7 +292,9 @@ def _classes(train):
     if any(coding.keys() in (common, counts.keys()) for coding in codings):
         return LABELS
     if len(common) < 2:
-        found = [f"{label[:40]!r} {n}" for label, n in counts.most_common(5)]
+        found = [
+            f"{label[:40]!r} {n}" for label, n in Counter(used["name"]).most_common(5)
+        ]
         needed = (
             f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
             f"rows have; it has {', '.join(found) or 'none'}. If another column is the "
@@ -295,8 +303,9 @@ def _classes(train):
         raise DataError("\n".join([*train.describe_problems(), needed]))
     spellings = used[used["plain"].isin(common)].groupby("plain")["name"]
     names = spellings.agg(lambda found: Counter(found).most_common(1)[0][0])
-    are_numbers = all(map(NUMBER.fullmatch, names))
-    return sorted(names, key=float if are_numbers else str.casefold)
+    return sorted(
+        names, key=float if all(map(NUMBER.fullmatch, names)) else str.casefold
+    )
 
 
 def _codings(names):
@@ -329,7 +338,7 @@ def _assign_classes(texts, names, coding):
         problem = (
             f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
             f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
-            "if classes.txt lists it)"
+            "if classes.txt lists it; if this is a header, --text-columns names it)"
         )
         similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
         if similar:
@@ -378,15 +387,8 @@ def _split(rows, names, recipe, text_columns=()):
             "the test score too high."
         )
     splits = {"train": drawn, "validation": validation, "test": test}
-    label = ClassLabel(names=[*names])
-    # `id` tells the columns that it was in the file: `agnews predict` looks for them.
-    text = Value("string", id="\n".join(text_columns) or None)
-    features = Features({"text": text, "label": label})
     return DatasetDict(
-        {
-            split: Dataset.from_dict(frame.to_dict("list"), features)
-            for split, frame in splits.items()
-        }
+        {split: _dataset(frame, names, text_columns) for split, frame in splits.items()}
     )
 
 

@@ -371,14 +371,15 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
 
 
 def _swallowing(rows, separator):
-    """Find rows of several lines, each of which begins or ends as a row does.
+    """Find rows of several lines, most of which begin or end as a row does.
 
     Two quotation marks that are no pair have made one row of several.
     """
-    ends = {cell for row in rows.values() for cell in (row[0], row[-1])}
+    ends = {cell for row in rows.values() for cell in (row[0], row[-1])} - {""}
     for line, row in rows.items():
         parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        if len(parts) > 1 and all({part[0], part[-1]} & ends for part in parts):
+        alike = [part for part in parts if {part[0], part[-1]} & ends]
+        if len(alike) - 1 > (len(parts) - 1) / 2:  # one of them is the row's own
             yield line
 
 
@@ -440,8 +441,9 @@ def _as_frame(rows):
 def _has_header(table, asked, known):
     """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
-    if asked:  # "column 1" is our own name for a column without one
-        return not asked[-1].startswith("column ") or {*asked} <= {*names}
+    # "column 1" is our own name for a column without one.
+    if asked and not asked[-1].startswith("column "):
+        return True
     wanted = {*map(plain_label, known)}
     # Beside a number, which is a label, "Target" is a title.
     if any(HEADER_NAME.fullmatch(name) or name in wanted for name in names):
@@ -490,9 +492,9 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
         pairs = table.iloc[:, label].map(plain_label).drop_duplicates()
         if (pairs.nunique() == len(pairs)).all():  # such as label and label_text
             label = [i for i, name in zip(label, pairs.max()) if not name.isdecimal()]
-    texts = find(text_columns)
+    texts = find(text_columns or known)
     if not text_columns:
-        texts = find(known) or find(["text"]) or find(["title", "description"])
+        texts = texts or find(["text"]) or find(["title", "description"])
     if labelled and not label and not label_column:
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
