@@ -157,7 +157,7 @@ FLAGS = {
     },
     "--output": {"type": table_path, "help": "a new file: its columns, and the labels"},
     "--min-confidence": {
-        "type": _checked(float, lambda x: 0 <= x <= 1, "a number such as 0.6"),
+        "type": _checked(float, lambda x: 0 <= x <= 1, "from 0 to 1, such as 0.6"),
         "default": 0.0,
         "help": f"write {UNSURE!r} where the classifier is less sure",
     },
@@ -313,7 +313,7 @@ def _print_report(report):
     if never := answered.index[answered == 0].tolist():
         print(
             f"note: {', '.join(never)}: never answered. More rows, --epochs, a higher "
-            "--learning-rate or, if not given yet, --class-weights balanced may help."
+            "--learning-rate or (if not given) --class-weights balanced may help."
         )
 
 

@@ -225,14 +225,6 @@ def test_rows_in_both_splits_are_counted(tmp_path, capsys):
     )
 
 
-def test_texts_that_stand_in_train_several_times_are_counted(tmp_path, capsys):
-    load(own(tmp_path, mail(48) * 8))
-    assert (
-        "texts occur in both train and validation, which makes the validation score"
-        in capsys.readouterr().out
-    )
-
-
 def test_the_sample_says_nothing(capsys):
     load("sample")
     assert capsys.readouterr().out == ""

@@ -227,15 +227,15 @@ def read_texts(
     words = [_join(row) for row in table.iloc[:, texts].to_numpy()]
     separator = found.separator or " | "
     contents = [separator.join(map(str, row)) for row in table.to_numpy()]
-    columns = {"text": words, "content": contents}
-    rows = pd.DataFrame(columns, table.index, dtype=object)
+    rows = pd.DataFrame({"text": words, "content": contents}, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
     rows["problem"] = rows["text"].map(problem_of)
-    is_empty = rows["content"].str.strip(f"{separator} ") == ""
-    rows.loc[is_empty, "problem"] = EMPTY
-    names = ["problem", "content"]
-    unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
+    cells = rows["content"].str.strip(f"{separator} ")
+    rows.loc[cells == "", "problem"] = EMPTY
+    unused = pd.DataFrame.from_dict(
+        found.unused, "index", object, ["problem", "content"]
+    )
     found.table = table
     found.rows = pd.concat([rows, unused]).fillna("").sort_index()
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
@@ -378,7 +378,9 @@ def _swallowing(rows, separator):
     ends = {cell for row in rows.values() for cell in (row[0], row[-1])} - {""}
     for line, row in rows.items():
         parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        alike = [part for part in parts if {part[0], part[-1]} & ends]
+        alike = [
+            part for part in parts if {part[0], part[-1]} & ends or part[0].isdecimal()
+        ]
         if len(alike) - 1 > (len(parts) - 1) / 2:  # one of them is the row's own
             yield line
 
