@@ -416,8 +416,8 @@ def _label_file(options):
     }
     print(
         f"{len(answers):,} rows labelled in {target.as_posix()}, column "
-        f"{table.columns[1 - answers.shape[1]]!r}, {counts[UNSURE]:,} of them {UNSURE}; "
-        f"{counts['rows_without_text']:,} rows without text"
+        f"{table.columns[1 - answers.shape[1]]!r}, {counts[UNSURE]:,} of them "
+        f"{UNSURE}; {counts['rows_without_text']:,} rows without text"
     )
     return counts
 

@@ -245,8 +245,8 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
             )
         else:
             files[split] = _assign_classes(texts, names, coding)
-    found = [_summary(texts, names) for texts in files.values()]
-    return Source([*names], files, [*found, *notes])
+    notes = [_summary(texts, names) for texts in files.values()] + notes
+    return Source([*names], files, notes)
 
 
 def _summary(texts, names):
@@ -297,8 +297,7 @@ def _classes(train):
         ]
         needed = (
             f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
-            f"rows have; it has {', '.join(found) or 'none'}. If another column is the "
-            "label, --label-column NAME says so."
+            f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME?)"
         )
         raise DataError("\n".join([*train.describe_problems(), needed]))
     spellings = used[used["plain"].isin(common)].groupby("plain")["name"]

@@ -177,6 +177,7 @@ def classify(texts: list[str], folder: str | Path) -> DataFrame:
     NonFiniteError
         If the weights of the classifier are damaged.
     """
+    check_texts(texts)
     return Classifier(folder)(texts)
 
 

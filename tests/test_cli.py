@@ -1014,7 +1014,7 @@ def test_the_column_of_the_label_is_said(shop, tmp_path, capsys):
 
 
 def test_all_rows_of_another_file_are_scored(shop, tmp_path, capsys):
-    """Also three rows; those of the run's own file only as far as they were held out."""
+    """Also three rows, with classes that are fewer than the run's."""
     rows = "Delivery,Where is it?\nPayment,Money back\ndelivery,Parcel gone\n"
     source, wrong = tmp_path / "mine.csv", tmp_path / "wrong.csv"
     source.write_text(f"label,text\n{rows}", encoding="utf-8")

@@ -677,7 +677,7 @@ def test_one_label_is_nothing_to_classify(tmp_path):
 
 def test_what_leaves_too_few_labels_is_listed(tmp_path):
     rows = [(label, text if label == "a" else "") for label, text in mail(20, "ab")]
-    said = fails(own(tmp_path, rows), "it has 'a' 10.")
+    said = fails(own(tmp_path, rows), "it has 'a' 10. (")
     lines = ", ".join(str(line) for line in range(3, 22, 2))
     assert said.startswith(f"train.csv, line {lines}: without text")
     empty = [(label, "") for label, _ in rows]
@@ -1045,7 +1045,11 @@ def test_a_test_file_with_another_header_is_asked_about(tmp_path, header):
     """Without a header, or with another, its columns could be taken for each other."""
     own(tmp_path, mail(60), [row[::-1] for row in mail(6, word="other")])
     replaced(tmp_path, b"label,text", ",".join(header).encode(), "test")
-    fails(tmp_path, f"test.csv has the columns {[*header]}", "header of its training")
+    fails(
+        tmp_path,
+        f"test.csv has the columns {[*header]}",
+        "Test files have the training file's",
+    )
     own(tmp_path, mail(6, word="other"), header=None, name="test.csv")
     fails(tmp_path, "test.csv has the columns ['Praise', 'other of number 0")
 

@@ -142,7 +142,7 @@ def test_columns_that_the_reader_names(tmp_path):
     refused(tmp_path, content, "'Kategorie'", question, **asked)
     twice = content.replace("Nr", "Kategorie", 1)
     asked = dict(label_column="Kategorie", text_columns=["Titel"])
-    twice_there = "'Kategorie', 'Kategorie'", "which is the label?", "there once"
+    twice_there = "'Kategorie', 'Kategorie'", "which is the label?", "each once"
     refused(tmp_path, twice, *twice_there, **asked)
 
 
@@ -447,8 +447,8 @@ def parquet(**columns):
         (workbook(), "any.csv", ["line 1: neither UTF-8"]),
         (bytes(9) + b"\xd0\xcf\x11\xe0", "any.tsv", ["line 1", "UTF-8"]),
         (parquet(text=["a"], label=[1]), "any.csv", ["neither UTF-8"]),
-        (gzip.compress(b"3,one\n", mtime=0), "any.csv.gz", ["unpack an archive"]),
-        (workbook(), "any.xlsx", ["must end in .csv", "save a workbook as CSV UTF-8"]),
+        (gzip.compress(b"3,one\n", mtime=0), "any.csv.gz", ["save it as CSV UTF-8"]),
+        (workbook(), "any.xlsx", ["must end in .csv", "save it as CSV UTF-8"]),
         (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
         (
             b"PAR1 and nothing else",

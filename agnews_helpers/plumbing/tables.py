@@ -260,8 +260,7 @@ def _read_table(paths):
     if kind in ("csv", "tsv"):
         return _parse_csv(path, kind)
     raise DataError(
-        f"{path} must end in .{KINDS.replace('|', ', .')}; unpack an archive, save a "
-        "workbook as CSV UTF-8."
+        f"{path} must end in .{KINDS.replace('|', ', .')}: save it as CSV UTF-8."
     )
 
 
@@ -525,8 +524,7 @@ def _question(table, label, texts, labelled, asked):
     return (
         f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
         f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
-        "its names. Each must be there once, and nothing above them. A test file has "
-        "the header of its training file."
+        "its names (each once, nothing above). Test files have the training file's."
     )
 
 
