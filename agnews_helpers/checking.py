@@ -37,8 +37,8 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     -------
     dict
         Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
-        split; ``tokens``; ``equal_texts``; ``suggestions``, a flag of ``agnews train``
-        -> the reason for it.
+        split; ``tokens``; ``equal_texts``, where the rows of each stand;
+        ``suggestions``, a flag of ``agnews train`` -> the reason for it.
 
     Raises
     ------
@@ -53,12 +53,13 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     counts = pd.crosstab(usable["label"], usable["split"]).reindex(
         index=source.names, columns=[*source.files], fill_value=0
     )
+    _, problems = source.split(recipe)
     if target:
         _write(target, source, usable)
     tokens = _tokens(usable, recipe)
     return {
         "notes": source.notes,
-        "problems": source.problems(),
+        "problems": problems,
         "classes": counts.to_dict("index"),
         "tokens": tokens,
         "equal_texts": _equal_texts(usable),
@@ -74,9 +75,9 @@ def _write(target, source, usable):
     ]
     tables = {"unused": pd.concat(unused)}
     texts = source.files["train"].columns[1]
-    text = texts[0] if len(texts) == 1 else "text"  # by which predict knows it again
+    text = "text" if texts[1:] else texts[0]  # by which predict knows it again
     for split, rows in usable.groupby("split"):
-        tables[split] = rows[["label", "text"]].set_axis(["label", text], axis=1)
+        tables[split] = rows[["label", "text"]].rename(columns={"text": text})
     for name, table in tables.items():
         table.to_csv(
             target / f"{name}.csv",
@@ -93,8 +94,8 @@ def _write(target, source, usable):
 def _tokens(usable, recipe):
     """Count the tokens of all texts, and those that are cut."""
     rows = Dataset.from_dict({"text": usable["text"]})
-    whole = recipe.replace(max_length=8192)
-    lengths = pd.Series(tokenize(rows, load_tokenizer(recipe), whole)["length"][:])
+    tokens = tokenize(rows, load_tokenizer(recipe), recipe.replace(max_length=8192))
+    lengths = pd.Series(tokens["length"][:])
     return {
         "median": int(lengths.median()),
         "longest": int(lengths.max()),
@@ -104,13 +105,12 @@ def _tokens(usable, recipe):
 
 
 def _equal_texts(usable):
-    """Count texts that occur twice in a split, in two splits, or with two labels."""
-    kinds = usable.groupby("text")[["split", "label"]].nunique() > 1
-    return {
-        "within a split": int(usable.duplicated(["split", "text"]).sum()),
-        "in two splits": int(kinds["split"].sum()),
-        "with two labels": int(kinds["label"].sum()),
-    }
+    """Say where texts stand that occur twice, and what their labels are."""
+    text = usable["text"].str.casefold()  # as an uncased model reads it
+    places = usable["split"] + " " + usable.index.map(str) + " " + usable["label"]
+    places.index = text
+    same = places[text.duplicated(keep=False).array].groupby(level=0, sort=False)
+    return [" = ".join(found) for _, found in same]
 
 
 def _suggestions(counts, tokens, recipe):
@@ -142,10 +142,11 @@ def print_check(figures: dict) -> None:
     print(f"\n{pd.DataFrame(figures['classes']).T.to_string()}\n")
     tokens = figures["tokens"]
     print(
-        f"tokens     {tokens['median']} in the middle, at most {tokens['longest']}; "
-        f"texts cut at {tokens['max_length']}: {tokens['cut']:,}"
+        f"tokens     {tokens['median']} in the middle, at most {tokens['longest']} "
+        f"(8192: or more); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
-    equal = (f"{n:,} {where}" for where, n in figures["equal_texts"].items())
-    print(f"equal      texts: {', '.join(equal)}")
+    equal = figures["equal_texts"]
+    print(f"equal      {len(equal):,} texts stand there twice or more")
+    print(*equal[:20], sep="\n")
     for flag, reason in figures["suggestions"].items():
         print(f"suggested  {flag}: {reason}")

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # Windows' consoles lack most letters
             stream.reconfigure(errors="replace")
     try:
-        _check_outputs(options.json, options.output, options.mistakes)
+        _check_outputs(options.json, options.output, options.mistakes, options.write)
         status, figures = options.run(options)
         if options.json:
             write_json(options.json, figures)
@@ -85,7 +85,7 @@ def _check_outputs(*paths):
     """Refuse a file that exists or could not be written, before any work."""
     for path in filter(None, paths):
         if os.path.lexists(path) or paths.count(path) > 1:
-            raise SaveError(f"{path} must be the name of a new file.")
+            raise SaveError(f"{path} must be the name of a new file or folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=path.parent).close()
 
@@ -113,6 +113,11 @@ def _checked(convert, is_allowed, allowed):
     return value
 
 
+table_path = _checked(
+    _path,
+    lambda path: path.suffix.lower() in (".csv", ".tsv"),
+    "the name of a new file that ends in .csv or .tsv",
+)
 UNSURE = "unsure"  # in place of a label
 # The words and flags of the commands, beside those of the recipe.
 FLAGS = {
@@ -153,14 +158,14 @@ FLAGS = {
         "help": "a .csv, .tsv, .jsonl or .parquet file of texts",
     },
     "folder": {"type": _path, "help": "a folder of your own for the notebooks"},
-    "--output": {"type": _path, "help": "a new file: its columns, and the labels"},
+    "--output": {"type": table_path, "help": "a new file: its columns, and the labels"},
     "--min-confidence": {
-        "type": _checked(float, lambda x: 0 <= x <= 1, "from 0 to 1"),
+        "type": _checked(float, lambda x: 0 <= x <= 1, "from 0 to 1, such as 0.6"),
         "default": 0.0,
         "help": f"write {UNSURE!r} where the classifier is less sure",
     },
     "--mistakes": {
-        "type": _path,
+        "type": table_path,
         "help": "a new CSV file for the wrong answers, the highest loss first",
     },
     "--text-columns": {"help": "which of its columns are text: A,B"},
@@ -195,7 +200,7 @@ def _parser():
             usage=f"agnews {name} ... (--help lists what it takes)",
             allow_abbrev=False,
         )
-        command.set_defaults(run=run, json=None, output=None, mistakes=None)
+        command.set_defaults(run=run, json=None, output=None, mistakes=None, write=None)
         for flag in flags.split():
             command.add_argument(*flag.split("|"), **FLAGS[flag])
         if name in FIELDS:
@@ -312,8 +317,8 @@ def _print_report(report):
     answered = report.confusion.sum()
     if never := answered.index[answered == 0].tolist():
         print(
-            f"note: {', '.join(never)}: never answered. More rows of it, more "
-            "--epochs, a higher --learning-rate or --class-weights balanced may help."
+            f"note: {', '.join(never)}: never answered. More rows, --epochs, a higher "
+            "--learning-rate or (if not given) --class-weights balanced may help."
         )
 
 
@@ -326,19 +331,35 @@ def _evaluate(options):
     classifier, tokenizer = model.load_classifier(folder)
     values = model.run_facts(folder).get("recipe")
     own = Recipe.from_dict(values) if values else recipe_for_this_machine()
-    given = environment_overrides() | _flags(options)
-    recipe = own.replace(**given | {"model": classifier.name_or_path})
+    recipe = own.replace(
+        **environment_overrides() | _flags(options) | {"model": classifier.name_or_path}
+    )
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
-    split = batching.tokenize(data.load_data(recipe)["test"], tokenizer, recipe)
+    place = Path(recipe.data).expanduser()
+    if place.exists() and str(place.resolve()) != own.data:
+        rows = data.load_test(recipe, model.class_names(classifier))
+    else:
+        rows = data.load_data(recipe)["test"]
+    split = batching.tokenize(rows, tokenizer, recipe)
     classifier.to(training_device())
     report = evaluation.evaluate(classifier, split, recipe)
+    print(f"scored: {report.rows:,} test rows of {place.name}")
     _print_report(report)
     print(report.confusion.to_string())
     if options.mistakes:
-        save_text(options.mistakes, report.worst.to_csv(lineterminator="\n"))
+        _save_table(options.mistakes, report.worst)
         print(f"{len(report.worst):,} mistakes in {options.mistakes.as_posix()}")
     return 0, {"recipe": recipe.to_dict(), "test": report.to_dict()}
+
+
+def _save_table(target, table, separator=",", mark="\ufeff"):
+    """Write a table; by the mark Excel knows that it is UTF-8."""
+    separator = "\t" if target.suffix.lower() == ".tsv" else separator
+    text = table.to_csv(
+        index=False, sep=separator, lineterminator="\n", float_format="%.4f"
+    )
+    save_text(target, mark + text)
 
 
 def _predict(options):
@@ -349,15 +370,13 @@ def _predict(options):
     if any(files) or options.texts in ([], ["-"]):
         raise InvalidValue("Give texts, or --file and --output.")
     answers = _answers(options.texts, options)
-    names = [name.removeprefix("probability_") for name in answers.columns[3:]]
-    predictions = []
-    for text, label, confidence, *shares in answers.itertuples(index=False, name=None):
+    for text, label, confidence in answers.iloc[:, :3].to_numpy():
         print(f"{label:9} {confidence:.3f} {_printable(text)}")
-        probabilities = dict(zip(names, shares))
-        predictions.append(
-            {"text": text, "label": label, "probabilities": probabilities}
-        )
-    return 0, {"predictions": predictions}
+    shares = answers.iloc[:, 3:].rename(columns=lambda name: name.split("_", 1)[1])
+    predictions = answers[["text", "label"]].assign(
+        probabilities=shares.to_dict("records")
+    )
+    return 0, {"predictions": predictions.to_dict("records")}
 
 
 def _answers(texts, options):
@@ -372,57 +391,40 @@ def _answers(texts, options):
 
 def _label_file(options):
     """Write a file anew, with the label and the probabilities of each row."""
-    from .plumbing.tables import NO_TEXT
+    from .model import run_facts
+    from .plumbing.tables import NO_TEXT, read_texts
 
     target = options.output
-    if target.suffix.lower() not in (".csv", ".tsv"):
-        raise SaveError(
-            f"{target} must be the name of a new file that ends in .csv or .tsv."
-        )
-    read = _read_unlabelled(options)
+    asked = options.text_columns.split(",") if options.text_columns else []
+    known = (run_facts(options.output_dir).get("text_columns") or "text").split("\n")
+    read = read_texts([options.file], None, asked, labelled=False, known=known)
     print(f"{options.file.name} · {' · '.join(read.notes)}")
     if problems := read.describe_problems(but=NO_TEXT):
         raise DataError("\n".join([*problems, "Mend these rows."]))
     has_text = read.rows["problem"] == ""
     answers = _answers([*read.rows["text"][has_text]], options)
-    unsure = answers["confidence"] < options.min_confidence
     table = read.table
     for name, values in answers.drop(columns="text").items():
         while name in table.columns:
             name = f"predicted_{name}"
         table.loc[has_text, name] = values.to_numpy()
-    separator = "\t" if target.suffix.lower() == ".tsv" else read.separator or ","
-    text = table.to_csv(
-        index=False, sep=separator, lineterminator="\n", float_format="%.4f"
+    _save_table(
+        target,
+        table,
+        read.separator or ",",
+        "" if read.encoding == "utf-8" else "\ufeff",
     )
-    mark = "" if read.encoding == "utf-8" else "\ufeff"  # by which Excel knows UTF-8
-    save_text(target, mark + text)
     counts = {
         "rows": len(answers),
         "rows_without_text": len(table) - len(answers),
-        UNSURE: int(unsure.sum()),
+        UNSURE: int((answers["label"] == UNSURE).sum()),
     }
     print(
-        f"{len(answers):,} rows labelled in {target.as_posix()}, {counts[UNSURE]:,} of "
-        f"them {UNSURE}; {counts['rows_without_text']:,} rows without text"
+        f"{len(answers):,} rows labelled in {target.as_posix()}, column "
+        f"{table.columns[1 - answers.shape[1]]!r}, {counts[UNSURE]:,} of them "
+        f"{UNSURE}; {counts['rows_without_text']:,} rows without text"
     )
     return counts
-
-
-def _read_unlabelled(options):
-    """Read the file to label: the columns asked for, or those of the training file."""
-    from .model import run_facts
-    from .plumbing.tables import read_texts
-
-    asked = options.text_columns
-    if asked:
-        return read_texts([options.file], None, asked.split(","), labelled=False)
-    trained_on = run_facts(options.output_dir).get("text_columns")
-    if trained_on:
-        with suppress(DataError):  # this file has others
-            names = trained_on.split("\n")
-            return read_texts([options.file], None, names, labelled=False)
-    return read_texts([options.file], labelled=False)
 
 
 def _notebooks(options):
@@ -462,5 +464,5 @@ def _check(options):
     figures = check_data(recipe, options.write)
     print_check(figures)
     if options.write:
-        print(f"usable rows and unused.csv in {options.write}")
+        print(f"usable rows and unused.csv in {options.write.as_posix()}")
     return 1 if figures["problems"] else 0, figures

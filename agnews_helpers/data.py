@@ -42,8 +42,8 @@ SPLITS = {
     "validation": "validation|valid|val|dev|eval",
     "test": "test|testing",
 }
-# No label, a negative number, several labels, an object or bytes
-NO_CLASS = re.compile(r"|-\d+|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
+# No label, a word for nothing, several labels, an object or bytes
+NO_CLASS = re.compile(r"|#n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -77,39 +77,65 @@ def load_data(recipe: Recipe) -> DatasetDict:
         If the Hub fails for any reason.
     """
     if recipe.data == HUB_DATA:
-        train, test = _read_hub()
-        return _split(train, None, test, LABELS, recipe)
+        return _split(_read_hub(), LABELS, recipe)
     source = read_source(recipe)
     if recipe.data != "sample":
         print(*source.notes, sep="\n")
-    if problems := source.problems():
+    news, problems = source.split(recipe)
+    if problems:
         lines = "\n".join(problems)
         raise DataError(
-            f"{lines}\nMend these rows, or use the others: "
+            f"{lines}\nMend this. The rows that can be used are written by: "
             f'agnews check "{recipe.data}" --write FOLDER.'
         )
-    rows = source.usable()
-    train, test = rows["train"], rows.get("test")
-    if test is None:
-        train, test = _hold_out(train)
-        print(
-            f"note: no test file; {len(test):,} rows of the training file are held out "
-            "as test."
-        )
-    columns = source.files["train"].columns[1]
-    return _split(train, rows.get("validation"), test, source.names, recipe, columns)
+    return news
+
+
+def load_test(recipe: Recipe, names: list[str]) -> Dataset:
+    """Load all rows of a file, or of a folder's test file, to test a classifier with.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its `data`, `label_column`, and `text_columns` are used.
+    names : list of str
+        The classes of the classifier.
+
+    Returns
+    -------
+    Dataset
+        ``text`` and ``label``, in the order of the file.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or a row cannot be used (all of them are listed).
+    """
+    source = read_source(recipe, names)
+    print(*source.notes, sep="\n")
+    if problems := source.files["train"].describe_problems():
+        raise DataError("\n".join(problems))
+    return _dataset(source.usable()["train"], names)
+
+
+def _dataset(frame, names, columns=()):
+    """Make a split of some rows; it remembers what the file calls the text."""
+    # `id` tells the columns that it was in the file: `agnews predict` looks for them.
+    text = Value("string", id="\n".join(columns) or None)
+    features = Features({"text": text, "label": ClassLabel(names=[*names])})
+    return Dataset.from_dict(frame.to_dict("list"), features)
 
 
 def _read_hub():
     """Read both splits of the public data set, from the Hub or its local cache."""
 
     def load(**options):
-        return [
-            pd.read_parquet(
+        return {
+            split: pd.read_parquet(
                 hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
             )
-            for name in hub.FILES["data"]
-        ]
+            for split, name in zip(("train", "test"), hub.FILES["data"])
+        }
 
     return hub.from_hub(HUB_DATA, load)
 
@@ -133,18 +159,27 @@ class Source:
     files: dict[str, Texts]
     notes: list[str]
 
-    def problems(self) -> list[str]:
-        """Say which rows cannot be used: each kind of problem with its first lines.
+    def split(self, recipe: Recipe) -> tuple:
+        """Make the splits, and say what stands against them.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            How many rows are used, and how many are held out.
 
         Returns
         -------
-        list of str
-            Empty if all can.
+        tuple
+            The splits, None if that fails; and each kind of problem with its first
+            lines.
         """
         files = self.files.values()
         found = [line for texts in files for line in texts.describe_problems()]
-        small = _small_classes(self.usable()["train"], self.names)
-        return [*found, small] if small else found
+        _, columns = self.files["train"].columns
+        try:
+            return _split(self.usable(), self.names, recipe, columns), found
+        except DataError as error:
+            return None, [*found, str(error)]
 
     def usable(self) -> dict[str, pd.DataFrame]:
         """Return the usable rows.
@@ -160,13 +195,16 @@ class Source:
         }
 
 
-def read_source(recipe: Recipe) -> Source:
+def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
     """Read a folder or a file of labelled texts; the training file names the classes.
 
     Parameters
     ----------
     recipe : Recipe
         Its `data`, `label_column` and `text_columns` are used.
+    names : list of str, optional
+        The classes of a trained classifier. Then only the test file, or the one file
+        that there is, is read, and called "train" in the result.
 
     Returns
     -------
@@ -181,36 +219,34 @@ def read_source(recipe: Recipe) -> Source:
     place = SAMPLE if recipe.data == "sample" else Path(recipe.data).expanduser()
     found = {"train": [place]}
     if not place.is_file():
-        found = {split: find_tables(place, names) for split, names in SPLITS.items()}
+        found = {split: find_tables(place, word) for split, word in SPLITS.items()}
+    if names:
+        found = {"train": found.get("test") or found["train"]}
     if not found["train"]:
         raise DataError(
-            f"{place} is no folder with a training file. --data (AGNEWS_DATA) must "
+            f"{place} is not there, or is no folder with a training file. --data must "
             "name one with train.csv and, if there are any, test.csv and "
             "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
-    text_columns = recipe.text_columns.split(",") if recipe.text_columns else []
-    columns = recipe.label_column, text_columns
-    train = read_texts(found.pop("train"), *columns)
-    names = _listed_classes(place) or _classes(train)
+    texts = recipe.text_columns.split(",") if recipe.text_columns else []
+    train = read_texts(found.pop("train"), recipe.label_column, texts)
+    names = names or _listed_classes(place) or _classes(train)
     coding = _coding(train, names)
-    files = {"train": _assign_classes(train, coding)}
+    files = {"train": _assign_classes(train, names, coding)}
     notes = []
     for split, paths in found.items():
         if not paths:
             continue
-        try:
-            texts = read_texts(paths, *train.columns, labelled=False)
-        except DataError:  # its header is another
-            texts = read_texts(paths, *columns)
-        if all(NO_CLASS.fullmatch(label) for label in {*texts.rows["plain"]}):
+        texts = read_texts(paths, *train.columns, labelled=False)
+        if {*texts.rows["plain"]} <= {"", "-1"}:
             notes.append(
-                f"note: {texts.path.name} has no labels: its {len(texts.rows):,} rows "
-                "are not used."
+                f"note: {texts.path.name} has no labels in {train.columns[0]!r}: its "
+                f"{len(texts.rows):,} rows are not used."
             )
         else:
-            files[split] = _assign_classes(texts, coding)
-    found = [_summary(texts, names) for texts in files.values()]
-    return Source([*names], files, [*found, *notes])
+            files[split] = _assign_classes(texts, names, coding)
+    notes = [_summary(texts, names) for texts in files.values()] + notes
+    return Source([*names], files, notes)
 
 
 def _summary(texts, names):
@@ -227,8 +263,8 @@ def _summary(texts, names):
     notes = [
         f"{' and '.join(map(repr, s))} are one class" for s in spellings if len(s) > 1
     ]
-    classes = f"{len(names)} classes: {sizes}"
-    return " · ".join([texts.path.name, rows, *texts.notes, classes, *notes])
+    notes = [*texts.notes, f"{len(names)} classes: {sizes}", *notes]
+    return " · ".join([texts.path.name, rows, *notes])
 
 
 def _listed_classes(folder):
@@ -246,25 +282,29 @@ def _classes(train):
     """Name the classes: AG News' four, or the labels as they are mostly written."""
     used = train.usable
     counts = Counter(used["plain"])
-    frequent = {label for label, n in counts.items() if n >= MIN_ROWS_PER_CLASS}
-    common = {label for label in frequent if not NO_CLASS.fullmatch(label)}
-    if {"-1", "1"} <= frequent <= {"-1", "0", "1", ""}:
-        common |= {"-1"}
+    common = {
+        label
+        for label, n in counts.items()
+        if n >= MIN_ROWS_PER_CLASS and not NO_CLASS.fullmatch(label)
+    }
     is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
     codings = _codings(LABELS)[: 3 if is_ag_news else 1]
     if any(coding.keys() in (common, counts.keys()) for coding in codings):
         return LABELS
     if len(common) < 2:
-        found = ", ".join(repr(label[:40]) for label in [*counts][:5])
-        raise DataError(
-            f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} rows "
-            f"have; its labels are {found}. If another column is the label, "
-            "--label-column NAME says so."
+        found = [
+            f"{label[:40]!r} {n}" for label, n in Counter(used["name"]).most_common(5)
+        ]
+        needed = (
+            f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
+            f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME?)"
         )
+        raise DataError("\n".join([*train.describe_problems(), needed]))
     spellings = used[used["plain"].isin(common)].groupby("plain")["name"]
     names = spellings.agg(lambda found: Counter(found).most_common(1)[0][0])
-    are_numbers = all(map(NUMBER.fullmatch, names))
-    return sorted(names, key=float if are_numbers else str.casefold)
+    return sorted(
+        names, key=float if all(map(NUMBER.fullmatch, names)) else str.casefold
+    )
 
 
 def _codings(names):
@@ -286,23 +326,24 @@ def _coding(train, names):
     return codings[scores.index(max(scores))]
 
 
-def _assign_classes(texts, coding):
+def _assign_classes(texts, names, coding):
     """Add to each row the index of its class; a label without one is a problem."""
     rows = texts.rows
     counts = Counter(rows["plain"])
     problems = {}
-    for label in [label for label in counts if label not in coding]:
+    for label, name in dict(zip(rows["plain"], rows["name"])).items():
+        if label in coding:
+            continue
         problem = (
-            f"the label {label[:40]!r} has {counts[label]} of {len(rows)} rows; the "
-            f"classes are {', '.join([*coding][:9])} (one needs {MIN_ROWS_PER_CLASS} "
-            "training rows, or 2 if classes.txt lists it). If another column is the "
-            "label, --label-column NAME says so"
+            f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
+            f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
+            "if classes.txt lists it; if this is a header, --text-columns names it)"
         )
         similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
         if similar:
-            problem += f". Is {similar[0]!r} meant?"
+            problem += f". Is {names[coding[similar[0]]]!r} meant?"
         if NO_CLASS.fullmatch(label):
-            problem = f"the label {label[:40]!r}, where one class is needed"
+            problem = f"the label {name[:40]!r}, where one class is needed"
         problems[label] = problem if label else "without a label"
     is_new = rows["plain"].isin(problems) & (rows["problem"] == "")
     rows.loc[is_new, "problem"] = rows["plain"].map(problems)
@@ -310,62 +351,44 @@ def _assign_classes(texts, coding):
     return texts
 
 
-def _split(train, validation, test, names, recipe, text_columns=()):
-    """Draw the rows, hold out those for validation, and check all three splits."""
+def _split(rows, names, recipe, text_columns=()):
+    """Draw the rows, hold out those that have no file, and check all three splits."""
+    train, test = rows["train"], rows.get("test")
+    if test is None:
+        train, test = _hold_out(train)
+        print(
+            f"note: no test file; {len(test):,} rows of the training file are held out "
+            "as test."
+        )
     train, _ = _deal(train, recipe.train_rows, recipe.seed)
     test, _ = _deal(test, recipe.test_rows, recipe.seed)
-    if test.empty:
-        raise DataError(f"{recipe.data} has no rows left to test with.")
-    if small := _small_classes(train, names):
-        raise DataError(f"{recipe.data}: {small}.")
+    counts = Counter(train["label"])
+    small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
+    if small:
+        raise DataError(
+            f"{recipe.data}: each class needs at least 2 training rows, one to learn "
+            f"from and one to validate with; found {', '.join(small)}."
+        )
+    validation = rows.get("validation")
     drawn = train
     if validation is None:
         n = max(4, len(names), round(recipe.validation_share * len(train)))
         drawn, validation = _deal(train, max(1, len(train) - n), recipe.seed)
-    if len(drawn) < recipe.batch_size:
+    if test.empty or len(drawn) < recipe.batch_size:
         raise DataError(
-            f"{recipe.data}: {len(drawn)} training rows, beside {len(validation)} that "
-            f"validate, are fewer than one batch of {recipe.batch_size}. Use more rows "
-            "or a smaller batch_size."
+            f"{recipe.data} has {len(drawn)} rows to train, {len(validation)} to "
+            f"validate and {len(test)} to test with: too few for batches of "
+            f"{recipe.batch_size}. Use more rows, or a smaller batch_size."
         )
-    _note("validation", validation, drawn, names)
-    _note("test", test, train, names)
-    splits = {"train": drawn, "validation": validation, "test": test}
-    label = ClassLabel(names=[*names])
-    # `id` tells the columns that it was in the file: `agnews predict` looks for them.
-    text = Value("string", id="\n".join(text_columns) or None)
-    features = Features({"text": text, "label": label})
-    return DatasetDict(
-        {
-            split: Dataset.from_dict(frame.to_dict("list"), features)
-            for split, frame in splits.items()
-        }
-    )
-
-
-def _small_classes(train, names):
-    """Say which classes have too few training rows; None if there is none."""
-    counts = Counter(train["label"])
-    small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
-    if small:
-        return (
-            "each class needs at least 2 training rows, one to learn from and one to "
-            f"validate with; found {', '.join(small)}"
-        )
-
-
-def _note(split, frame, train, names):
-    """Print what makes the score of a split less than it seems."""
-    shared = {*frame["text"]} & {*train["text"]}
-    if shared:
+    if shared := {*test["text"]} & {*train["text"]}:
         print(
-            f"note: {len(shared):,} texts occur in both train and {split}, which makes "
-            f"the {split} score too high."
+            f"note: {len(shared):,} texts occur in both train and test, which makes "
+            "the test score too high."
         )
-    present = {*frame["label"]}
-    absent = [name for i, name in enumerate(names) if i not in present]
-    if absent:
-        print(f"note: {split} has no row of {', '.join(absent)}.")
+    splits = {"train": drawn, "validation": validation, "test": test}
+    return DatasetDict(
+        {split: _dataset(frame, names, text_columns) for split, frame in splits.items()}
+    )
 
 
 def _hold_out(frame):

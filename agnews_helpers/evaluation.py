@@ -138,6 +138,7 @@ class Classifier:
         NonFiniteError
             If the weights of the classifier are damaged.
         """
+        check_texts(texts)  # before Arrow, which cannot hold half a character
         rows = Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
         with self.lock:
             split = tokenize(rows, self.tokenizer, self.recipe)
@@ -223,10 +224,10 @@ class Report:
 
     def __str__(self) -> str:
         """Return accuracy, interval, rows, macro-F1 and loss on one line."""
-        low, high = self.interval
         return (
-            f"accuracy {self.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}, "
-            f"{self.rows:,} rows), macro-F1 {self.macro_f1:.3f}, loss {self.loss:.3f}"
+            f"accuracy {self.accuracy:.1%} (95 % interval {self.interval[0]:.1%} to "
+            f"{self.interval[1]:.1%}, {self.rows:,} rows), macro-F1 "
+            f"{self.macro_f1:.3f}, loss {self.loss:.3f}"
         )
 
     def describe(self) -> str:

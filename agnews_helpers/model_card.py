@@ -14,9 +14,8 @@ TEXT = """---
 ---
 # A text classifier
 
-It answers with one of these: {classes}.
-
-Fine-tuned from {model} with agnews_helpers {version}.
+It answers with one of the classes below. Fine-tuned with agnews_helpers {version};
+`mini` stands for sentence-transformers/all-MiniLM-L6-v2 in DistilBERT's class.
 
 ## Use
 
@@ -28,7 +27,7 @@ print(classifier("A text to label", truncation=True))
 
 ## Data
 
-`{data}`, rows of each class:
+Rows of each class:
 
 ```
 {counts}
@@ -85,10 +84,10 @@ def write_card(
     data = recipe.data if recipe.data == HUB_DATA else Path(recipe.data).name
     named = {"model": public or Path(recipe.model).name, "data": data}
     values = recipe.to_dict() | named
+    # What others named, such as classes, stands in fences alone.
     text = TEXT.format(
         **values,
         metadata=metadata.to_yaml(),
-        classes=", ".join(counts.index),
         version=__version__,
         counts=counts.to_string(),
         epoch=epoch,

@@ -654,7 +654,9 @@ def differences(theirs: Mapping, ours: Mapping) -> str:
         Empty if they are equal.
     """
     return "; ".join(
-        f"{name} is {theirs.get(name)} there and {value} here"
+        f"the {name.removeprefix('checksum of the ')} changed since that run began"
+        if name.startswith("checksum of")
+        else f"{name} is {theirs.get(name)} there and {value} here"
         for name, value in ours.items()
         if theirs.get(name) != value
     )

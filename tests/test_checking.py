@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agnews_helpers import DataError, Recipe, check_data, load_data
+from agnews_helpers.checking import print_check
 from agnews_helpers.cli import main
 from agnews_helpers.data import read_source
 from agnews_helpers.plumbing.tables import problem_of
@@ -66,7 +67,7 @@ def test_all_that_is_wrong_with_a_spreadsheet_is_told_at_once(spreadsheet):
         "tickets.csv, line 60",
         "tickets.csv, line 75",
     ]
-    assert "Is 'delivery' meant?" in told[0] and "quotation mark" in told[1]
+    assert "Is 'Delivery' meant?" in told[0] and "quotation mark" in told[1]
     assert "without text" in told[2] and "without a label" in told[3]
     assert "3 fields, and the first row has 2" in told[4]
     (note,) = figures["notes"]
@@ -106,7 +107,7 @@ def test_check_prints_classes_tokens_and_flags(spreadsheet, capsys):
         "tickets.csv, line 30: a quotation mark",
         "Gift card      8\n",
         "texts cut at 10: ",
-        "equal      texts: 0 within a split, 0 in two splits, 0 with two labels",
+        "equal      0 texts stand there twice or more",
         "suggested  --class-weights balanced: Delivery has 117 rows, Gift card 8\n",
         "suggested  --learning-rate 1e-4: at most 148 steps, few for 2e-5\n",
         "suggested  --max-length 1",
@@ -123,15 +124,26 @@ def test_a_clean_folder_needs_nothing(tmp_path, capsys):
     assert "suggested" not in capsys.readouterr().out
 
 
-def test_equal_texts_are_counted_by_where_they_stand(tmp_path):
+def test_equal_texts_are_listed_with_their_lines_and_labels(tmp_path, capsys):
     rows = mail(30)
-    text = rows[0][1]
-    own(tmp_path, [*rows, rows[0], ("Blame", text)], [*mail(6, word="new"), rows[0]])
-    assert check(tmp_path)["equal_texts"] == {
-        "within a split": 2,
-        "in two splits": 1,
-        "with two labels": 1,
-    }
+    text = rows[0][1].upper()  # an uncased model does not see the difference
+    own(tmp_path, [*rows, rows[1], ("Blame", text)], [*mail(6, word="new"), rows[0]])
+    figures = check(tmp_path)
+    assert figures["equal_texts"] == [
+        "train 2 Praise = train 33 Blame = test 8 Praise",
+        "train 3 Blame = train 32 Blame",
+    ]
+    print_check(figures)
+    said = "equal      2 texts stand there twice or more\ntrain 2 Praise = train 33"
+    assert said in capsys.readouterr().out
+
+
+def test_check_says_what_train_refuses(tmp_path):
+    path = own(tmp_path, mail(12)) / "train.csv"
+    [problem] = check(path)["problems"]
+    assert "train.csv has 4 rows to train, 4 to validate and 4 to test with" in problem
+    assert check(path, batch_size=4)["problems"] == []
+    fails(path, problem)
 
 
 def test_tokens_are_counted_whole(tmp_path):
@@ -210,7 +222,7 @@ def test_numbers_and_dates_are_no_texts(tmp_path):
     assert texts.columns == ("Art", ["Wort"]) and texts.usable["text"][2] == "Text 0"
     text = path.read_text(encoding="utf-8").replace(",Text", ",")  # no text at all
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="which are the text"):
+    with pytest.raises(DataError, match="which is the text"):
         read_source(Recipe(data=str(path)))
 
 

@@ -58,7 +58,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
     assert "4 validation rows chose epoch" in output
     assert "each of them 25.0% of their accuracy" in output
     card = (run / "best" / "README.md").read_text(encoding="utf-8")
-    assert "World, Sports, Business, Sci/Tech" in card and "epochs: 2\n" in card
+    assert "\nSci/Tech  " in card and "epochs: 2\n" in card
     assert str(tmp_path) not in card
 
     figures = ["--json", str(tmp_path / "figures" / "test.json")]
@@ -467,11 +467,10 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
         "labelled.parquet",
     ):  # what is written is CSV
         command[command.index("--output") + 1] = str(tmp_path / name)
-        assert (
-            main(command) == 2
-            and f"{name} must be the name of a new file that ends in .csv or .tsv."
-            in capsys.readouterr().err
-        )
+        with pytest.raises(SystemExit):
+            main(command)
+        said = f"{name}' must be the name of a new file that ends in .csv or .tsv"
+        assert said in capsys.readouterr().err
         assert not (tmp_path / name).exists()
 
 
@@ -585,7 +584,7 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
     ]
     source.write_text("headline,body\nWhere is it,I wait\n", encoding="utf-8")
     assert main(command) == 2 and not target.exists()
-    assert "which are the text, and, to train, which is" in capsys.readouterr().err
+    assert "which is the text? --text-columns A,B" in capsys.readouterr().err
     assert (
         main([*command, "--text-columns", "headline,body"]) == 0
         and len(pd.read_csv(target)) == 1
@@ -763,7 +762,9 @@ def test_a_file_that_cannot_be_written_is_found_out_first(
     monkeypatch.setattr("agnews_helpers.cli._evaluate", _evaluate)
     (tmp_path / "file.json").touch()
     assert main(["evaluate", "--json", str(tmp_path / "file.json")]) == 2
-    assert "file.json must be the name of a new file." in capsys.readouterr().err
+    assert (
+        "file.json must be the name of a new file or folder." in capsys.readouterr().err
+    )
     assert main(["evaluate", "--json", str(tmp_path / "file.json" / "below")]) == 2
     assert "File exists: " in capsys.readouterr().err
 
@@ -1002,9 +1003,8 @@ def test_other_columns_than_in_training_are_found_as_ever(shop, tmp_path, capsys
     source.write_text("Datum,Nachricht\nheute,Where is it?\n", encoding="utf-8")
     assert label_file(shop, source, other) == 2
     error = capsys.readouterr().err
-    assert "which are the text, and, to train, which is the label? Say so: " in error
-    assert error.endswith("The first row is ['Datum', 'Nachricht']\n")
-    assert "--text-columns A,B, and to train --label-column NAME" in error
+    assert "['column 1', 'column 2']: which is the text? --text-columns A,B " in error
+    assert "Row 1 is ['Datum', 'Nachricht']; if that is the header, give" in error
 
 
 def test_mistakes_are_written_the_worst_first(shop, tmp_path, capsys):
@@ -1029,6 +1029,65 @@ def test_a_misspelt_column_is_named(shop, tmp_path, capsys):
     flags = ["--text-columns", "mesage"]
     assert label_file(shop, source, tmp_path / "labelled.csv", *flags) == 2
     assert (
-        "has the columns 'id', 'message' (asked for: mesage): "
+        "has the columns ['id', 'message']: which is the text?"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    "lines, columns",
+    [
+        (["Nachricht", "Where is it?", "Money back"], "Nachricht"),
+        (["Kunde,Nachricht", "A,Where is it?", "B,Money back"], "Nachricht"),
+        (["Where is it?", "Money back"], "column 1"),
+    ],
+)
+def test_a_header_is_never_labelled(lines, columns, shop, tmp_path, capsys):
+    """If it cannot be told whether the first row is one, that is asked."""
+    source, target = tmp_path / "new.csv", tmp_path / "labelled.csv"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    assert label_file(shop, source, target) == 2 and not target.exists()
+    said = capsys.readouterr().err
+    assert "which is the text?" in said and repr(lines[0].split(",")[-1]) in said
+    assert label_file(shop, source, target, "--text-columns", columns) == 0
+    assert len(pd.read_csv(target)) == 2
+
+
+def test_the_column_of_the_label_is_said(shop, tmp_path, capsys):
+    source, target = tmp_path / "new.csv", tmp_path / "labelled.csv"
+    source.write_text("label,text\nx,Where is it?\n", encoding="utf-8")
+    assert label_file(shop, source, target) == 0
+    output = capsys.readouterr().out
+    assert "new.csv · text 'text' · not used 'label'\n" in output
+    assert "labelled.csv, column 'predicted_label', 0 of them unsure" in output
+
+
+def test_all_rows_of_another_file_are_scored(shop, tmp_path, capsys):
+    """Also three rows, with classes that are fewer than the run's."""
+    rows = "Delivery,Where is it?\nPayment,Money back\ndelivery,Parcel gone\n"
+    source, wrong = tmp_path / "mine.csv", tmp_path / "wrong.csv"
+    source.write_text(f"label,text\n{rows}", encoding="utf-8")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(source, folder / "test.csv")
+    target = tmp_path / "mistakes.csv"
+    command = ["evaluate", "--model", str(shop), "--data"]
+    for place in (source, folder):
+        assert main([*command, str(place), "--mistakes", str(target)]) == 0
+        output = capsys.readouterr().out
+        assert f"scored: 3 test rows of {place.name}\n" in output
+        assert ".csv · 3 rows read, 3 used, 0 not" in output
+        assert target.read_bytes().startswith(b"\xef\xbb\xbftrue,predicted,")
+        target.unlink()
+    wrong.write_text(f"label,text\n{rows}Garden,A hose\n", encoding="utf-8")
+    assert main([*command, str(wrong)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "wrong.csv, line 5: the label 'Garden' is none of the classes" in line
+    with pytest.raises(SystemExit):
+        main([*command, str(source), "--mistakes", "mistakes.txt"])
+    assert "ends in .csv or .tsv" in capsys.readouterr().err
+
+
+def test_what_check_would_write_to_must_be_new(tmp_path, capsys):
+    assert main(["check", "tickets.csv", "--write", str(tmp_path)]) == 2
+    assert "must be the name of a new file or folder." in capsys.readouterr().err

@@ -1,5 +1,4 @@
 import csv
-import gzip
 import hashlib
 import itertools
 import json
@@ -146,8 +145,8 @@ def test_three_codings(tmp_path, convert):
 )
 def test_files_as_people_have_them(folder, change):
     expected = load(folder)["train"].to_list()
-    path = folder / "train.csv"
-    path.write_bytes(change(path.read_bytes().replace(b"\r\n", b"\n")))
+    for path in folder.iterdir():
+        path.write_bytes(change(path.read_bytes().replace(b"\r\n", b"\n")))
     assert load(folder)["train"].to_list() == expected
 
 
@@ -223,14 +222,6 @@ def test_rows_in_both_splits_are_counted(tmp_path, capsys):
     assert lines[0] == f"train.csv · 48 rows read, 48 used, 0 not{COLUMNS}{classes}"
     assert (
         lines[1].startswith("test.csv · 8 rows read, 8 used, 0 not") and not lines[2:]
-    )
-
-
-def test_texts_that_stand_in_train_several_times_are_counted(tmp_path, capsys):
-    load(own(tmp_path, mail(48) * 8))
-    assert (
-        "texts occur in both train and validation, which makes the validation score"
-        in capsys.readouterr().out
     )
 
 
@@ -404,18 +395,14 @@ def test_the_messages_of_a_web_shop_in_the_package(capsys):
 # classes
 
 
-@pytest.mark.parametrize(
-    "name", ["train.csv", "train.tsv", "Train.CSV", "train.csv.gz", "train.jsonl"]
-)
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "Train.CSV", "train.jsonl"])
 def test_files_of_every_kind_give_the_same(tmp_path, name):
     rows = mail()
     folder = own(tmp_path / "rows", rows)
     expected = load(folder)["train"].to_list()
     path = folder / "train.csv"
     table = pd.DataFrame(rows, columns=["label", "text"])
-    if name.endswith("gz"):
-        data = gzip.compress(path.read_bytes())
-    elif name.endswith("jsonl"):
+    if name.endswith("jsonl"):
         data = table.to_json(orient="records", lines=True).encode()
     else:
         data = table.to_csv(sep="\t" if "tsv" in name else ",", index=False).encode()
@@ -424,10 +411,9 @@ def test_files_of_every_kind_give_the_same(tmp_path, name):
     assert load(folder)["train"].to_list() == expected
 
 
-def test_own_classes_that_are_numbers_stand_in_their_order(tmp_path, capsys):
+def test_own_classes_that_are_numbers_stand_in_their_order(tmp_path):
     news = load(own(tmp_path, mail(60, ("10", "9.0", "1")), mail(6, ("9", "1"))))
     assert names_of(news) == ["1", "9", "10"] and news["test"]["label"][:] == [1, 0] * 3
-    assert "note: test has no row of 10." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -440,16 +426,6 @@ def test_numbers_are_in_their_order_and_words_in_the_alphabets(tmp_path, names):
 def test_labels_that_differ_in_case_or_in_what_nobody_sees_are_one(tmp_path):
     rows = mail(60, ("Praise", " praise", "Pra\u200bise\u00a0", "Blame", "BLAME"))
     assert names_of(load(own(tmp_path, rows))) == ["Blame", "Praise"]
-
-
-def test_a_shifted_test_file_is_noticed(tmp_path, capsys):
-    load(write(tmp_path / "rows", test=[row for row in ROWS if row[0] != 4]))
-    assert "note: test has no row of Sci/Tech." in capsys.readouterr().out
-
-
-def test_a_class_without_a_row_to_validate_with_is_named(tmp_path, capsys):
-    load(own(tmp_path, mail(400, ("a", "b")) + mail(4, ("rare",), "seldom")))
-    assert "note: validation has no row of rare." in capsys.readouterr().out
 
 
 def test_twenty_classes(tmp_path):
@@ -506,7 +482,7 @@ def fails(folder, *parts, **fields):
 def test_the_label_is_no_text(tmp_path):
     fails(
         own(tmp_path, mail()),
-        "which is the label?",
+        "which is the text?",
         text_columns="text,label",
     )
 
@@ -532,7 +508,7 @@ def test_a_folder_with_the_name_of_the_list_of_classes_lists_nothing(tmp_path):
 def test_a_missing_folder(tmp_path):
     fails(
         tmp_path / "nowhere",
-        "nowhere is no folder with a training file",
+        "nowhere is not there, or is no folder with a training file",
         "train.csv and, if there are any, test.csv and validation.csv",
     )
 
@@ -541,7 +517,7 @@ def test_a_missing_train_file(folder):
     (folder / "train.csv").rename(folder / "training.xlsx")
     fails(
         folder,
-        "rows is no folder with a training file",
+        "rows is not there, or is no folder with a training file",
         "(or .tsv, .jsonl, .json, .parquet), or one such file.",
     )
 
@@ -579,20 +555,26 @@ def test_a_wrong_number_of_columns(folder):
 
 @pytest.mark.parametrize(
     "label, meant",
-    [("5", None), ("0", None), ("politics", None), ("buisness", None), ("22", "'2'")],
+    [
+        ("5", None),
+        ("0", None),
+        ("politics", None),
+        ("buisness", None),
+        ("22", "'Sports'"),
+    ],
 )
 def test_a_label_that_few_rows_have(folder, label, meant):
     replaced(folder, b'"2","Title 1train"', f'"{label}","Title 1train"'.encode())
     said = fails(
         folder,
-        f"train.csv, line 6: the label '{label}' has 1 of 48 rows; the classes are",
+        f"train.csv, line 6: the label '{label}' is none of the classes, and has 1 of",
     )
     if meant:
         assert f"Is {meant} meant?" in said
     replaced(folder, b'"2","Title 5train"', f'"{label}","Title 5train"'.encode())
     fails(
         folder,
-        f"the label '{label}' has 2 of 48 rows",
+        "and has 2 of 48 rows (one needs 4 training rows",
         "or 2 if classes.txt lists it",
     )
 
@@ -613,9 +595,9 @@ def test_a_name_that_is_written_almost_right(tmp_path, label, meant):
         f'"{meant}","Title 1train"'.encode(),
         f'"{label}","Title 1train"'.encode(),
     )
-    few = f"the label '{label.casefold()}' has 1 of "
-    similar = f"Is '{meant.casefold()}' meant?"
-    fails(folder, "train.csv, line", f"{few}48 rows; the classes are", similar)
+    few = f"the label '{label}' is none of the classes, and has 1 of "
+    similar = f"Is '{meant}' meant?"
+    fails(folder, "train.csv, line", f"{few}48 rows", similar)
     write(folder, convert=lambda number: LABELS[number - 1])
     replaced(
         folder,
@@ -623,7 +605,7 @@ def test_a_name_that_is_written_almost_right(tmp_path, label, meant):
         f'"{label}","Title 0test"'.encode(),
         "test",
     )
-    fails(folder, "test.csv, line", f"{few}8 rows; the classes are", similar)
+    fails(folder, "test.csv, line", f"{few}8 rows", similar)
 
 
 def test_every_line_of_a_small_class_is_named(tmp_path):
@@ -635,7 +617,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
     )
     fails(
         own(tmp_path, rows),
-        "train.csv, line 26, 30, 31: the label 'other' has 3 of 30 rows; the",
+        "train.csv, line 26, 30, 31: the label 'OTHER' is none of the classes",
     )
     own(tmp_path, [*rows, ("other", "four")])
     assert "other" in names_of(load(tmp_path))  # as it is mostly written
@@ -644,7 +626,7 @@ def test_every_line_of_a_small_class_is_named(tmp_path):
 def test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named(tmp_path):
     folder = own(tmp_path, mail(), mail(9) + mail(25, ("Odd",), "odd"))
     twenty = ", ".join(str(line) for line in range(11, 31))
-    said = "the label 'odd' has 25 of 34 rows"
+    said = "the label 'Odd' is none of the classes, and has 25 of 34 rows"
     fails(folder, f"test.csv, line {twenty} and 5 more: {said}")
     own(tmp_path, mail() + mail(20, ("Odd", "Rare", "Seldom", "Few", "Some"), "odd"))
     other = [f"label {i}" for i in range(23)]
@@ -658,7 +640,8 @@ def test_at_most_twenty_lines_of_a_problem_and_twenty_problems_are_named(tmp_pat
         ("", "without a label"),
         ("\u200b", "without a label"),
         (" ", "without a label"),
-        ("-1", "the label '-1', where one class is needed"),
+        ("#N/A", "the label '#N/A', where one class is needed"),
+        ("NaN", "the label 'NaN', where one class is needed"),
         ("['Blame', 'Praise']", "where one class is needed"),
         ("2,5", "the label '2,5', where one class is needed"),
     ],
@@ -672,8 +655,7 @@ def test_a_row_without_one_label(folder, label, problem):
 def test_a_header_in_other_words(tmp_path, first):
     fails(
         own(tmp_path, mail(), header=(first, "Nachricht")),
-        f"line 1: the label '{first.casefold()}'",
-        "--label-column",
+        f"line 1: the label '{first}' is none of the classes",
     )
 
 
@@ -682,16 +664,25 @@ def test_a_first_column_that_is_no_label(tmp_path):
     own(tmp_path, rows, header=None)
     fails(tmp_path, "needs two labels", "'message of number 0", "--label-column NAME")
     rows = [(i, label, text) for i, (label, text) in enumerate(mail())]
-    few = "needs two labels or more that 4 rows have; its labels are '0', '1'"
+    few = "needs two labels or more that 4 usable rows have; it has '0' 1, '1' 1"
     fails(own(tmp_path, rows, header=None), few, "--label-column")
     news = load(own(tmp_path, [(text, label) for label, text in mail(60)], header=None))
     assert names_of(news) == ["Blame", "Praise", "Question"]
 
 
 def test_one_label_is_nothing_to_classify(tmp_path):
-    few = "needs two labels or more that 4 rows have; its labels are 'spam'"
-    fails(own(tmp_path, mail(20, ("spam",))), few)
-    fails(own(tmp_path, mail(20, ("spam", "-1"))), few)
+    few = "needs two labels or more that 4 usable rows have; it has 'Spam' 20"
+    fails(own(tmp_path, mail(20, ("Spam",))), few)
+
+
+def test_what_leaves_too_few_labels_is_listed(tmp_path):
+    rows = [(label, text if label == "a" else "") for label, text in mail(20, "ab")]
+    said = fails(own(tmp_path, rows), "it has 'a' 10. (")
+    lines = ", ".join(str(line) for line in range(3, 22, 2))
+    assert said.startswith(f"train.csv, line {lines}: without text")
+    empty = [(label, "") for label, _ in rows]
+    said = fails(own(tmp_path, empty), "it has none.")
+    assert "train.csv, line 2, 3, 4" in said and "without text" in said
 
 
 @pytest.mark.parametrize("label", ["0", "5", "Business"])
@@ -702,7 +693,7 @@ def test_a_test_file_in_another_coding(folder, label):
     fails(
         folder,
         "test.csv, line 1",
-        f"the label '{label.casefold()}' has 1 of 8 rows; the classes are 1, 2, 3, 4",
+        f"the label '{label}' is none of the classes, and has 1 of 8 rows",
     )
 
 
@@ -811,10 +802,11 @@ def test_a_list_of_classes_that_names_too_few(folder, listed):
 
 
 def test_fewer_rows_than_a_batch(tmp_path):
-    fails(write(tmp_path / "rows", train=ROWS[:11]), "fewer than one batch of 8")
+    said = "has 7 rows to train, 4 to validate and 8 to test with: too few for batches"
+    fails(write(tmp_path / "rows", train=ROWS[:11]), said)
     assert len(load(write(tmp_path / "rows", train=ROWS[:12]))["train"]) == 8
     shop = own(tmp_path / "shop", mail(classes=("Praise", "Blame")))
-    fails(shop, "1 training rows, beside 3 that validate", train_rows=4)
+    fails(shop, "has 1 rows to train, 3 to validate", train_rows=4)
 
 
 def test_one_row_of_a_class_cannot_be_split(tmp_path):
@@ -849,7 +841,7 @@ def test_a_broken_parquet_file(tmp_path):
 
 def test_a_parquet_file_with_other_columns(tmp_path):
     pd.DataFrame({"headline": ["a"]}).to_parquet(tmp_path / "train.parquet")
-    fails(tmp_path, "the columns 'headline'", "which is the label")
+    fails(tmp_path, "the columns ['headline']", "which is the label")
 
 
 def test_few_rows_without_a_test_file(tmp_path):
@@ -916,7 +908,6 @@ LONG = bool(os.environ.get("AGNEWS_LONG"))
             "train.tsv",
             "train.jsonl",
             "train.parquet",
-            "train.csv.gz",
             "classes.txt",
         ]
     ),
@@ -929,7 +920,7 @@ def test_any_bytes_in_a_folder_are_a_dataset_or_our_error(tmp_path, content, nam
     try:
         news = load(folder)
     except DataError as error:
-        assert str(error).isprintable() or "\nMend these rows" in str(error)
+        assert str(error).isprintable() or "\nMend this" in str(error)
     else:
         classes = range(len(names_of(news)))
         assert set(news) == {"train", "validation", "test"}
@@ -1025,22 +1016,8 @@ def test_a_test_file_without_labels_is_left_out_with_a_note(tmp_path, capsys, he
     own(tmp_path, train, header=(*header, "target"))
     own(tmp_path, rows, header=header, name="test.csv")
     assert len(load(tmp_path)["test"]) < 20
-    said = "note: test.csv has no labels: its 40 rows are not used.\nnote: no test file"
+    said = "note: test.csv has no labels in 'target': its 40 rows are not used.\n"
     assert said in capsys.readouterr().out
-
-
-def test_a_test_file_with_another_header(tmp_path):
-    """Other words, another order, or none; the first row is never taken for a text."""
-    train = [(label, text) for label, text in mail(60)]
-    test = mail(6, word="other")
-    for train_header in (("category", "text"), ("Kategorie", "Nachricht"), None):
-        own(tmp_path, train, header=train_header)
-        for header in (("Topic", "Message"), ("label", "text"), None):
-            own(tmp_path, test, header=header, name="test.csv")
-            assert load(tmp_path)["test"]["text"][:] == [text for _, text in test]
-        other_way = [(text, label) for label, text in test]
-        own(tmp_path, other_way, header=("text", "intent"), name="test.csv")
-        assert load(tmp_path)["test"]["text"][:] == [text for _, text in test]
 
 
 @pytest.mark.parametrize("labels", [("-1", "1"), ("-1", "0", "1")])
@@ -1048,9 +1025,6 @@ def test_minus_one_is_a_class_beside_one(tmp_path, capsys, labels):
     news = load(own(tmp_path, mail(30, labels), header=("sentiment", "review")))
     assert names_of(news) == [*labels]
     assert f"{len(labels)} classes: -1 " in capsys.readouterr().out
-    fails(own(tmp_path, mail(30, ("-1", "1", "2"))), "the label '-1', where one class")
-    assert "30 rows read, 20 used, 10 not" in capsys.readouterr().out
-    fails(own(tmp_path, mail(30, ("-1", "0"))), "needs two labels or more")
 
 
 def test_half_a_character_in_a_column_that_may_be_the_label(tmp_path):
@@ -1063,7 +1037,37 @@ def test_half_a_character_in_a_column_that_may_be_the_label(tmp_path):
 def test_a_first_row_whose_label_is_rare_is_no_header(tmp_path):
     first = ("Complaint", "It came late, it was wet, and nobody answered the telephone")
     own(tmp_path, [first, *mail(60)], header=None)
-    fails(tmp_path, "train.csv, line 1: the label 'complaint' has 1 of 61 rows")
+    fails(tmp_path, "train.csv, line 1: the label 'Complaint' is none of the classes")
+
+
+@pytest.mark.parametrize("header", [("Nachricht", "Kategorie"), ("intent", "words")])
+def test_a_test_file_with_another_header_is_asked_about(tmp_path, header):
+    """Without a header, or with another, its columns could be taken for each other."""
+    own(tmp_path, mail(60), [row[::-1] for row in mail(6, word="other")])
+    replaced(tmp_path, b"label,text", ",".join(header).encode(), "test")
+    fails(
+        tmp_path,
+        f"test.csv has the columns {[*header]}",
+        "Test files have the training file's",
+    )
+    own(tmp_path, mail(6, word="other"), header=None, name="test.csv")
+    fails(tmp_path, "test.csv has the columns ['Praise', 'other of number 0")
+
+
+def test_a_test_file_needs_no_training_rows(tmp_path, capsys):
+    names = ["Blame", "Praise", "Question"]
+    own(tmp_path, mail(5), name="test.csv")
+    for place in (tmp_path, tmp_path / "test.csv"):
+        rows = data.load_test(Recipe(data=str(place)), names)
+        assert rows.features["label"].names == names
+        assert rows["label"][:] == [1, 0, 2, 1, 0] and len({*rows["text"]}) == 5
+        assert "test.csv · 5 rows read, 5 used, 0 not" in capsys.readouterr().out
+    own(tmp_path, [*mail(5), ("Parise", "words"), ("", "more")], name="test.csv")
+    with pytest.raises(DataError) as error:
+        data.load_test(Recipe(data=str(tmp_path)), names)
+    first, second = str(error.value).splitlines()
+    assert "line 7: the label 'Parise' is none of the classes" in first
+    assert "Is 'Praise' meant?" in first and "line 8: without a label" in second
 
 
 def test_one_file_is_enough(tmp_path):

@@ -347,3 +347,9 @@ def test_a_classifier_may_be_called_by_several_threads(recipe, tmp_path):
     with pytest.raises(InvalidValue):  # and after an error it is not locked for ever
         classifier([])
     assert classifier(texts[:1]).equals(expected[:1])
+    with pytest.raises(InvalidValue, match="Text 1 of 1 is one with a null byte or ha"):
+        classifier(["words \ud83d"])  # half an emoji
+    with pytest.raises(
+        InvalidValue, match=r"Classifier.__call__\(\) takes list .*tuple"
+    ):
+        classifier(("words", "more"))

@@ -5,7 +5,6 @@ up here. Each has a source, and either what it is read as, or what is asked.
 """
 
 import csv
-import gzip
 import io
 import json
 from dataclasses import dataclass, field
@@ -78,7 +77,7 @@ class Layout:
 
 
 TWO = ("bad", "good")
-ASKED = "which is the label?"
+ASKED, ASKED_TEXT = "which is the label?", "which is the text?"
 LAYOUTS = {
     # What people have, by how common
     "Kaggle competition": Layout(
@@ -96,7 +95,7 @@ LAYOUTS = {
         },
         "label column 'target' · text 'text' · not used 'id', 'keyword', 'location'",
         ("0", "1"),
-        note="note: test.csv has no labels: its 20 rows are not used.",
+        note="note: test.csv has no labels in 'target': its 20 rows are not used.",
     ),
     "several Parquet parts": Layout(
         "a data set of the Hub, cloned",
@@ -202,12 +201,6 @@ LAYOUTS = {
         TWO,
         {"train": 60, "validation": 20, "test": 10},
     ),
-    "compressed": Layout(
-        "gzip",
-        {"tickets.csv.gz": gzip.compress(table("label,text", pairs(*TWO)))},
-        "label column 'label' · text 'text'",
-        TWO,
-    ),
     # As they are published
     "SMS spam": Layout(
         "UCI's SMS Spam Collection at Kaggle: spam.csv, Latin-1, three empty columns",
@@ -269,7 +262,7 @@ LAYOUTS = {
         "label column 'label' · text 'sentence'",
         ("0", "1"),
         {"train": 60, "validation": 8},
-        note="note: test.tsv has no labels: its 8 rows are not used.",
+        note="note: test.tsv has no labels in 'label': its 8 rows are not used.",
     ),
     "Yelp and Amazon": Layout(
         "Zhang, Zhao and LeCun (2015): all quoted, no header, labels from 1",
@@ -396,7 +389,7 @@ LAYOUTS = {
         },
         "label column 'Quality' · text '#1 String', '#2 String'",
         ("0", "1"),
-        asks=ASKED,
+        asks=ASKED_TEXT,
         flags={"label_column": "Quality", "text_columns": "#1 String,#2 String"},
     ),
     "Sentiment140": Layout(
@@ -413,7 +406,7 @@ LAYOUTS = {
         },
         "label column 'column 1' · text 'column 6'",
         ("0", "4"),
-        asks=ASKED,
+        asks=ASKED_TEXT,
         flags={"label_column": "column 1", "text_columns": "column 6"},
     ),
     "phrases of films": Layout(
@@ -467,7 +460,7 @@ REFUSED = {
         "CLINC150: data_full.json",
         {"data_full.json": json.dumps({"train": flipped(pairs(*TWO))}).encode()},
         {},
-        ["has the columns 'train' (asked"],
+        ["has the columns ['train']: which is the text?"],
     ),
     "lists of texts and labels": (
         "a part of CLINC150",
@@ -479,13 +472,13 @@ REFUSED = {
         "TREC: train_5500.label, named .csv",
         {"train.csv": "".join(f"NUM:dist {t}\n" for t in texts()).encode("latin-1")},
         {},
-        ["has the columns 'column 1' (asked"],
+        ["has the columns ['column 1']: which is the text?"],
     ),
     "an at sign before the label": (
         "Financial PhraseBank: Sentences_50Agree.txt",
         {"train.txt": "".join(f"{t}@neutral\n" for t in texts()).encode("latin-1")},
         {},
-        ["is no folder with a training file", "(or .tsv, .jsonl, .json, .parquet)"],
+        ["or is no folder with a training file", "(or .tsv, .jsonl, .json, .parquet)"],
     ),
     "text files": (
         "dair-ai/emotion",
@@ -523,7 +516,7 @@ def test_a_layout_that_is_read(tmp_path, name):
             load_data(plain)
         assert layout.asks in str(error.value)
     source = read_source(recipe)
-    assert source.problems() == []
+    assert source.split(recipe)[1] == []
     assert layout.columns in source.notes[0]
     assert any(layout.note in note for note in source.notes)
     assert tuple(source.names) == layout.classes

@@ -22,8 +22,8 @@ def test_a_card_says_what_the_classifier_is(tmp_path):
     assert found.data.base_model == HUB_MODEL
     assert found.data.pipeline_tag == "text-classification"
     for words in (
-        "one of these: cat, dog.",
-        f"Fine-tuned from {HUB_MODEL} with",
+        "one of the classes below. Fine-tuned with agnews_helpers",
+        f"model: {HUB_MODEL}\n",
         HUB_DATA,
         "Epoch 2 of 4, on the validation rows.",
         RESULT,
@@ -45,14 +45,20 @@ def test_a_card_names_no_folder_of_the_machine(tiny, tmp_path):
     data = tmp_path / "secret" / "tickets.csv"
     text = card(tmp_path, Recipe(model=str(tiny), data=str(data))).content
     assert str(tmp_path) not in text and str(tiny.parent) not in text
-    assert "`tickets.csv`" in text and "base_model" not in text
+    assert "data: tickets.csv\n" in text and "base_model" not in text
 
 
-@pytest.mark.parametrize("names", [["a: b", "#c"], ["{x}", "%s"], ["日本", "x|y"]])
-def test_any_names_of_classes(names, tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [["a: b", "#c"], ["{x}", "%s"], ["日本", "x|y"], ["<script>", "```"], ["---", "*"]],
+)
+def test_any_names_of_classes_stand_in_a_fence(names, tmp_path):
     found = card(tmp_path, counts=COUNTS.set_axis(names))
-    assert f"one of these: {', '.join(names)}." in found.text
     assert found.data.pipeline_tag == "text-classification"
+    outside = found.text.split("\n```")[::2]
+    rows = [line for line in found.text.splitlines() if line.endswith((" 30", " 5"))]
+    assert [row.split("  ")[0].strip() for row in rows] == names
+    assert not any(row in part for row in rows for part in outside)
 
 
 @pytest.fixture(scope="module")

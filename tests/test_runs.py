@@ -326,7 +326,7 @@ def test_other_data_are_named(three, tokens, tmp_path):
     train(load_model(three), tokens, three, tmp_path, steps=1)
     other = DatasetDict(tokens, train=tokens["train"].select(reversed(range(40))))
     with pytest.raises(
-        ResumeError, match=r"checksum of the train rows is \w+ there and \w+ here"
+        ResumeError, match="the train rows changed since that run began"
     ):
         train(load_model(three), other, three, tmp_path)
 

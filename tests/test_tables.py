@@ -133,7 +133,7 @@ def test_columns_that_the_reader_names(tmp_path):
     assert layout == columns
     asked = dict(label_column="kategorie", text_columns=["titel", " Nachricht"])
     assert read(tmp_path, content, **asked) == [("Lob", "Gut und billig")]
-    columns, question = "'Nr', 'Kategorie'", "which is the label?"
+    columns, question = "['Nr', 'Kategorie'", "which is the text?"
     refused(tmp_path, content, columns, question, label_column="Sorte")
     refused(tmp_path, content, "--text-columns", question, label_column="Kategorie")
     asked = dict(label_column="Kategorie", text_columns=["Titel", "Titel"])
@@ -142,7 +142,8 @@ def test_columns_that_the_reader_names(tmp_path):
     refused(tmp_path, content, "'Kategorie'", question, **asked)
     twice = content.replace("Nr", "Kategorie", 1)
     asked = dict(label_column="Kategorie", text_columns=["Titel"])
-    refused(tmp_path, twice, "'Kategorie', 'Kategorie'", question, **asked)
+    twice_there = "'Kategorie', 'Kategorie'", "which is the label?", "each once"
+    refused(tmp_path, twice, *twice_there, **asked)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_columns_that_the_reader_names(tmp_path):
 def test_a_header_that_leaves_a_question_is_asked_about(tmp_path, header):
     same = ["x"] * len(header)
     content = as_csv([same, same, ["y", *same[1:]]], header=header)
-    refused(tmp_path, content, repr(header[0]), "which is the label", "--label-column")
+    refused(tmp_path, content, repr(header[0]), "which is the ", "--label-column")
 
 
 @pytest.mark.parametrize(
@@ -189,12 +190,10 @@ def test_blank_lines_and_empty_rows(tmp_path):
         ("any.csv", "label,text\n"),
         ("any.tsv", " \r\n"),
         ("any.jsonl", "\n\n"),
-        ("any.csv.gz", "\ufeff"),
+        ("any.csv", "\ufeff"),
     ],
 )
 def test_a_file_without_rows_is_an_error(tmp_path, name, content):
-    data = content.encode()
-    content = gzip.compress(data) if name.endswith("gz") else data
     refused(tmp_path, content, f"{name} has no rows", name=name)
 
 
@@ -204,17 +203,17 @@ def test_a_file_without_rows_is_an_error(tmp_path, name, content):
         ("3,one\n4,two, three\n", ["line 2", "3 fields", "first row has 2", "','"]),
         ("3,one,two\n4,three\n", ["line 2", "2 fields", "first row has 3"]),
         ("3;one\n4;two; three\n", ["line 2", "3 fields", "';'"]),
-        ("3~one\n4~two\n", ["the columns 'column 1'", "which is the label"]),
-        ("\a~one\n", ["The first row is ['\\x07~one']"]),
+        ("3~one\n4~two\n", ["the columns ['column 1']", "which is the text?"]),
+        ("\a~one\n", ["Row 1 is ['\\x07~one']; if that is the header"]),
         ('3,"one\n4,two\n3,three\n', ["line 1: a quotation mark opens", "Close it"]),
         ('3,one\n4,"two\n3,"three"\n4,"four"\n', ["line 2: a quotation mark opens"]),
         ('3,one\n4,"two \\"backslash\\" marks"\n', ["line 2", "inside a field twice"]),
         (
             '3,one,two\n4,"open\n3,three,four\n4,five 12"\n',
-            ["line 2: a quotation mark", "line 4: 2 fields"],
+            ["line 2: 2 fields, and the first row has 3"],
         ),
         ("label,text\n3,\n", ["line 2", "without text"]),
-        ('3,"\u200b\ufeff\x07"\n', ["line 1", "without text"]),
+        ('3,"\u200b\ufeff\x07"\n', ["which is the text?"]),
         ("3,one\n4,\x1b\x1b\n", ["line 2", "without text"]),
     ],
 )
@@ -223,10 +222,7 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
 
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
-    """One quotation mark opens in a row and one ends in another: 60 lines, 60 rows.
-
-    A row in which one only ends is read as it is written.
-    """
+    """One quotation mark opens in a row, and one ends in another: one row of five."""
     lines = [f"words of message {i},{('neg', 'pos')[i % 2]}" for i in range(60)]
     lines[10] = '"He said it would not,neg'
     lines[12], lines[14] = "one field", 'and then he left",pos'
@@ -234,12 +230,14 @@ def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_pa
     (tmp_path / "any.csv").write_text("\n".join(["text,label", *lines]))
     texts = read_texts([tmp_path / "any.csv"])
     problems = texts.problems
-    assert problems["line"].tolist() == [12, 14, 22, 32, 42]
+    assert problems["line"].tolist() == [12, 22, 32, 42]
     marks = problems["problem"].str.startswith("a quotation mark")
-    assert marks.tolist() == [True, False, False, False, True]
-    assert texts.rows["text"][16] == 'and then he left"'
-    assert problems["content"].tolist() == [lines[n - 2] for n in problems["line"]]
-    assert len(texts.rows) == 60 and (texts.rows["problem"] == "").sum() == 55
+    assert marks.tolist() == [True, False, False, True]
+    swallowed = "\n".join(lines[10:15]).replace('"', "")
+    assert problems["content"][0] == swallowed
+    contents = [lines[n - 2] for n in problems["line"][1:]]
+    assert problems["content"].tolist()[1:] == contents
+    assert len(texts.rows) == 56 and (texts.rows["problem"] == "").sum() == 52
 
 
 def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
@@ -256,7 +254,7 @@ def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"]
 )
-@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
+@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl"])
 def test_encodings_with_a_mark(tmp_path, encoding, name):
     rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €"), ("Preis", "6 €")]
     lines = as_csv(rows, "\t" if "tsv" in name else ",")
@@ -266,11 +264,7 @@ def test_encodings_with_a_mark(tmp_path, encoding, name):
             for a, b in rows
         )
     mark = "\ufeff" if encoding[-2:] in ("be", "le") else ""
-    data = (mark + lines).encode(encoding)
-    assert (
-        read(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name)
-        == rows
-    )
+    assert read(tmp_path, (mark + lines).encode(encoding), name) == rows
 
 
 def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
@@ -297,8 +291,6 @@ def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
 )
 def test_bytes_that_are_no_text(tmp_path, data, parts):
     refused(tmp_path, data, *parts)
-    if b"\xff\xfe" not in data[:2]:
-        refused(tmp_path, gzip.compress(data), *parts, name="any.csv.gz")
 
 
 # big and odd fields
@@ -319,7 +311,7 @@ def test_a_field_of_three_million_characters(tmp_path, name):
 
 
 def test_a_quotation_mark_that_swallows_the_rest_is_named_where_it_opens(tmp_path):
-    content = '3,one\n4,"two\n' + "3,one more row of this file\n" * 20_000
+    content = '3,one\n4,"two\n' + "".join(f"3,row {i}\n" for i in range(9_000))
     refused(tmp_path, content, "any.csv: line 2: a quotation mark opens", "twice")
 
 
@@ -402,7 +394,7 @@ def test_two_columns_of_the_label_that_are_not_one_to_one_are_asked_about(
 ):
     rows = [("0", "calm", "joy"), ("1", "loud", "joy"), (number, "fair", "fear")]
     content = as_csv(rows, header=("label", "text", "label_text"))
-    refused(tmp_path, content, "'label_text' (asked for: none): which")
+    refused(tmp_path, content, "'label_text']: which is the label?")
 
 
 @pytest.mark.parametrize(
@@ -455,13 +447,8 @@ def parquet(**columns):
         (workbook(), "any.csv", ["line 1: neither UTF-8"]),
         (bytes(9) + b"\xd0\xcf\x11\xe0", "any.tsv", ["line 1", "UTF-8"]),
         (parquet(text=["a"], label=[1]), "any.csv", ["neither UTF-8"]),
-        (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
-        (gzip.compress(b"3,one\n" * 999, mtime=0)[:-9], "any.csv.gz", ["damaged gzip"]),
-        (
-            gzip.compress(b"3,one\n" * 999, mtime=0)[:20] + b"\xff" * 40,
-            "any.csv.gz",
-            ["damaged gzip"],
-        ),
+        (gzip.compress(b"3,one\n", mtime=0), "any.csv.gz", ["save it as CSV UTF-8"]),
+        (workbook(), "any.xlsx", ["must end in .csv", "save it as CSV UTF-8"]),
         (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
         (
             b"PAR1 and nothing else",
@@ -474,7 +461,7 @@ def parquet(**columns):
             ["cannot be read as Parquet"],
         ),
         (b"3,one\n", "any.jsonl", ["line 1", "no JSON object"]),
-        (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["which is the label"]),
+        (b"<!DOCTYPE html>\n<p>404</p>\n", "any.csv", ["which is the text?"]),
         (b"BZh91AY&SY\xff\xfe\x00", "any.csv", ["line 1"]),
         (b"3,one\n", "any.txt", ["must end in .csv, .tsv, .jsonl, .ndjson, .json"]),
     ],
@@ -489,7 +476,6 @@ def test_files_that_are_not_what_their_name_says(tmp_path, data, name, parts):
         "train.csv",
         "Train.csv",
         "TRAIN.CSV",
-        "train.csv.gz",
         "train.tsv",
         "train.ndjson",
         "train-00000-of-00001.parquet",
@@ -641,14 +627,13 @@ def test_json_lines_with_more_or_other_order(tmp_path):
 
 
 def test_labels_are_not_needed_everywhere(tmp_path):
-    assert read(tmp_path, "text\nfirst\nsecond\n", labelled=False) == [
-        ("", "first"),
-        ("", "second"),
-    ]
-    assert read(tmp_path, "first\nsecond\n", labelled=False) == [
-        ("", "first"),
-        ("", "second"),
-    ]
+    rows = [("", "first"), ("", "second")]
+    assert read(tmp_path, "text\nfirst\nsecond\n", labelled=False) == rows
+    refused(tmp_path, "first\nsecond\n", "Row 1 is ['first']", labelled=False)
+    no_header = dict(labelled=False, text_columns=["column 1"])
+    assert read(tmp_path, "first\nsecond\n", **no_header) == rows
+    header = dict(labelled=False, text_columns=["Nachricht"])
+    assert read(tmp_path, "Nachricht\nfirst\nsecond\n", **header) == rows
     assert read(tmp_path, "id,text\n1,first\n", labelled=False) == [("", "first")]
     assert read(tmp_path, "label,text\n-1,first\n,second\n", labelled=False) == [
         ("-1", "first"),
@@ -726,16 +711,14 @@ CONTENTS = st.binary(max_size=200) | st.builds(
         LINES,
         st.sampled_from(["\n", "\r\n", "\r"]),
         st.sampled_from(["utf-8", "utf-8", "utf-16", "cp1252"]),
-        st.sampled_from([bytes, bytes, gzip.compress]),
+        st.just(bytes),
     ),
     st.lists(
         st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)),
         max_size=3,
     ),
 )
-ENDINGS = st.sampled_from(
-    ["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "csv.gz", "jsonl.gz", "Parquet"]
-)
+ENDINGS = st.sampled_from(["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "Parquet"])
 
 
 @settings(
@@ -811,11 +794,9 @@ def test_columns_that_come_later_are_kept(tmp_path):
     [
         'label,text\nPraise,"5 inch\nBlame,one\nBlame,of 5"\nPraise,a\nBlame,b\n',
         'text,label\n"5 inch,Praise\none,Blame\nof 5",Blame\na,Praise\nb,Blame\n',
-        'id,label,text\n1,Praise,"5 inch\n2,Blame,of 5"\n3,Praise,a\n4,Blame,b\n',
         'id,text,label\n1,"5 inch,Praise\n2,of 5",Blame\n3,a,Praise\n4,b,Blame\n',
         'label,title,text\nPraise,"a, b","5\nBlame,c,5"\nPraise,a,b\nBlame,c,d\n',
         'text,label\n"5 inch,Praise\nof, 5",Blame\na,Praise\nb,Blame\n',
-        'label, text\nPraise, "5 inch\n blame, of 5"\nPraise, a\nBlame, b\n',
     ],
 )
 def test_swallowed_rows_are_found_wherever_the_label_is(tmp_path, content):

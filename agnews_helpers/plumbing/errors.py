@@ -103,8 +103,8 @@ def check_types(function: Callable) -> Callable:
             if kind is not signature.empty and not isinstance(value, kind):
                 wanted = getattr(kind, "__name__", kind)
                 raise InvalidValue(
-                    f"{function.__name__}() takes {wanted} for {name!r}, and got "
-                    f"{type(value).__name__}. help({function.__name__}) says more."
+                    f"{function.__qualname__}() takes {wanted} for {name!r}, and got "
+                    f"{type(value).__name__}. help({function.__qualname__}) says more."
                 )
         return function(*arguments, **options)
 

@@ -5,12 +5,10 @@ Every row of a file is either usable or has a reason why it is not; nothing is d
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +126,7 @@ class Texts:
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
-    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.gz.
+    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.
 
     Parameters
     ----------
@@ -149,7 +147,7 @@ def find_tables(folder: Path, split: str) -> list[Path]:
         If there are several files, or one of several parts is missing.
     """
     pattern = re.compile(
-        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)(\.gz)?", re.IGNORECASE
+        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)", re.IGNORECASE
     )
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
@@ -173,6 +171,7 @@ def read_texts(
     label_column: str | None = None,
     text_columns: Sequence[str] = (),
     labelled: bool = True,
+    known: Sequence[str] = (),
 ) -> Texts:
     """Read a file, choose its columns, and check each of its rows.
 
@@ -181,7 +180,9 @@ def read_texts(
     only one whose values repeat: at most a tenth of the rows have different ones. The
     text is ``text``, or ``title`` and ``description``, or the only other column.
     Without a header and repeating values the first column is the label and the rest is
-    text, as in the data sets of Zhang, Zhao and LeCun (2015).
+    text, as in the data sets of Zhang, Zhao and LeCun (2015). A file that need not be
+    labelled is read without a header only if `text_columns` are such as "column 1": its
+    header would else become a row.
 
     Parameters
     ----------
@@ -193,6 +194,8 @@ def read_texts(
         Names of the text columns; empty: see above.
     labelled : bool
         Whether there must be a column of labels.
+    known : sequence of str
+        Text columns of a file like this: they are taken if they are there.
 
     Returns
     -------
@@ -209,7 +212,7 @@ def read_texts(
     table = found.table
     asked = [name for name in (label_column, *text_columns) if name]
     if found.separator and len(table):
-        if _has_header(table, asked):
+        if _has_header(table, asked, known):
             table = table[1:].set_axis(table.iloc[0].str.strip(), axis=1)
         else:
             table.columns = [f"column {i + 1}" for i in table.columns]
@@ -218,25 +221,26 @@ def read_texts(
         raise DataError(
             f"{found.path} has no rows that can be read{''.join(reasons[:1])}."
         )
-    label, texts = _choose_columns(table, label_column, text_columns, labelled)
-    if labelled and len(label) != 1 or not texts or {*label} & {*texts}:
-        raise DataError(f"{found.path} {_question(table, asked)}")
+    label, texts = _choose_columns(table, label_column, text_columns, labelled, known)
+    if question := _question(table, label, texts, labelled, asked):
+        raise DataError(f"{found.path} {question}")
     words = [_join(row) for row in table.iloc[:, texts].to_numpy()]
     separator = found.separator or " | "
     contents = [separator.join(map(str, row)) for row in table.to_numpy()]
-    columns = {"text": words, "content": contents}
-    rows = pd.DataFrame(columns, table.index, dtype=object)
+    rows = pd.DataFrame({"text": words, "content": contents}, table.index, dtype=object)
     rows["name"] = table.iloc[:, label[0]].map(written_label) if label else ""
     rows["plain"] = rows["name"].map(plain_label)
     rows["problem"] = rows["text"].map(problem_of)
-    is_empty = rows["content"].str.strip(f"{separator} ") == ""
-    rows.loc[is_empty, "problem"] = EMPTY
-    names = ["problem", "content"]
-    unused = pd.DataFrame.from_dict(found.unused, "index", object, names)
+    cells = rows["content"].str.strip(f"{separator} ")
+    rows.loc[cells == "", "problem"] = EMPTY
+    unused = pd.DataFrame.from_dict(
+        found.unused, "index", object, ["problem", "content"]
+    )
     found.table = table
     found.rows = pd.concat([rows, unused]).fillna("").sort_index()
     found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
-    found.notes.insert(0, _describe(table.columns, label, texts))
+    role = label if labelled or label_column else []
+    found.notes.insert(0, _describe(table.columns, role, texts))
     return found
 
 
@@ -248,14 +252,16 @@ def _read_table(paths):
     path = paths[0]
     if not all(map(Path.is_file, paths)):  # a pipe would be waited for
         raise DataError(f"{path} is not there, or is a folder or a pipe.")
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = path.suffix.lower()[1:]
     if kind == "parquet":
         return _parse_parquet(paths)
     if kind in ("jsonl", "ndjson", "json"):
         return _parse_json(path)
     if kind in ("csv", "tsv"):
         return _parse_csv(path, kind)
-    raise DataError(f"{path} must end in .{KINDS.replace('|', ', .')}.")
+    raise DataError(
+        f"{path} must end in .{KINDS.replace('|', ', .')}: save it as CSV UTF-8."
+    )
 
 
 def decode_file(path: Path) -> tuple[str, str, list[str]]:
@@ -264,7 +270,7 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Parameters
     ----------
     path : Path
-        The file; gzip is unpacked.
+        The file.
 
     Returns
     -------
@@ -275,14 +281,9 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Raises
     ------
     DataError
-        If the file is no text, or its gzip is damaged.
+        If the file is no text.
     """
     content = path.read_bytes()
-    try:
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged gzip ({error}). Get it again.") from None
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     has_mark = content.startswith(codecs.BOM_UTF8)
     encoding = "utf-16" if is_wide else "utf-8-sig" if has_mark else "utf-8"
@@ -321,6 +322,8 @@ def _parse_csv(path, kind):
                 f"marks around a field with {separator!r} in it"
             )
             unused[line] = problem, separator.join(rows.pop(line))
+    for line in [*_swallowing(rows, separator)]:
+        unused[line] = WRONG_MARK, separator.join(rows.pop(line))
     return Texts(
         path,
         _as_frame(rows),
@@ -336,7 +339,6 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
 
     A line with a wrong quotation mark is left out; a new row begins in the next one.
     """
-    lines = [*lines]
     rows, unused, start = {}, {}, 0
     limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
     while start < len(lines):
@@ -352,15 +354,10 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
             for cells in reader:
                 rows[line] = cells
                 line = start + reader.line_num + 1
-            wrong, start = _swallowing(rows, separator), len(lines)
-            if wrong:
-                rows, start = {}, 0
+            start = len(lines)
         except csv.Error:
-            wrong = [line]
-            start = line
-        for line in wrong:
             unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
-            lines[line - 1] = ""
+            start = line
     csv.field_size_limit(limit)
     # A row of empty cells is a row, but not above the first one; a blank line is none.
     first = next((n for n, row in rows.items() if "".join(row).strip()), 0)
@@ -373,35 +370,18 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
 
 
 def _swallowing(rows, separator):
-    """Find the lines on which a field begins that holds whole rows.
+    """Find rows of several lines, most of which begin or end as a row does.
 
-    Most of their lines split into as many cells as a row has, and one of the cells,
-    such as the label, stands in the same column of a row.
+    Two quotation marks that are no pair have made one row of several.
     """
-    tall = [line for line, row in rows.items() if any(map(LINE_END.search, row))]
-    seen, found = set(), []
-    if tall:
-        seen.update(*map(_marks, rows.values()))
-    for line in tall:
-        row = rows[line]
+    ends = {cell for row in rows.values() for cell in (row[0], row[-1])} - {""}
+    for line, row in rows.items():
         parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
         alike = [
-            part for part in parts if len(part) >= len(row) and seen & _marks(part)
+            part for part in parts if {part[0], part[-1]} & ends or part[0].isdecimal()
         ]
-        # One of them is the row's own.
-        if len(alike) - 1 > (len(parts) - 1) / 2:
-            found.append(line)
-    return found
-
-
-def _marks(cells):
-    """Return the short cells by column, from the left and from the right."""
-    marks = set()
-    for i, cell in enumerate(cells):
-        word = re.sub(r"\d+", "0", cell.strip().casefold())  # all numbers are alike
-        if 0 < len(word) < 100:
-            marks |= {(i, word), (i - len(cells), word)}
-    return marks
+        if len(alike) - 1 > (len(parts) - 1) / 2:  # one of them is the row's own
+            yield line
 
 
 def _parse_json(path):
@@ -459,14 +439,15 @@ def _as_frame(rows):
 # Header to columns
 
 
-def _has_header(table, asked):
+def _has_header(table, asked, known):
     """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
     # "column 1" is our own name for a column without one.
-    if any(not re.fullmatch(r"column \d+", name) for name in asked):
+    if asked and not asked[-1].startswith("column "):
         return True
+    wanted = {*map(plain_label, known)}
     # Beside a number, which is a label, "Target" is a title.
-    if any(map(HEADER_NAME.fullmatch, names)):
+    if any(HEADER_NAME.fullmatch(name) or name in wanted for name in names):
         return not any(map(str.isdecimal, names))
     if max(map(len, names)) > 50:  # a text
         return False
@@ -492,7 +473,7 @@ def _has_words(column):
     return any(map(WORD.search, filter(lambda cell: isinstance(cell, str), column)))
 
 
-def _choose_columns(table, label_column, text_columns, labelled):
+def _choose_columns(table, label_column, text_columns, labelled, known):
     """Return the indices of label and text: as asked for, by name, or by values."""
     names = [*map(plain_label, table.columns)]
     has_header = names[0] != "column 1"
@@ -505,17 +486,16 @@ def _choose_columns(table, label_column, text_columns, labelled):
         return []
 
     free = [i for i, name in enumerate(names) if not ROW_NUMBER_NAME.fullmatch(name)]
-    named = find([label_column]) if label_column else []
-    if not named and not (label_column and labelled):
-        named = find(filter(LABEL_NAME.fullmatch, names))
-    label = named
-    if len(named) > 1:
-        pairs = table.iloc[:, named].map(plain_label).drop_duplicates()
+    label = find([label_column]) if label_column else []
+    if not label and not (label_column and labelled):
+        label = find(filter(LABEL_NAME.fullmatch, names))
+    if len(label) > 1:
+        pairs = table.iloc[:, label].map(plain_label).drop_duplicates()
         if (pairs.nunique() == len(pairs)).all():  # such as label and label_text
-            label = [i for i, name in zip(named, pairs.max()) if not name.isdecimal()]
-    texts = find(text_columns or ["text"])
-    if not text_columns and not texts:
-        texts = find(["title", "description"])
+            label = [i for i, name in zip(label, pairs.max()) if not name.isdecimal()]
+    texts = find(text_columns or known)
+    if not text_columns:
+        texts = texts or find(["text"]) or find(["title", "description"])
     if labelled and not label and not label_column:
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
@@ -524,37 +504,37 @@ def _choose_columns(table, label_column, text_columns, labelled):
         label = [0]
     if not texts and not text_columns:
         others = [i for i in free if i not in label]
-        others = [i for i in others if _has_words(table.iloc[:, i])] or others
+        others = [i for i in others if _has_words(table.iloc[:, i])]
         # Without a header behind a label: title and text, as of Zhang et al.
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
     return label, texts
 
 
-def _question(table, asked):
-    """Ask which columns are text and label."""
-    names = ", ".join(map(repr, table.columns))
-    first = [str(cell)[:20] for cell in table.iloc[0]]
+def _question(table, label, texts, labelled, asked):
+    """Ask which columns are text and label; empty if that is clear."""
+    # A header that is not known as one must not become an answer.
+    may_be_header = table.columns[0] == "column 1" and not (labelled or asked)
+    if not texts or {*label} & {*texts} or may_be_header:
+        wanted = "text? --text-columns A,B (beside a --label-column, to train)"
+    elif labelled and len(label) != 1:
+        wanted = "label? --label-column NAME"
+    else:
+        return ""
     return (
-        f"has the columns {names} (asked for: {', '.join(asked) or 'none'}): which are "
-        "the text, and, to train, which is the label? Say so: --text-columns A,B, and "
-        "to train --label-column NAME (in Python, fields of Recipe). The first row is "
-        f"{first}"
+        f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
+        f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
+        "its names (each once, nothing above). Test files have the training file's."
     )
 
 
 def _describe(columns, label, texts):
     """Say what was taken for what."""
-    roles = {
-        "label column": columns[label],
-        "text": columns[texts],
-        "not used": columns.delete(label + texts),
-    }
-    return " · ".join(
-        f"{role} {', '.join(map(repr, names))}"
-        for role, names in roles.items()
-        if len(names)
-    )
+    roles = f"text {', '.join(map(repr, columns[texts]))}"
+    if label:
+        roles = f"label column {columns[label[0]]!r} · {roles}"
+    rest = columns.delete(label + texts)
+    return f"{roles} · not used {', '.join(map(repr, rest))}" if len(rest) else roles
 
 
 # Row to problem
