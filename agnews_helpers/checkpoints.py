@@ -1,4 +1,4 @@
-"""One moment of a run on disk: written whole, verified, read back. Notebook 08.
+"""One moment of a run on disk: written whole, verified, read back. Notebook 10.
 
 ``checkpoints/step-00000120/`` has model.safetensors, state.pt (the optimizer and the
 random generators), progress.json, and best/, a copy of the best classifier so far.

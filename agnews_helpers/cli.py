@@ -278,7 +278,6 @@ def _train(options):
     from .checking import FEW_STEPS
     from .plumbing.interrupts import StopSignal
 
-    hardware.check_one_process()
     folder = options.output_dir
     if options.resume:  # with the recipe that it began with
         recipe = runs.recipe_of_run(folder).replace(**_flags(options))

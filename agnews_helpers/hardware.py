@@ -1,6 +1,5 @@
-"""What this machine is, and which precision is safe on it. Notebook 05."""
+"""What this machine is, and which precision is safe on it. Notebook 07."""
 
-import os
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -25,25 +24,6 @@ def training_device() -> str:
     if not torch.accelerator.is_available():
         return "cpu"
     return torch.accelerator.current_accelerator().type
-
-
-def check_one_process() -> None:
-    """Refuse to be one of several processes, whether a launcher runs or not.
-
-    Raises
-    ------
-    InvalidValue
-        If the environment promises other processes.
-    """
-    world = os.environ.get("WORLD_SIZE", "")
-    if world not in ("", "1"):
-        raise InvalidValue(
-            f"Training runs in one process, and WORLD_SIZE is {world}. If no launcher "
-            "(torchrun, accelerate launch) is running, remove it: `unset WORLD_SIZE`, "
-            "in PowerShell `Remove-Item Env:WORLD_SIZE`. How to spread a loop over "
-            "several GPUs is in Accelerate's documentation: "
-            "https://huggingface.co/docs/accelerate"
-        )
 
 
 def this_card() -> Card | None:

@@ -1,4 +1,4 @@
-"""The policy of an output folder: begin, resume, refuse, finish. Notebook 08.
+"""The policy of an output folder: begin, resume, refuse, finish. Notebook 10.
 
 The folder has best/ (the best epoch's classifier, as transformers loads it), run.json
 (what ran, and how far), checkpoints/ until the run is finished, and then history.csv

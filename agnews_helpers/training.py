@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .batching import check_labels, check_tokens, epoch_batches, make_loader
 from .checkpoints import State
 from .evaluation import evaluate
-from .hardware import check_one_process, check_precision, this_card, training_device
+from .hardware import check_precision, this_card, training_device
 from .model import check_trainable, enable_gradient_checkpointing, label_mapping
 from .plumbing.errors import (
     DoesNotFit,
@@ -197,7 +197,6 @@ def check_run(
         data's, gradients are switched off, the precision is known to be slow, or to
         fail, on this machine, or this would be one of several processes.
     """
-    check_one_process()
     if steps is not None and steps < 1:
         raise InvalidValue(
             f"steps is {steps}; it must be from 1. Leave it out to train to the end."

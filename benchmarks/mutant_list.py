@@ -318,9 +318,6 @@ MUTANTS = {
         "test_gradient_checkpointing_computes_each_layer_twice": [
             ("enable_gradient_checkpointing(model)\n", "pass\n"),
         ],
-        "test_one_of_several_processes_is_refused": [
-            ("check_one_process()\n", "pass\n"),
-        ],
         "test_classes_in_another_order_are_refused": [
             (
                 'label_mapping(model, tokens["train"]) != in_order',
@@ -365,16 +362,7 @@ MUTANTS = {
             ("NAME.fullmatch(p.name)), key=_order", "NAME.fullmatch(p.name)), key=str"),
         ],
     },
-    ("agnews_helpers/hardware.py", "tests/test_training.py"): {
-        "test_one_of_several_processes_is_refused": [
-            ('if world not in ("", "1")', 'if world not in ("1",)'),
-            ('if world not in ("", "1")', 'if world not in ("",)'),
-        ],
-    },
     ("agnews_helpers/cli.py", "tests/test_cli.py"): {
-        "test_one_of_several_processes_does_not_train": [
-            ("hardware.check_one_process()", "pass"),
-        ],
         "test_arguments_are_looked_at_before_torch_is_imported": [
             ("if is_allowed(number)", "if True"),
         ],

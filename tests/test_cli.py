@@ -853,16 +853,6 @@ def left_over(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_one_of_several_processes_does_not_train(monkeypatch, capsys, tmp_path):
-    left_over(monkeypatch)
-    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
-    output, error = capsys.readouterr()
-    assert not output and not any(tmp_path.iterdir())
-    [line] = error.splitlines()
-    assert "in one process, and WORLD_SIZE is 2. " in line
-    assert "`unset WORLD_SIZE`" in line and "/docs/accelerate" in line
-
-
 @pytest.mark.slow
 def test_what_a_launcher_left_over_stops_no_evaluation(small, monkeypatch, tmp_path):
     """In processes of their own, because they might wait for the others for ever."""

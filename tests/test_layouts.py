@@ -5,6 +5,7 @@ up here. Each has a source, and either what it is read as, or what is asked.
 """
 
 import csv
+import gzip
 import io
 import json
 from dataclasses import dataclass, field
@@ -200,6 +201,12 @@ LAYOUTS = {
         "label column 'label' · text 'text'",
         TWO,
         {"train": 60, "validation": 20, "test": 10},
+    ),
+    "compressed": Layout(
+        "gzip",
+        {"tickets.csv.gz": gzip.compress(table("label,text", pairs(*TWO)))},
+        "label column 'label' · text 'text'",
+        TWO,
     ),
     # As they are published
     "SMS spam": Layout(

@@ -254,7 +254,7 @@ def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"]
 )
-@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl"])
+@pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
 def test_encodings_with_a_mark(tmp_path, encoding, name):
     rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €"), ("Preis", "6 €")]
     lines = as_csv(rows, "\t" if "tsv" in name else ",")
@@ -264,7 +264,9 @@ def test_encodings_with_a_mark(tmp_path, encoding, name):
             for a, b in rows
         )
     mark = "\ufeff" if encoding[-2:] in ("be", "le") else ""
-    assert read(tmp_path, (mark + lines).encode(encoding), name) == rows
+    data = (mark + lines).encode(encoding)
+    data = gzip.compress(data) if name.endswith("gz") else data
+    assert read(tmp_path, data, name) == rows
 
 
 def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
@@ -447,7 +449,13 @@ def parquet(**columns):
         (workbook(), "any.csv", ["line 1: neither UTF-8"]),
         (bytes(9) + b"\xd0\xcf\x11\xe0", "any.tsv", ["line 1", "UTF-8"]),
         (parquet(text=["a"], label=[1]), "any.csv", ["neither UTF-8"]),
-        (gzip.compress(b"3,one\n", mtime=0), "any.csv.gz", ["save it as CSV UTF-8"]),
+        (b"3,one\n", "any.csv.gz", ["damaged gzip"]),
+        (gzip.compress(b"3,one\n" * 999, mtime=0)[:-9], "any.csv.gz", ["damaged gzip"]),
+        (
+            gzip.compress(b"3,one\n" * 999, mtime=0)[:20] + b"\xff" * 40,
+            "any.csv.gz",
+            ["damaged gzip"],
+        ),
         (workbook(), "any.xlsx", ["must end in .csv", "save it as CSV UTF-8"]),
         (b"3,one\n", "any.parquet", ["cannot be read as Parquet"]),
         (
@@ -476,6 +484,7 @@ def test_files_that_are_not_what_their_name_says(tmp_path, data, name, parts):
         "train.csv",
         "Train.csv",
         "TRAIN.CSV",
+        "train.csv.gz",
         "train.tsv",
         "train.ndjson",
         "train-00000-of-00001.parquet",
@@ -711,14 +720,16 @@ CONTENTS = st.binary(max_size=200) | st.builds(
         LINES,
         st.sampled_from(["\n", "\r\n", "\r"]),
         st.sampled_from(["utf-8", "utf-8", "utf-16", "cp1252"]),
-        st.just(bytes),
+        st.sampled_from([bytes, bytes, gzip.compress]),
     ),
     st.lists(
         st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.integers(0, 3)),
         max_size=3,
     ),
 )
-ENDINGS = st.sampled_from(["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "Parquet"])
+ENDINGS = st.sampled_from(
+    ["csv", "csv", "tsv", "jsonl", "jsonl", "parquet", "csv.gz", "jsonl.gz", "Parquet"]
+)
 
 
 @settings(

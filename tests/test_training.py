@@ -33,7 +33,6 @@ from agnews_helpers.checkpoints import find_checkpoints
 from agnews_helpers.plumbing.memory import in_parts
 from agnews_helpers.training import (
     check_finite,
-    check_run,
     class_weights,
     ready_to_train,
 )
@@ -595,16 +594,6 @@ def test_what_is_not_finite_is_named_and_cleared(recipe, loss, problem):
 
 
 # What cannot be trained is refused before any work
-
-
-def test_one_of_several_processes_is_refused(recipe, tokens, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InvalidValue, match="in one process, and WORLD_SIZE is 2"):
-        train(load_model(recipe), tokens, recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    for world in ("1", ""):
-        monkeypatch.setenv("WORLD_SIZE", world)
-        check_run(load_model(recipe), tokens, recipe)
 
 
 def test_classes_in_another_order_are_refused(recipe, tokens, tmp_path):

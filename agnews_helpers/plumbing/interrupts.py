@@ -1,6 +1,6 @@
 """Ctrl-C, the stop button, SIGTERM and the like: a run stops between two steps.
 
-Notebook 08.
+Notebook 10.
 """
 
 import os

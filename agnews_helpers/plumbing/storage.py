@@ -1,4 +1,4 @@
-"""Files that no crash leaves half-written, and a lock on a run's folder. Notebook 08.
+"""Files that no crash leaves half-written, and a lock on a run's folder. Notebook 10.
 
 What this program did not write is neither overwritten nor deleted here.
 """

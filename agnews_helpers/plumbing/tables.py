@@ -5,10 +5,12 @@ Every row of a file is either usable or has a reason why it is not; nothing is d
 
 import codecs
 import csv
+import gzip
 import io
 import json
 import re
 import unicodedata
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +128,7 @@ class Texts:
 
 
 def find_tables(folder: Path, split: str) -> list[Path]:
-    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.
+    """Find the file of a split, such as train.csv, Train.tsv or data/train.jsonl.gz.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def find_tables(folder: Path, split: str) -> list[Path]:
         If there are several files, or one of several parts is missing.
     """
     pattern = re.compile(
-        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)", re.IGNORECASE
+        rf"({split})(\.({KINDS})|-(\d+)-of-(\d+)(-\w+)?\.parquet)(\.gz)?", re.IGNORECASE
     )
     for place in (folder, folder / "data"):
         names = sorted(path.name for path in place.glob("*"))
@@ -252,7 +254,7 @@ def _read_table(paths):
     path = paths[0]
     if not all(map(Path.is_file, paths)):  # a pipe would be waited for
         raise DataError(f"{path} is not there, or is a folder or a pipe.")
-    kind = path.suffix.lower()[1:]
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
         return _parse_parquet(paths)
     if kind in ("jsonl", "ndjson", "json"):
@@ -270,7 +272,7 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Parameters
     ----------
     path : Path
-        The file.
+        The file; gzip is unpacked.
 
     Returns
     -------
@@ -281,9 +283,14 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     Raises
     ------
     DataError
-        If the file is no text.
+        If the file is no text, or its gzip is damaged.
     """
     content = path.read_bytes()
+    try:
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged gzip ({error}). Get it again.") from None
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     has_mark = content.startswith(codecs.BOM_UTF8)
     encoding = "utf-16" if is_wide else "utf-8-sig" if has_mark else "utf-8"

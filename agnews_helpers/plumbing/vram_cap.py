@@ -1,4 +1,4 @@
-"""Keep PyTorch within what is free on a CUDA card. Notebook 05.
+"""Keep PyTorch within what is free on a CUDA card. Notebook 07.
 
 On Windows CUDA does not report a full card: it spills into the computer's memory, and a
 step gets many times slower.
