@@ -55,10 +55,10 @@ def test_the_names_are_those_that_the_notebooks_import():
 def test_the_table_shows_each_name_with_what_it_does():
     [cell] = [cell for cell in CODE if "taught_in" in cell["text"]]
     html = "".join(cell["outputs"][0]["data"]["text/html"])
-    rows = re.findall(r"<th>([\w.]+)</th>\s*<td>(.*?)</td>\s*<td>(\d+)</td>", html)
-    shown = {name.rpartition(".")[2]: int(number) for name, _, number in rows}
+    rows = re.findall(r"<th>(\d+)</th>\s*<td>([\w.]+)</td>\s*<td>(.*?)</td>", html)
+    shown = {name.rpartition(".")[2]: int(number) for number, name, _ in rows}
     assert shown == taught_in()
-    assert all(len(does.split()) >= 4 and does.endswith(".") for _, does, _ in rows)
+    assert all(len(does.split()) >= 4 and does.endswith(".") for _, _, does in rows)
 
 
 def test_only_one_notebook_needs_the_other_package():
