@@ -594,7 +594,6 @@ MUTANTS = {
     },
     ("agnews_helpers/running.py", "tests/test_running.py"): {
         "test_a_page_shows_pictures_and_hides_answers": [
-            ("HTMLExporter()", "HTMLExporter(embed_images=True)"),
             ('source / "pictures", target / "pictures"', 'source / "pictures", target'),
             ('"name": path.stem', '"name": path.name'),
         ],

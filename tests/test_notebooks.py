@@ -101,6 +101,30 @@ def test_the_training_notebook_is_short():
     assert words(read(path)[0]) <= 1200
 
 
+def test_a_notebook_is_no_book(notebook):
+    assert words(notebook[0]) <= 1500
+
+
+def test_every_figure_is_said_in_words(notebook):
+    """In the cell's metadata, where the exported page takes its text from."""
+    for cell in notebook[1]:
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            assert len(cell["metadata"].get("alt", "").split()) >= 20, cell["text"]
+
+
+def test_an_answer_is_one_block(notebook):
+    """A blank line inside would end it: the exported page would show the answer."""
+    text = "\n".join(c["text"] for c in notebook[0] if c["cell_type"] == "markdown")
+    answers = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+    assert answers and not [answer for answer in answers if "\n\n" in answer]
+
+
+def test_a_link_has_the_number_of_its_notebook(notebook):
+    text = "\n".join(cell["text"] for cell in notebook[0])
+    links = re.findall(r"\[(?:[Nn]otebook )?0*(\d+)(?: · [^\]]*)?\]\(0*(\d+)_", text)
+    assert links and all(said == number for said, number in links)
+
+
 def test_a_notebook_needs_no_run_of_another(request):
     """But for those that conftest.py keeps together, in this order."""
     conftest = request.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))

@@ -129,7 +129,8 @@ def test_a_page_needs_nothing_from_elsewhere_and_its_links_lead_to_pages(
         "from ipywidgets import IntSlider\n"
         "display(IntSlider(7))\n"
         "display(HTML('<b>bold</b>'))\n"
-        "from matplotlib import pyplot\nlines = pyplot.plot([1, 2])\npyplot.show()"
+        "%matplotlib inline\nfrom matplotlib import pyplot\n"
+        "lines = pyplot.plot([1, 2])\npyplot.show()"
     )
     figure = nbformat.v4.new_code_cell(code, metadata={"alt": "Up & up"})
     answer = nbformat.v4.new_code_cell("print(6 * 7)", metadata={"tags": ["solution"]})

@@ -10,7 +10,7 @@ import pytest
 from tests.rehearsal.rehearse import other_head, own_texts, run, stand_in_hub
 
 pytestmark = pytest.mark.slow
-NOTEBOOKS = 8
+NOTEBOOKS = 10
 
 
 @pytest.fixture(scope="module")
