@@ -363,7 +363,9 @@ def test_other_frozen_parameters_are_named(three, tokens, tmp_path):
     before = load_model(three)
     run = train(frozen(), tokens, three, tmp_path, steps=6)
     assert_same_weights(run.model.distilbert, before.distilbert)
-    with pytest.raises(ResumeError, match=r"frozen parameters is \w+ there and none"):
+    with pytest.raises(
+        ResumeError, match="frozen parameters changed since that run began"
+    ):
         train(load_model(three), tokens, three, tmp_path)
     run = train(frozen(), tokens, three, tmp_path)
     assert run.finished
@@ -400,7 +402,7 @@ def test_another_model_in_a_folder_of_the_same_name_is_named(
     recipe = three.replace(model=str(model))
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=1)
     change(model)
-    with pytest.raises(ResumeError, match=r"model is \w+ there and \w+ here"):
+    with pytest.raises(ResumeError, match="the model changed since that run began"):
         train(load_model(recipe), tokens, recipe, tmp_path / "run")
 
 
@@ -414,7 +416,7 @@ def test_a_model_made_by_hand_is_known_by_its_shapes(three, tokens, tmp_path):
         return model
 
     train(made(), tokens, three, tmp_path, steps=1)
-    with pytest.raises(ResumeError, match=r"model is \w+ there and \w+ here"):
+    with pytest.raises(ResumeError, match="the model changed since that run began"):
         train(made(hidden_dim=48), tokens, three, tmp_path)
 
 
@@ -1179,7 +1181,7 @@ def test_a_model_that_was_changed_by_hand_does_not_resume_the_run(
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=1)
     model = load_model(recipe)
     model.dropout.p = 0.7
-    with pytest.raises(ResumeError, match="model is .* there and .* here"):
+    with pytest.raises(ResumeError, match="the model changed since that run began"):
         train(model, tokens, recipe, tmp_path / "run")
 
 

@@ -76,9 +76,9 @@ def test_the_parts_of_a_budget_add_up_to_what_is_reserved():
 
 
 def test_a_step_fits_if_it_does_once_the_cache_is_given_back():
-    needed = step_budget(SMALL, 8, 128)
+    needed = step_budget(SMALL, 4, 512)
     verdicts = [
-        step_budget(SMALL, 8, 128, card=replace(GTX_1650_TI, free_mib=mib)).verdict
+        step_budget(SMALL, 4, 512, card=replace(GTX_1650_TI, free_mib=mib)).verdict
         for mib in (needed.reserved, needed.reserved - 20, needed.allocated - 1)
     ]
     assert verdicts == ["fits", "fits", "spills"]
