@@ -142,11 +142,11 @@ def print_check(figures: dict) -> None:
     print(f"\n{pd.DataFrame(figures['classes']).T.to_string()}\n")
     tokens = figures["tokens"]
     print(
-        f"tokens     {tokens['median']} in the middle, at most {tokens['longest']} "
-        f"(8192: or more); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
+        f"tokens     median {tokens['median']}, longest {tokens['longest']} "
+        f"(counted up to 8192); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
     equal = figures["equal_texts"]
-    print(f"equal      {len(equal):,} texts stand there twice or more")
+    print(f"equal      {len(equal):,} texts occur twice or more")
     print(*equal[:20], sep="\n")
     for flag, reason in figures["suggestions"].items():
         print(f"suggested  {flag}: {reason}")

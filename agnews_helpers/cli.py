@@ -316,7 +316,7 @@ def _print_report(report):
     answered = report.confusion.sum()
     if never := answered.index[answered == 0].tolist():
         print(
-            f"note: {', '.join(never)}: never answered. More rows, --epochs, a higher "
+            f"note: {', '.join(never)}: never predicted. More rows, --epochs, a higher "
             "--learning-rate or (if not given) --class-weights balanced may help."
         )
 

@@ -107,7 +107,7 @@ def test_check_prints_classes_tokens_and_flags(spreadsheet, capsys):
         "tickets.csv, line 30: a quotation mark",
         "Gift card      8\n",
         "texts cut at 10: ",
-        "equal      0 texts stand there twice or more",
+        "equal      0 texts occur twice or more",
         "suggested  --class-weights balanced: Delivery has 117 rows, Gift card 8\n",
         "suggested  --learning-rate 1e-4: at most 148 steps, few for 2e-5\n",
         "suggested  --max-length 1",
@@ -134,7 +134,7 @@ def test_equal_texts_are_listed_with_their_lines_and_labels(tmp_path, capsys):
         "train 3 Blame = train 32 Blame",
     ]
     print_check(figures)
-    said = "equal      2 texts stand there twice or more\ntrain 2 Praise = train 33"
+    said = "equal      2 texts occur twice or more\ntrain 2 Praise = train 33"
     assert said in capsys.readouterr().out
 
 

@@ -803,7 +803,7 @@ def test_a_class_that_is_never_answered_is_said(small, tmp_path, capsys):
     flags = ["--epochs", "1", "--batch-size", "40", "--learning-rate", "1e-9"]
     assert main(["train", *flags, "--output-dir", str(tmp_path / "run")]) == 0
     [note] = re.findall(
-        "note: (.*): never answered.* --class-w", capsys.readouterr().out
+        "note: (.*): never predicted.* --class-w", capsys.readouterr().out
     )
     assert {*note.split(", ")} < {*LABELS}
 

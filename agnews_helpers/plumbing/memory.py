@@ -62,8 +62,8 @@ def in_parts(
         split_sizes.append([length, size // 2])
         tqdm.write(
             f"Out of memory with {size} rows of {length} tokens: the same step again "
-            f"in parts of {size // 2}, and so for all batches this long. But for the "
-            "draws of dropout the gradient is the same."
+            f"in parts of {size // 2}, and so for all batches this long. The "
+            "gradient is the same, apart from dropout's random draws."
         )
 
 
