@@ -170,7 +170,7 @@ FLAGS = {
     },
     "--text-columns": {"help": "which of its columns are text: A,B"},
     "--json": {"type": _path, "help": "a new file for the figures"},
-    "--only": {"default": "", "help": "the number of the one to run: 05"},
+    "--only": {"default": "[0-9]", "help": "the number of the one to run: 05"},
     "--source": {
         "type": _path,
         "help": "their folder (default: notebooks, or those that came with this)",
@@ -447,7 +447,7 @@ def _lab(options):
     from jupyterlab.labapp import main as jupyterlab
 
     if not options.folder.exists():
-        unwanted = ignore_patterns("runs", "__pycache__", ".*")
+        unwanted = ignore_patterns("runs")
         copytree(_source(options), options.folder, ignore=unwanted)
     # So that the first Ctrl-C ends it, with its kernels
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -43,7 +43,7 @@ SPLITS = {
     "test": "test|testing",
 }
 # No label, a word for nothing, several labels, an object or bytes
-NO_CLASS = re.compile(r"|#n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
+NO_CLASS = re.compile(r"|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -228,10 +228,11 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
             "name one with train.csv and, if there are any, test.csv and "
             "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
+    by_name = names and (*names,) != LABELS  # not by numbers: whose order is it?
     texts = recipe.text_columns.split(",") if recipe.text_columns else []
     train = read_texts(found.pop("train"), recipe.label_column, texts)
     names = names or _listed_classes(place) or _classes(train)
-    coding = _coding(train, names)
+    coding = _codings(names)[0] if by_name else _coding(train, names)
     files = {"train": _assign_classes(train, names, coding)}
     notes = []
     for split, paths in found.items():

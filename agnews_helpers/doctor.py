@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub.file_download import are_symlinks_supported
 from ipykernel.kernelspec import KERNEL_NAME
 from jupyter_client.kernelspec import KernelSpecManager
 from packaging.requirements import Requirement
@@ -30,8 +29,6 @@ LONG_PATH = f"""its path is too long to install PyTorch for CUDA:
 {"":26}git clone into a short folder, such as C:\\agnews"""
 ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
 {"":26}git clone into a folder outside, such as C:\\agnews"""
-NO_LINKS = f"""no links in the Hub's cache: a new revision takes room of its own:
-{"":26}start ms-settings:developers, and switch Developer Mode on"""
 # GB on the disk. "laptop" and "full" need the Hub's model and data, up to three
 # checkpoints of 1.03 GB at a time, and two classifiers.
 DISK_GB = {"offline": 1.0, "laptop": 4.5, "full": 4.5}
@@ -148,8 +145,6 @@ def _folder():
         yield Check("folder", None, LONG_PATH)
     if "OneDrive" in str(Path.cwd()):
         yield Check("folder", None, ONEDRIVE)
-    if not are_symlinks_supported():
-        yield Check("folder", None, NO_LINKS)
 
 
 def _disk(profile):

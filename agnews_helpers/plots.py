@@ -56,13 +56,12 @@ def bars(values: Series | DataFrame, unit: str, fmt: str = "{:z,.2f}") -> Axes:
         The axes.
     """
     table = DataFrame(values)
-    several = len(table.columns) > 1
-    height = 1.0 + 0.3 * table.size + 0.3 * several * len(table.columns)
+    height = 1.6 + 0.3 * table.size
     axes = table.plot.barh(figsize=(6.4, height), width=0.8, xlabel=unit, legend=False)
     for group in axes.containers:
         axes.bar_label(group, map(fmt.format, group.datavalues), padding=3)
     axes.margins(x=0.15)
     axes.invert_yaxis()
-    if several:
+    if len(table.columns) > 1:
         axes.figure.legend(loc="outside lower center")
     return axes

@@ -12,7 +12,7 @@ from nbconvert import HTMLExporter
 from .plumbing.storage import free_name, save_text
 
 
-def run_notebooks(source: Path, target: Path, only: str = "") -> list[str]:
+def run_notebooks(source: Path, target: Path, only: str = "[0-9]") -> list[str]:
     """Execute every notebook of `source` into `target`.
 
     Each notebook prints one line. One that fails is kept up to its error, and the next
@@ -27,7 +27,7 @@ def run_notebooks(source: Path, target: Path, only: str = "") -> list[str]:
         The folder for the executed notebooks; if it exists, one with ``-2``, ``-3``,
         ... after its name.
     only : str
-        The number of the one that is wanted, such as ``"05"``; empty: all.
+        How the wanted names begin, as a pattern: ``"05"`` is one; default: all.
 
     Returns
     -------
@@ -39,10 +39,11 @@ def run_notebooks(source: Path, target: Path, only: str = "") -> list[str]:
     FileNotFoundError
         If `source` holds no such notebook.
     """
-    notebooks = sorted(source.glob(f"{only.zfill(2) if only else '[0-9]'}*.ipynb"))
+    notebooks = sorted(source.glob(f"{only}*.ipynb"))
     if not notebooks:
-        problem = f"{source} holds no numbered notebook {only}".rstrip()
-        raise FileNotFoundError(f"{problem}. Give --source.")
+        raise FileNotFoundError(
+            f"{source} holds no notebook {only}*.ipynb. Give --source."
+        )
     target = free_name(target.absolute())
     target.mkdir(parents=True)
     if (source / "pictures").is_dir():

@@ -109,7 +109,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
             "holds no trained classifier",
         ),
         (["evaluate", "--output-dir", "no/such/run"], "holds no trained classifier"),
-        (["notebooks", "--source", "no/such/notebooks"], "holds no numbered notebook"),
+        (["notebooks", "--source", "no/such/notebooks"], "holds no notebook"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(arguments, message, capsys):
@@ -1073,6 +1073,10 @@ def test_all_rows_of_another_file_are_scored(shop, tmp_path, capsys):
     assert main([*command, str(wrong)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "wrong.csv, line 5: the label 'Garden' is none of the classes" in line
+    # Numbers do not say in whose order they count.
+    wrong.write_text("label,text\n0,Where is it?\n1,Money back\n", encoding="utf-8")
+    assert main([*command, str(wrong)]) == 2
+    assert "the label '0' is none of the classes" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, str(source), "--mistakes", "mistakes.txt"])
     assert "ends in .csv or .tsv" in capsys.readouterr().err

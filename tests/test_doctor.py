@@ -221,10 +221,6 @@ MACHINES = {
             "git clone into a folder outside",
         ],
     ),
-    "no symbolic links": (
-        {"links": False},
-        ["[note] folder             no links", "start ms-settings:developers"],
-    ),
 }
 
 
@@ -239,9 +235,6 @@ def windows(request, monkeypatch, tmp_path):
     names = {"platform": "win32", "executable": sys.executable}
     names["prefix"] = told.get("prefix", "C:\\" + "x" * 64)  # the longest that will do
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(**names))
-    monkeypatch.setattr(
-        doctor, "are_symlinks_supported", lambda: told.get("links", True)
-    )
     monkeypatch.setattr(doctor.shutil, "which", lambda _: told.get("driver"))
     ones = told.get("ones", lambda *_, device: Result())
     monkeypatch.setattr(torch, "ones", ones)

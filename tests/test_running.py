@@ -41,7 +41,7 @@ def test_the_folder_of_the_notebooks_is_no_target(source, monkeypatch):
 
 
 def test_a_folder_without_notebooks_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no numbered notebook. Give --source"):
+    with pytest.raises(FileNotFoundError, match="no notebook .*. Give --source"):
         running.run_notebooks(tmp_path, tmp_path / "target")
 
 
@@ -155,12 +155,11 @@ def test_a_page_needs_nothing_from_elsewhere_and_its_links_lead_to_pages(
     ]
 
 
-@pytest.mark.parametrize("only", ["2", "02"])
-def test_only_one_is_run(source, tmp_path, monkeypatch, only):
+def test_only_one_is_run(source, tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(running, "_execute", lambda path, target: ran.append(path.stem))
     (source / "02_second.ipynb").touch()
-    running.run_notebooks(source, tmp_path / "target", only)
+    running.run_notebooks(source, tmp_path / "target", "02")
     assert ran == ["02_second"]
-    with pytest.raises(FileNotFoundError, match="no numbered notebook 3. Give"):
-        running.run_notebooks(source, tmp_path / "target", "3")
+    with pytest.raises(FileNotFoundError, match="no notebook 03.*. Give"):
+        running.run_notebooks(source, tmp_path / "target", "03")

@@ -181,6 +181,20 @@ def test_blank_lines_and_empty_rows(tmp_path):
     (tmp_path / "any.csv").write_bytes(b",,\n" + b'3, "a title", "a, text"\n,,\n')
     found = read_texts([tmp_path / "any.csv"])
     assert found.rows["text"].tolist() == ["a title a, text", ""]
+    # But of one column: an empty cell is saved as one.
+    (tmp_path / "any.csv").write_bytes(b'text\n\nThe cup\n""\n')
+    found = read_texts([tmp_path / "any.csv"], None, ["text"], labelled=False)
+    assert found.rows["text"].tolist() == ["", "The cup", ""]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_the_line_for_excel_is_no_row(tmp_path, mark):
+    (tmp_path / "any.csv").write_bytes(
+        mark + b"sep=;\r\nlabel;text\r\nSports;A cup\r\n"
+    )
+    found = read_texts([tmp_path / "any.csv"])
+    assert found.separator == ";" and found.rows["text"].tolist() == ["A cup"]
+    assert found.table.index.tolist() == [3]
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,7 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
 def _parse_csv(path, kind):
     """Parse CSV or TSV; a quotation mark that is wrong spoils its own line alone."""
     text, encoding, notes = decode_file(path)
+    text = re.sub(r"^sep=.", "", text)  # for Excel
     separator = FIRST_SEPARATOR.match(text.lstrip(" \r\n"))[1] or ","
     if kind == "tsv":
         separator = "\t"
@@ -367,11 +368,12 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
             start = line
     csv.field_size_limit(limit)
     # A row of empty cells is a row, but not above the first one; a blank line is none.
-    first = next((n for n, row in rows.items() if "".join(row).strip()), 0)
+    first = next((n for n, row in rows.items() if "".join(row).strip()), 1e9)
+    single = max(map(len, rows.values()), default=0) < 2  # but of one column it is
     rows = {
-        n: row
+        n: row or [""]
         for n, row in rows.items()
-        if n >= first and (len(row) > 1 or "".join(row).strip())
+        if n >= first and (single or len(row) > 1 or "".join(row).strip())
     }
     return rows, unused
 
