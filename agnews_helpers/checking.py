@@ -105,12 +105,12 @@ def _tokens(usable, recipe):
 
 
 def _equal_texts(usable):
-    """Say where texts stand that occur twice, and what their labels are."""
+    """Say where texts stand that occur twice (nine places), and their labels."""
     text = usable["text"].str.casefold()  # as an uncased model reads it
     places = usable["split"] + " " + usable.index.map(str) + " " + usable["label"]
     places.index = text
     same = places[text.duplicated(keep=False).array].groupby(level=0, sort=False)
-    return [" = ".join(found) for _, found in same]
+    return [" = ".join(found[:9]) for _, found in same]
 
 
 def _suggestions(counts, tokens, recipe):
