@@ -68,9 +68,9 @@ def notebook():
     return names
 
 
-def turn(notebook, rows=8, tokens=256, attention="sdpa", checkpoints="off"):
+def turn(notebook, rows=8, tokens=256, attention="sdpa", checkpointing="off"):
     """Turn all knobs; return what the reader then sees."""
-    for knob, value in zip(notebook["knobs"], (rows, tokens, attention, checkpoints)):
+    for knob, value in zip(notebook["knobs"], (rows, tokens, attention, checkpointing)):
         knob.value = value
     return notebook["view"].value
 
@@ -107,7 +107,7 @@ def test_each_knob_changes_what_is_seen(notebook):
         turn(notebook, rows=4),
         turn(notebook, tokens=512),
         turn(notebook, attention="eager"),
-        turn(notebook, checkpoints="on"),
+        turn(notebook, checkpointing="on"),
     ]
     assert len(set(seen)) == len(seen)
 
