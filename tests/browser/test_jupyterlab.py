@@ -137,7 +137,7 @@ def test_the_questions_hide_their_answers(run):
         [False] * "".join(cell["source"]).count("<details>") for cell in run.stored
     ]
     assert run.notebook.cells(ANSWERS) == expected
-    question = run.notebook.page.locator("details").first
+    question = run.notebook.page.locator("details:has(p)").first
     answer = question.locator("p").first
     assert not answer.is_visible()
     question.locator("summary").click()
