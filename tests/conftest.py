@@ -1,5 +1,7 @@
 """What all tests share: a tiny model, its recipe, its tokens, and signals."""
 
+import sys
+
 import pytest
 
 from agnews_helpers import Recipe, load_data, load_tokenizer, tokenize
@@ -8,6 +10,7 @@ from tests.tiny import tiny_model_folder
 
 # They need a browser and an extra: `make test-browser` names the folder.
 collect_ignore = ["browser"]
+MAIN = sys.modules["__main__"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,6 +18,13 @@ def signals():
     """Let the tests pass wherever they are started: they send signals."""
     with signals_of_a_terminal():
         yield
+
+
+@pytest.fixture(autouse=True)
+def main_module():
+    """Put the main module back: cells of a notebook that are run here replace it."""
+    yield
+    sys.modules["__main__"] = MAIN
 
 
 @pytest.fixture(scope="session")
