@@ -1,6 +1,7 @@
 """What is wrong with labelled texts, and what to train them with: ``agnews check``."""
 
 import csv
+from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +38,8 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     -------
     dict
         Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
-        split; ``tokens``; ``equal_texts``, where the rows of each stand;
+        split; ``tokens``; ``equal_texts``, where the rows of each stand, those with
+        two labels first; ``contradictory_texts``, how many have two;
         ``suggestions``, a flag of ``agnews train`` -> the reason for it.
 
     Raises
@@ -58,11 +60,11 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
         _write(target, source, usable)
     tokens = _tokens(usable, recipe)
     return {
-        "notes": source.notes,
+        "notes": [*source.notes, *_alike(counts["train"])],
         "problems": problems,
         "classes": counts.to_dict("index"),
         "tokens": tokens,
-        "equal_texts": _equal_texts(usable),
+        **_equal_texts(usable),
         "suggestions": _suggestions(counts["train"], tokens, recipe),
     }
 
@@ -106,11 +108,23 @@ def _tokens(usable, recipe):
 
 def _equal_texts(usable):
     """Say where texts stand that occur twice (nine places), and their labels."""
-    text = usable["text"].str.casefold()  # as an uncased model reads it
-    places = usable["split"] + " " + usable.index.map(str) + " " + usable["label"]
-    places.index = text
-    same = places[text.duplicated(keep=False).array].groupby(level=0, sort=False)
-    return [" = ".join(found[:9]) for _, found in same]
+    rows = usable.assign(text=usable["text"].str.casefold())  # as the model reads it
+    rows["place"] = rows["split"] + " " + rows.index.map(str) + " " + rows["label"]
+    rows["labels"] = rows.groupby("text")["label"].transform("nunique")
+    rows = rows.sort_values("labels", ascending=False, kind="stable")
+    equal = rows[rows["text"].duplicated(keep=False)].groupby("text", sort=False)
+    return {
+        "equal_texts": [" = ".join(found[:9]) for _, found in equal["place"]],
+        "contradictory_texts": rows["text"][rows["labels"] > 1].nunique(),
+    }
+
+
+def _alike(counts):
+    """Find small classes that are named nearly as a large one is."""
+    for name, n in counts.items():
+        larger = counts[counts >= UNEQUAL * n]
+        for other in get_close_matches(name, larger.index, 1, 0.8):
+            yield f"note: {name!r}, {n} rows: is {other!r} meant? Mend it if it is."
 
 
 def _suggestions(counts, tokens, recipe):
@@ -146,7 +160,10 @@ def print_check(figures: dict) -> None:
         f"(counted up to 8192); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
     equal = figures["equal_texts"]
-    print(f"equal      {len(equal):,} texts occur twice or more")
+    print(
+        f"equal      {len(equal):,} texts occur twice or more, "
+        f"{figures['contradictory_texts']:,} of them with two labels"
+    )
     print(*equal[:20], sep="\n")
     for flag, reason in figures["suggestions"].items():
         print(f"suggested  {flag}: {reason}")

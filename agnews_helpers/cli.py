@@ -313,8 +313,10 @@ def _train(options):
 def _print_report(report):
     """Print the figures of a test, for each class too."""
     print(f"test: {report.describe()}")
-    answered = report.confusion.sum()
-    if never := answered.index[answered == 0].tolist():
+    never = report.confusion.index[
+        (report.confusion.sum() == 0) & (report.confusion.sum(axis=1) > 0)
+    ]
+    if len(never):
         print(
             f"note: {', '.join(never)}: never predicted. More rows, --epochs, a higher "
             "--learning-rate or (if not given) --class-weights balanced may help."
@@ -330,13 +332,15 @@ def _evaluate(options):
     classifier, tokenizer = model.load_classifier(folder)
     values = model.run_facts(folder).get("recipe")
     own = Recipe.from_dict(values) if values else recipe_for_this_machine()
-    recipe = own.replace(
-        **environment_overrides() | _flags(options) | {"model": classifier.name_or_path}
-    )
+    given = environment_overrides() | _flags(options)
+    place = Path(given.get("data", own.data)).expanduser()
+    is_other = place.exists() and str(place.resolve()) != own.data
+    if is_other:
+        given = {"test_rows": None} | given  # all of them
+    recipe = own.replace(**given | {"model": classifier.name_or_path})
     model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
     print(recipe.describe())
-    place = Path(recipe.data).expanduser()
-    if place.exists() and str(place.resolve()) != own.data:
+    if is_other:
         rows = data.load_test(recipe, model.class_names(classifier))
     else:
         rows = data.load_data(recipe)["test"]
@@ -344,6 +348,8 @@ def _evaluate(options):
     classifier.to(training_device())
     report = evaluation.evaluate(classifier, split, recipe)
     print(f"scored: {report.rows:,} test rows of {place.name}")
+    if is_other:
+        print("note: a row in it that was trained on makes the score too high.")
     _print_report(report)
     print(report.confusion.to_string())
     if options.mistakes:
@@ -366,7 +372,8 @@ def _predict(options):
     files = [options.file, options.output]
     if all(files) and not options.texts:
         return 0, _label_file(options)
-    if any(files) or options.texts in ([], ["-"]):
+    is_file = any(map(os.path.isfile, options.texts))
+    if any(files) or is_file or options.texts in ([], ["-"]):
         raise InvalidValue("Give texts, or --file and --output.")
     answers = _answers(options.texts, options)
     for text, label, confidence in answers.iloc[:, :3].to_numpy():
@@ -383,6 +390,8 @@ def _answers(texts, options):
     from .evaluation import classify
 
     answers = classify(texts, options.output_dir)
+    if options.min_confidence and f"probability_{UNSURE}" in answers:
+        raise InvalidValue(f"{UNSURE!r} is a class: --min-confidence cannot be used.")
     answers.insert(2, "confidence", answers.iloc[:, 2:].max(axis=1))
     answers.loc[answers["confidence"] < options.min_confidence, "label"] = UNSURE
     return answers

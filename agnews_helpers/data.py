@@ -92,12 +92,12 @@ def load_data(recipe: Recipe) -> DatasetDict:
 
 
 def load_test(recipe: Recipe, names: list[str]) -> Dataset:
-    """Load all rows of a file, or of a folder's test file, to test a classifier with.
+    """Load the rows of a file, or of a folder's test file, to test a classifier with.
 
     Parameters
     ----------
     recipe : Recipe
-        Its `data`, `label_column`, and `text_columns` are used.
+        Its `data`, `label_column`, `text_columns`, `test_rows` and `seed` are used.
     names : list of str
         The classes of the classifier.
 
@@ -115,7 +115,8 @@ def load_test(recipe: Recipe, names: list[str]) -> Dataset:
     print(*source.notes, sep="\n")
     if problems := source.files["train"].describe_problems():
         raise DataError("\n".join(problems))
-    return _dataset(source.usable()["train"], names)
+    rows, _ = _deal(source.usable()["train"], recipe.test_rows, recipe.seed)
+    return _dataset(rows, names)
 
 
 def _dataset(frame, names, columns=()):
@@ -298,7 +299,8 @@ def _classes(train):
         ]
         needed = (
             f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
-            f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME?)"
+            f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME? A "
+            "label is one class: no list, no number with a comma.)"
         )
         raise DataError("\n".join([*train.describe_problems(), needed]))
     spellings = used[used["plain"].isin(common)].groupby("plain")["name"]
@@ -338,7 +340,8 @@ def _assign_classes(texts, names, coding):
         problem = (
             f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
             f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
-            "if classes.txt lists it; if this is a header, --text-columns names it)"
+            "if classes.txt lists it; if it is a header, delete the lines above it or "
+            "name it with --text-columns)"
         )
         similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
         if similar:
@@ -356,40 +359,59 @@ def _split(rows, names, recipe, text_columns=()):
     """Draw the rows, hold out those that have no file, and check all three splits."""
     train, test = rows["train"], rows.get("test")
     if test is None:
-        train, test = _hold_out(train)
+        train, test = _keep_equal_together(train, _hold_out)
         print(
             f"note: no test file; {len(test):,} rows of the training file are held out "
             "as test."
         )
     train, _ = _deal(train, recipe.train_rows, recipe.seed)
     test, _ = _deal(test, recipe.test_rows, recipe.seed)
-    counts = Counter(train["label"])
+    different = train[~_plain(train).duplicated()]
+    counts = Counter(different["label"])
     small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
     if small:
         raise DataError(
-            f"{recipe.data}: each class needs at least 2 training rows, one to learn "
-            f"from and one to validate with; found {', '.join(small)}."
+            f"{recipe.data}: each class needs at least 2 training rows with different "
+            "texts, one to learn from and one to validate with; found "
+            f"{', '.join(small)}."
         )
     validation = rows.get("validation")
     drawn = train
     if validation is None:
-        n = max(4, len(names), round(recipe.validation_share * len(train)))
-        drawn, validation = _deal(train, max(1, len(train) - n), recipe.seed)
+        n = max(4, len(names), round(recipe.validation_share * len(different)))
+        drawn, validation = _keep_equal_together(
+            train, lambda rows: _deal(rows, max(1, len(rows) - n), recipe.seed)
+        )
     if test.empty or len(drawn) < recipe.batch_size:
         raise DataError(
             f"{recipe.data} has {len(drawn)} rows to train, {len(validation)} to "
             f"validate and {len(test)} to test with: too few for batches of "
-            f"{recipe.batch_size}. Use more rows, or a smaller batch_size."
-        )
-    if shared := {*test["text"]} & {*train["text"]}:
-        print(
-            f"note: {len(shared):,} texts occur in both train and test, which makes "
-            "the test score too high."
+            f"{recipe.batch_size}. Use more rows, or a smaller batch_size "
+            "(--batch-size)."
         )
     splits = {"train": drawn, "validation": validation, "test": test}
+    for split in ("validation", "test"):
+        if shared := {*_plain(splits[split])} & {*_plain(drawn)}:
+            print(
+                f"note: {len(shared):,} texts occur in both train and {split}, which "
+                f"makes the {split} score too high."
+            )
     return DatasetDict(
         {split: _dataset(frame, names, text_columns) for split, frame in splits.items()}
     )
+
+
+def _plain(frame):
+    """Write texts as an uncased model reads them."""
+    return frame["text"].str.casefold()
+
+
+def _keep_equal_together(frame, draw):
+    """Draw from different texts; equal ones go where the first of them goes."""
+    text = _plain(frame)
+    _, drawn = draw(frame[~text.duplicated()])
+    is_drawn = text.isin(text[drawn.index])
+    return frame[~is_drawn], frame[is_drawn]
 
 
 def _hold_out(frame):
@@ -398,7 +420,7 @@ def _hold_out(frame):
     A hash of the text selects them: a random draw would change when rows are added to
     the file, and `evaluate` could then test on rows that had been trained on.
     """
-    hashes = frame["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    hashes = _plain(frame).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     labels = frame["label"][hashes.sort_values(kind="stable").index]
     of_class = labels.groupby(labels)
     place, size = of_class.cumcount(), of_class.transform("size")

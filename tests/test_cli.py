@@ -940,6 +940,27 @@ def test_answers_that_are_not_sure_enough_are_marked(shop, tmp_path, capsys):
     assert printed == [label.split()[0] for label in wanted]
 
 
+def test_unsure_cannot_be_a_class_and_a_mark(tmp_path, capsys):
+    labels = {
+        "id2label": {0: "sure", 1: "unsure"},
+        "label2id": {"sure": 0, "unsure": 1},
+    }
+    folder = tiny_model_folder(tmp_path / "tiny", **labels)
+    assert main(["predict", "text", "--model", str(folder)]) == 0
+    command = ["predict", "text", "--model", str(folder), "--min-confidence", "0.1"]
+    assert main(command) == 2
+    assert "'unsure' is a class: --min-confidence cannot" in capsys.readouterr().err
+
+
+def test_the_name_of_a_file_is_no_text(shop, tmp_path, capsys):
+    source = tmp_path / "texts.csv"
+    source.write_text("text\nWhere is it?\n", encoding="utf-8")
+    command = ["predict", "--model", str(shop), "Money back"]
+    assert main([*command, str(source)]) == 2
+    assert "Give texts, or --file and --output." in capsys.readouterr().err
+    assert main([*command, "x" * 5000]) == 0  # too long for the name of a file
+
+
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "high"])
 def test_a_confidence_that_is_none_is_refused(value, capsys):
     with pytest.raises(SystemExit) as end:
@@ -1069,6 +1090,10 @@ def test_all_rows_of_another_file_are_scored(shop, tmp_path, capsys):
         assert ".csv · 3 rows read, 3 used, 0 not" in output
         assert target.read_bytes().startswith(b"\xef\xbb\xbftrue,predicted,")
         target.unlink()
+    wrong.write_text(f"label,text\n{rows * 2}", encoding="utf-8")
+    assert main([*command, str(wrong), "--test-rows", "4"]) == 0
+    output = capsys.readouterr().out
+    assert "scored: 4 test rows of wrong.csv\nnote: a row in it that was" in output
     wrong.write_text(f"label,text\n{rows}Garden,A hose\n", encoding="utf-8")
     assert main([*command, str(wrong)]) == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -1080,6 +1105,24 @@ def test_all_rows_of_another_file_are_scored(shop, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, str(source), "--mistakes", "mistakes.txt"])
     assert "ends in .csv or .tsv" in capsys.readouterr().err
+
+
+def test_a_test_of_another_file_is_not_the_runs_own(small, tmp_path, capsys):
+    """All rows of it count, and a class that it lacks need not be predicted."""
+    run = ["--output-dir", str(tmp_path / "run")]
+    flags = ["--epochs", "1", "--batch-size", "40", "--learning-rate", "1e-9"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AGNEWS_TEST_ROWS")
+        assert main(["train", *flags, "--test-rows", "20", *run]) == 0
+        source = tmp_path / "mine.csv"
+        lines = [f"{label},word {i}" for i, label in enumerate(LABELS[:3] * 9)]
+        source.write_text("\n".join(["label,text", *lines]), encoding="utf-8")
+        capsys.readouterr()
+        assert main(["evaluate", *run, "--data", str(source)]) == 0
+    output = capsys.readouterr().out
+    assert "scored: 27 test rows of mine.csv\n" in output
+    [never] = re.findall("note: (.*): never predicted", output)
+    assert LABELS[3] not in never and set(LABELS[:3]) & set(never.split(", "))
 
 
 def test_what_check_would_write_to_must_be_new(tmp_path, capsys):

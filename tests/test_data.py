@@ -876,6 +876,52 @@ def test_of_each_class_two_rows_remain_for_training(tenths, others, held_out):
     assert list(train.index) == sorted(train.index)
 
 
+@pytest.mark.parametrize("has_test", [True, False])
+def test_equal_texts_are_all_in_one_split(tmp_path, has_test):
+    """In other letters, too, and with other labels."""
+    rows = mail(60)
+    again = [(label, text.upper()) for label, text in rows[:40]]
+    again += [("Blame", text) for _, text in rows[::7]]
+    test = {"test": mail(6, word="other")} if has_test else {}
+    for name, part in {"train": [*rows, *again, *rows[20:30]], **test}.items():
+        own(tmp_path, part, name=f"{name}.csv")
+    for seed in range(5):
+        news = load(tmp_path, seed=seed)
+        assert sum(map(len, news.values())) == 60 + 40 + 9 + 10 + 6 * has_test
+        places = [{text.casefold() for text in news[split]["text"]} for split in news]
+        train, validation, test = places
+        assert not (train & validation or train & test or validation & test)
+        # One in twenty of the texts, not of the rows
+        assert len(validation) == 4
+    turned = own(tmp_path / "turned", [*rows, *again, *rows[20:30]][::-1])
+    assert has_test or test == {
+        text.casefold() for text in load(turned)["test"]["text"]
+    }
+
+
+def test_rows_that_stand_in_both_train_and_validation_are_counted(tmp_path, capsys):
+    rows = mail(40)
+    upper = [(label, text.upper()) for label, text in rows[:3]]
+    own(tmp_path, rows)
+    own(tmp_path, [*upper, *mail(6, word="new")], name="dev.csv")
+    load(tmp_path)
+    said = capsys.readouterr().out
+    assert (
+        "note: 3 texts occur in both train and validation, which makes the val" in said
+    )
+    assert "train and test" not in said
+
+
+def test_equal_texts_are_one_text_to_learn_from(tmp_path):
+    """The other could not be validated with."""
+    twice = [("Rare", "seldom")] * 2
+    own(tmp_path, [*mail(40), *twice])
+    (tmp_path / "classes.txt").write_text(
+        "Praise\nBlame\nQuestion\nRare\n", encoding="utf-8"
+    )
+    fails(tmp_path, "at least 2 training rows with different texts", "found Rare 1.")
+
+
 def test_with_many_classes_each_has_a_row_to_validate_with(tmp_path):
     names = [f"class {i}" for i in range(9)]
     news = load(own(tmp_path, mail(54, names), mail(9, names, "other")))

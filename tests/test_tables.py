@@ -262,6 +262,15 @@ def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
     assert texts.usable["text"].tolist() == ["one", "three", "four"]
 
 
+def test_numbers_below_two_lines_of_headers_are_no_texts(tmp_path):
+    """Merged cells leave names empty; the second line would be the only word."""
+    rows = [f"{i},It is number {i},{'ab'[i % 2]}" for i in range(40)]
+    lines = "\n".join(["Ticket,,Category", "Number,Text,Final", *rows])
+    refused(tmp_path, lines.encode(), "which is the text?", "nothing above it")
+    [_, *lines] = lines.split("\n")
+    assert len(read(tmp_path, "\n".join(lines).encode(), label_column="Final")) == 40
+
+
 # encodings
 
 
@@ -270,7 +279,7 @@ def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
 )
 @pytest.mark.parametrize("name", ["any.csv", "any.tsv", "any.jsonl", "any.csv.gz"])
 def test_encodings_with_a_mark(tmp_path, encoding, name):
-    rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €"), ("Preis", "6 €")]
+    rows = [("Größe", "zu groß; naïve 新聞 😀"), ("Preis", "5 €"), ("Preis", "zu 6 €")]
     lines = as_csv(rows, "\t" if "tsv" in name else ",")
     if "jsonl" in name:
         lines = "".join(

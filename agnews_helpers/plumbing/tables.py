@@ -327,7 +327,8 @@ def _parse_csv(path, kind):
         if len(cells) != width:
             problem = (
                 f"{len(cells)} fields, and the first row has {width}; put quotation "
-                f"marks around a field with {separator!r} in it"
+                f"marks around a field with {separator!r} in it, or delete a title "
+                "above the header"
             )
             unused[line] = problem, separator.join(rows.pop(line))
     for line in [*_swallowing(rows, separator)]:
@@ -407,7 +408,10 @@ def _parse_json(path):
             if is_list or item.strip():
                 rows[number] = {**(item if is_list else json.loads(item))}
         except (TypeError, ValueError, RecursionError):
-            problem = 'no JSON object, such as {"label": "...", "text": "..."}'
+            problem = (
+                'no JSON object, such as {"label": "...", "text": "..."}; a file has '
+                "one a line, or one list of them"
+            )
             unused[number] = problem, str(item)
     return Texts(
         path,
@@ -478,8 +482,9 @@ def _repeats(column, share):
 
 
 def _has_words(column):
-    """Say whether a column is more than numbers and dates."""
-    return any(map(WORD.search, filter(lambda cell: isinstance(cell, str), column)))
+    """Say whether a column is more than numbers and dates below a header."""
+    cells = [cell for cell in column if isinstance(cell, str) and cell.strip()]
+    return 2 * sum(map(bool, map(WORD.search, cells))) >= len(cells) > 0
 
 
 def _choose_columns(table, label_column, text_columns, labelled, known):
@@ -533,7 +538,8 @@ def _question(table, label, texts, labelled, asked):
     return (
         f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
         f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
-        "its names (each once, nothing above). Test files have the training file's."
+        "its names (each once, nothing above it; fields of a .tsv are separated by "
+        "tabs). Test files have the training file's."
     )
 
 
@@ -618,5 +624,5 @@ def problem_of(text: object) -> str:
     if not any(char.isprintable() and char != " " for char in text):
         return NO_TEXT
     if UNREADABLE.search(text):
-        return "with a null byte or half a character, so not UTF-8"
+        return "with a null byte or half a character: save the file as CSV UTF-8"
     return ""
