@@ -70,7 +70,7 @@ MUTANTS = {
         ],
         "test_fewer_rows_than_a_batch": [
             ("len(drawn) < recipe.batch_size", "len(drawn) <= recipe.batch_size"),
-            ("max(1, len(train) - n)", "len(train) - n"),
+            ("max(1, len(rows) - n)", "len(rows) - n"),
         ],
         "test_the_number_of_rows_is_a_maximum": [
             ("if n is None or n >= len(frame)", "if n is None"),
@@ -81,8 +81,8 @@ MUTANTS = {
         ],
         "test_rows_in_both_splits_are_counted": [
             (
-                '{*test["text"]} & {*train["text"]}',
-                '{*test["text"]} - {*train["text"]}',
+                "{*_plain(splits[split])} & {*_plain(drawn)}",
+                "{*_plain(splits[split])} - {*_plain(drawn)}",
             ),
         ],
         "test_three_codings": [
@@ -375,7 +375,7 @@ MUTANTS = {
         ],
         "test_what_cannot_be_predicted_is_one_line": [
             ('options.texts in ([], ["-"])', "not options.texts"),
-            ("any(files) or options", "options"),
+            ("any(files) or is_file", "is_file"),
         ],
         "test_columns_of_those_names_are_kept": [
             ("while name in table.columns:", "while False:"),
@@ -384,7 +384,7 @@ MUTANTS = {
             (", known=known)", ")"),
         ],
         "test_all_rows_of_another_file_are_scored": [
-            ("if place.exists() and", "if False and"),
+            ("place.exists() and", "False and"),
             ('mark="\\ufeff"', 'mark=""'),
         ],
         "test_what_check_would_write_to_must_be_new": [
