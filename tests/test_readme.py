@@ -43,7 +43,7 @@ OURS = [(number, command) for number, command in COMMANDS if "agnews " in comman
 ELSEWHERE = {
     r"py -3.11 -m venv .*|\S*Activate.*": "Windows' own way to make an environment",
     r"python -m pip (install|uninstall -y) torch.*": "a download; tried without, below",
-    r"uv venv .*": "an environment; its next line is compared with pyproject.toml",
+    r"uv (venv|pip install torch).*": "an environment, a download; the next is tried",
     r"conda .*": "conda is not here; test_house compares its environment.yml",
     r"jupyter lab notebooks": "tests/browser does",
     r"python -m pytest -n 2": "this is it",
@@ -168,19 +168,19 @@ def test_what_is_installed_is_there():
         assert (ROOT / re.search(r"-c (\S+)", command)[1]).is_file(), command
 
 
-WINDOWS = [command for number, command in COMMANDS if number == 1]
+UV, PIP, BOTH = (
+    [command for number, command in COMMANDS if number == block] for block in (1, 2, 3)
+)
+WINDOWS = [*PIP, *BOTH]
 
 
 def test_on_windows_pytorch_for_cuda_comes_first_and_stays(tmp_path):
     """Environment, activation, CUDA, the rest; and the rest is content with it."""
-    kinds = [
-        "py -3.11 -m venv",
-        "Activate",
-        "install torch==",
-        '".[offline]"',
-        "doctor",
-    ]
-    assert all(kind in command for kind, command in zip(kinds, WINDOWS, strict=False))
+    kinds = ["venv", "Activate", "install torch==", '".[offline]"']
+    for way in (UV, PIP):
+        assert len(way) == 4
+        assert all(kind in command for kind, command in zip(kinds, way, strict=True))
+    assert UV[2:] == [line.replace("python -m", "uv") for line in PIP[2:]]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     [wanted] = [Requirement(line) for line in lines if line.startswith("torch==")]
     assert f" {wanted} --index-url" in WINDOWS[2]
