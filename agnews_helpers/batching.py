@@ -126,7 +126,7 @@ def check_labels(labels: Sequence[int], classes: int) -> None:
         )
 
 
-def check_tokens(split: Dataset, name: str) -> None:
+def check_tokens(split: Dataset, name: str = "The split") -> None:
     """Check that a split has tokenized rows.
 
     Parameters
@@ -321,7 +321,7 @@ def make_loader(
     InvalidValue
         If the split has no tokenized rows.
     """
-    check_tokens(split, "The split")
+    check_tokens(split)
     # No workers: the tokens are in memory, and on Windows workers hang notebooks.
     # Its own generator: a loader draws a number when it starts, which would change the
     # dropout of a resumed run.

@@ -188,8 +188,10 @@ def card_report(recipe: Recipe, card: Card, system: str) -> dict:
     hours = full_run_hours(config, TOKENS * 50, recipe, card)
     time = "unknown: this card's speed is not in the list"
     if hours:
-        low, high = (f"{each:.1f}" for each in hours)
-        time = f"{low} to {high} hours (an estimate) for 114,000 rows like AG News'"
+        time = (
+            f"{hours[0]:.1f} to {hours[1]:.1f} hours (an estimate) for 114,000 rows "
+            "like AG News'"
+        )
     advice = "agnews train with these flags"
     if figures["verdict"] != "fits":
         advice = (

@@ -141,11 +141,11 @@ class State:
         self.epoch += 1
         self.batch = 0
         self.epoch_seconds = 0.0
-        scores = [
-            (row["validation_accuracy"], -row["validation_loss"])
-            for row in self.history
-        ]
-        self.best_epoch = 1 + scores.index(max(scores))
+        best = max(
+            self.history,
+            key=lambda row: (row["validation_accuracy"], -row["validation_loss"]),
+        )
+        self.best_epoch = best["epoch"]
         if self.is_best_epoch:
             self.best_report = report.describe()
         return self.is_best_epoch
@@ -153,9 +153,7 @@ class State:
     @property
     def is_best_epoch(self) -> bool:
         """Whether the last epoch has just ended, and is the best so far."""
-        return (
-            self.best_epoch > 0 and self.best_epoch == self.epoch - 1 and not self.batch
-        )
+        return 0 < self.best_epoch == self.epoch - 1 and not self.batch
 
     def estimate(self) -> str:
         """Return how long the whole run takes, judged by this session's steps.
@@ -210,7 +208,7 @@ def write_checkpoint(
     training: dict,
     state: State,
     facts: dict,
-    write_best: Callable | None,
+    write_best: Callable,
 ) -> Path:
     """Write this moment of a run.
 
@@ -226,8 +224,9 @@ def write_checkpoint(
         How far the run is.
     facts : dict
         What else progress.json says about the run.
-    write_best : Callable or None
-        ``write_best(path)`` writes the best classifier so far, if there is one.
+    write_best : Callable
+        ``write_best(state, path)`` writes the best classifier so far. It is called
+        after the first validation.
 
     Returns
     -------
@@ -244,8 +243,8 @@ def write_checkpoint(
         save_model(model, str(staging / WEIGHTS))
         torch.save(training, staging / STATE_FILE)
         storage.write_json(staging / PROGRESS, facts | {"state": asdict(state)})
-        if write_best:
-            write_best(staging / storage.BEST)
+        if state.best_epoch:
+            write_best(state, staging / storage.BEST)
 
     name = f"step-{len(state.losses):08d}"
     # Above all others of this step: none is overwritten, and this is the newest.
@@ -288,8 +287,7 @@ def read_checkpoint(
     load_weights(model, path)
     training = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(training["optimizer"])
-    modules = _generators(model.device)
-    for module, random_state in zip(modules, training["generators"]):
+    for module, random_state in zip(_generators(model.device), training["generators"]):
         module.set_rng_state(random_state)
     return state
 

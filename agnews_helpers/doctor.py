@@ -29,9 +29,6 @@ LONG_PATH = f"""its path is too long to install PyTorch for CUDA:
 {"":26}git clone into a short folder, such as C:\\agnews"""
 ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
 {"":26}git clone into a folder outside, such as C:\\agnews"""
-# GB on the disk. "laptop" and "full" need the Hub's model and data, up to three
-# checkpoints of 1.03 GB at a time, and two classifiers.
-DISK_GB = {"offline": 1.0, "laptop": 4.5, "full": 4.5}
 # MiB that PyTorch reserves for a step of 8 rows of AG News' longest text, 358 tokens:
 # predicted by vram_budget.step_budget for distilbert-base-uncased
 STEP_MIB = 1822
@@ -150,6 +147,8 @@ def _folder():
 def _disk(profile):
     """Check the free space on the disk of this folder."""
     free = shutil.disk_usage(".").free / 1e9
-    needed = DISK_GB[profile]
+    # The others need the Hub's model and data, up to three checkpoints of 1.03 GB at a
+    # time, and two classifiers.
+    needed = 1.0 if profile == "offline" else 4.5
     found = f"{free:,.1f} GB free; the profile '{profile}' needs {needed:g}"
     return Check("disk", free >= needed, found, "Make room, or run on another disk.")

@@ -65,7 +65,7 @@ def predict_logits(
     NonFiniteError
         If a logit is NaN or infinite, because the weights are damaged.
     """
-    check_tokens(split, "The split")
+    check_tokens(split)
     lengths = [recipe.pad_to or length for length in split["length"][:]]
     batches = sorted_batches(lengths)
     loader = make_loader(split, batches, recipe, pad_token_id=model.config.pad_token_id)
@@ -299,7 +299,7 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     NonFiniteError
         If a logit is NaN or infinite.
     """
-    check_tokens(split, "The split")
+    check_tokens(split)
     mapping = np.array(label_mapping(model, split))
     labels = split["label"][:]
     check_labels(labels, len(mapping))
@@ -355,20 +355,19 @@ def score(
     if np.isnan(log_p).any():
         raise InvalidValue("Some logits are NaN or infinite: the weights are damaged.")
     losses = -log_p[np.arange(len(labels)), labels]
-    predicted = logits.argmax(axis=1)
-    classes = np.arange(len(names))
+    true, predicted = names[labels], names[logits.argmax(axis=1)]
     columns = ["precision", "recall", "f1", "rows"]
     figures = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0
+        true, predicted, labels=names, zero_division=0
     )
-    counts = metrics.confusion_matrix(labels, predicted, labels=classes)
-    right = predicted == labels
+    counts = metrics.confusion_matrix(true, predicted, labels=names)
+    right = predicted == true
     test = stats.binomtest(right.sum(), len(right))
     return Report(
         rows=len(labels),
         accuracy=float(right.mean()),
         interval=test.proportion_ci(method="wilson"),
-        macro_f1=metrics.f1_score(labels, predicted, average="macro", zero_division=0),
+        macro_f1=metrics.f1_score(true, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
         per_class=DataFrame(dict(zip(columns, figures)), names),
         confusion=DataFrame(counts, names, names).rename_axis(
@@ -376,8 +375,8 @@ def score(
         ),
         answers=DataFrame(
             {
-                "true": names[labels],
-                "predicted": names[predicted],
+                "true": true,
+                "predicted": predicted,
                 "confidence": np.exp(log_p.max(axis=1)),
                 "p_true": np.exp(-losses),
                 "loss": losses,

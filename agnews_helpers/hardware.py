@@ -5,9 +5,12 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from subprocess import SubprocessError, check_output
 
+import torch
+
 from vram_budget.cards import Card, found_card
 
 from .plumbing.errors import InvalidValue
+from .plumbing.vram_cap import free_mib
 
 
 def training_device() -> str:
@@ -19,8 +22,6 @@ def training_device() -> str:
         ``"cuda"``, ``"mps"``, or the name of another accelerator that PyTorch knows;
         ``"cpu"`` if there is none.
     """
-    import torch
-
     if not torch.accelerator.is_available():
         return "cpu"
     return torch.accelerator.current_accelerator().type
@@ -37,14 +38,9 @@ def this_card() -> Card | None:
         With its free memory, and with speed and bandwidth from the list of cards or
         derived from its clocks; None if there is no CUDA device.
     """
-    import torch
-
-    from .plumbing.vram_cap import free_mib
-
     if not torch.cuda.is_available():
         return None
-    found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return found_card(found, free_mib())
+    return found_card(torch.cuda.get_device_properties("cuda"), free_mib())
 
 
 def version_of(package: str) -> str | None:
@@ -71,13 +67,10 @@ def describe_machine() -> str:
     -------
     str
     """
-    import torch
-
-    if torch.cuda.is_available():
+    device = training_device()
+    if device == "cuda":
         device = _cards()
-    elif torch.backends.mps.is_available():
-        device = "Apple GPU (MPS)"
-    else:
+    elif device == "cpu":
         device = f"CPU, {torch.get_num_threads()} threads"
     names = ("torch", "transformers", "datasets")
     versions = ", ".join(f"{name} {version_of(name)}" for name in names)

@@ -21,12 +21,11 @@ from transformers.utils import logging
 
 from .plumbing import storage
 from .plumbing.errors import InvalidValue, check_types
-from .plumbing.hub import pretrained
+from .plumbing.hub import FILES, pretrained
 from .plumbing.mini import mini_folder
 from .plumbing.tables import plain_label
 from .recipe import LABELS, Recipe
 
-MODEL_FILES = ("config.json", "model.safetensors")
 BEST_MANIFEST = f"{storage.BEST}/{storage.MANIFEST}"
 
 
@@ -398,9 +397,9 @@ def load_classifier(
     facts = run_facts(folder)
     best = folder / storage.BEST
     is_run = (folder / storage.RUN_FILE).is_file()
-    if best.is_dir() and (is_run or not (folder / MODEL_FILES[0]).exists()):
+    if best.is_dir() and (is_run or not (folder / "config.json").exists()):
         folder = best
-    for name in (*MODEL_FILES, "tokenizer.json"):
+    for name in FILES["model"]:
         if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder.as_posix()} holds no trained classifier (no {name}). {remedy}"
@@ -447,7 +446,8 @@ def source_files(name: str) -> list[Path]:
             for path in Path(name).iterdir()
             if path.suffix in (".safetensors", ".bin") or path.name == "config.json"
         )
-    cached = [try_to_load_from_cache(name, file) for file in MODEL_FILES]
+    files = ("config.json", "model.safetensors")
+    cached = [try_to_load_from_cache(name, file) for file in files]
     return [Path(path) for path in cached if isinstance(path, str)]
 
 

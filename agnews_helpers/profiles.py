@@ -13,8 +13,7 @@ PROFILES = {
     "laptop": {"train_rows": 800, "test_rows": 400},
     "full": {},
 }
-TEXT_VARIABLES = ("model", "data", "label_column", "text_columns")
-NUMBER_VARIABLES = ("train_rows", "test_rows")
+VARIABLES = ("model", "data", "label_column", "text_columns", "train_rows", "test_rows")
 
 
 def recipe_for_this_machine(**overrides: Any) -> Recipe:
@@ -47,11 +46,11 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     size = PROFILES.get(profile, {})  # Recipe refuses another name
     recipe = Recipe(profile, **size | environment_overrides() | overrides)
     if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:
-        status = hub_status(HUB_MODEL, HUB_DATA)
-        if not status.usable:
+        is_usable, why = hub_status(HUB_MODEL, HUB_DATA)
+        if not is_usable:
             raise HubUnreachable(
                 f"The profile '{profile}' needs the Hugging Face Hub, and "
-                f"{status.reason}. Go online, or set AGNEWS_PROFILE=offline, or point "
+                f"{why}. Go online, or set AGNEWS_PROFILE=offline, or point "
                 "AGNEWS_MODEL and AGNEWS_DATA at local folders."
             )
     return recipe.with_reason(reason)
@@ -69,23 +68,23 @@ def environment_overrides() -> dict:
         Field of `Recipe` -> value.
     """
     values = {}
-    for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES):
+    for name in VARIABLES:
         text = os.environ.get(f"AGNEWS_{name.upper()}")
         if text:
-            is_number = name in NUMBER_VARIABLES and text.isdecimal()
+            is_number = name.endswith("rows") and text.isdecimal()
             values[name] = int(text) if is_number else text  # Recipe refuses others
     return values
 
 
 def _choose_profile():
     """Return the profile that fits this machine, and why."""
-    status = hub_status(HUB_MODEL, HUB_DATA)
-    if not status.usable:
-        return "offline", status.reason
+    is_usable, why = hub_status(HUB_MODEL, HUB_DATA)
+    if not is_usable:
+        return "offline", why
     import torch  # only now: the answer above needs no torch
 
     if torch.cuda.is_available():
-        return "full", f"a CUDA device is there, and {status.reason}"
+        return "full", f"a CUDA device is there, and {why}"
     # Where PyTorch has no CUDA, no card would be found.
     device = f"no CUDA device (PyTorch's CUDA: {torch.version.cuda})"
-    return "laptop", f"{device}, and {status.reason}"
+    return "laptop", f"{device}, and {why}"

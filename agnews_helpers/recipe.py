@@ -205,6 +205,7 @@ class Recipe:
         )
 
 
+ROWS = (lambda n: n >= 4, "a whole number of rows from 4; by default all")
 # For each field: a check, and the allowed values in words (also the --help text). None
 # is checked by its type alone.
 ALLOWED = {
@@ -222,14 +223,8 @@ ALLOWED = {
         len,
         "names of columns, commas between; by default found",
     ),
-    "train_rows": (
-        lambda n: n >= 4,
-        "a whole number of rows from 4; by default all",
-    ),
-    "test_rows": (
-        lambda n: n >= 4,
-        "a whole number of rows from 4; by default all",
-    ),
+    "train_rows": ROWS,
+    "test_rows": ROWS,
     "validation_share": (
         lambda x: 0 < x < 1,
         "a share of the training rows, between 0 and 1, both excluded",

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
@@ -172,8 +173,8 @@ class OpenRun:
             for split in ("train", "validation")
         }
         self.counts = pd.DataFrame(counts, names)  # for the model card
-        text = tokens["train"].features.get("text")
-        self.text_columns = getattr(text, "id", None)  # of the file, as load_data found
+        # Of the file, as load_data found them
+        self.text_columns = tokens["train"].features["text"].id
         self.identity = identity_of(model, tokens, recipe)
         # Now, because an hour later the Hub may be out of reach.
         source = model.name_or_path or recipe.model
@@ -184,7 +185,6 @@ class OpenRun:
         self.tokenizer.model_max_length = recipe.max_length
         self.newest: Path | None = None  # checkpoint: to resume from, or last written
         self.is_finished = False
-        self._record = {}  # what run.json says
         self._run_id = uuid.uuid4().hex  # in run.json and in its checkpoints
 
     def __enter__(self):
@@ -220,7 +220,7 @@ class OpenRun:
 
     def _choose_start(self):
         """Look at what is in the folder: nothing, this run, or something else."""
-        self._record = self._read_record()
+        self._record = self._read_record()  # what run.json says
         if not self.resume:
             self._remove_checkpoints()
             return
@@ -287,7 +287,7 @@ class OpenRun:
         """List the files of a result that are not as they were saved."""
         if name == storage.BEST:
             return damaged_classifier(self.path / name, self._record)
-        wanted = self._record.get("files", {}).get(name)
+        wanted = self._record["files"].get(name)
         return storage.damaged_files(self.path, {name: wanted})
 
     def _newest_checkpoint(self):
@@ -409,7 +409,7 @@ class OpenRun:
                 training_state(self.optimizer, self.model.device),
                 state,
                 self._facts(),
-                self._best_writer(state) if state.best_epoch else None,
+                self._write_best,
             )
         except SaveError as error:
             if not is_periodic:
@@ -446,31 +446,24 @@ class OpenRun:
 
     def _facts(self):
         """Return what each record of this run says."""
-        recipe = self.recipe.to_dict(absolute_paths=True)
         return {
             "format": storage.FORMAT,
             "run": self._run_id,
             "identity": self.identity,
-            "recipe": recipe,
+            "recipe": self.recipe.to_dict(absolute_paths=True),
             "text_columns": self.text_columns,
         }
 
-    def _best_writer(self, state):
-        """Return ``write(path)``, which writes the best classifier so far.
-
-        Before the first validation that is the current model.
-        """
+    def _write_best(self, state, path):
+        """Write the best classifier so far; before the first validation the model."""
         if state.is_best_epoch or not state.best_epoch:
-
-            def write(path):
-                write_classifier(self.model, self.tokenizer, path)
-                epoch, result = state.best_epoch, state.best_report
-                write_card(path, self.recipe, self.counts, epoch, result)
-
-            return write
-        # A copy, not a link: damage to one checkpoint spares the other.
-        best = self.newest / storage.BEST
-        return lambda path: shutil.copytree(best, path, dirs_exist_ok=True)
+            write_classifier(self.model, self.tokenizer, path)
+            write_card(
+                path, self.recipe, self.counts, state.best_epoch, state.best_report
+            )
+        else:
+            # A copy, not a link: damage to one checkpoint spares the other.
+            shutil.copytree(self.newest / storage.BEST, path, dirs_exist_ok=True)
 
     def _publish(self, state, run=None):
         """Write best/ and run.json; with a finished `run` the tables, too.
@@ -497,7 +490,9 @@ class OpenRun:
             self._write_record(facts)
         for name in (storage.BEST, *texts):
             self._make_way(name)
-        best = storage.write_folder(self.path / storage.BEST, self._best_writer(state))
+        best = storage.write_folder(
+            self.path / storage.BEST, partial(self._write_best, state)
+        )
         with _explained(best):
             facts["files"][BEST_MANIFEST] = storage.sha256(best / storage.MANIFEST)
         # Before the tables, so that a run that dies in here knows them as its own.
@@ -619,7 +614,7 @@ def identity_of(
     -------
     dict
     """
-    values: dict = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
+    values = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
         split = tokens[name]
         rows = [split["input_ids"][:], split["label"][:]]
@@ -633,7 +628,7 @@ def identity_of(
     values["checksum of the model"] = _digest([repr(model), *files])
     weights = model.named_parameters()
     frozen = [name for name, weight in weights if not weight.requires_grad]
-    values["checksum of the frozen parameters"] = _digest(frozen) if frozen else "none"
+    values["checksum of the frozen parameters"] = _digest(frozen)
     values["classes"] = ", ".join(class_names(model))
     return values
 

@@ -3,7 +3,7 @@
     python benchmarks/laptop_minutes.py
 
 All ten notebooks run in the profile `laptop`, one after the other, with a stand-in for
-the Hub on loopback: a DistilBERT of the real size, whose weights are random, and made-up
+the Hub on loopback: a DistilBERT of the real size with random weights, and made-up
 rows in the shape of AG News. So the minutes are those of the real model, without its
 download; what the notebooks learn is not. About an hour on two cores, with nothing else
 at work. At its end it prints a table and writes laptop_minutes.json.

@@ -474,7 +474,7 @@ MUTANTS = {
             ("if self.resume is True", "if self.resume is False"),
         ],
         "test_other_frozen_parameters_are_named": [
-            ('_digest(frozen) if frozen else "none"', '"none"'),
+            ("_digest(frozen)", '"none"'),
         ],
         "test_a_finished_run_is_returned": [
             (".rename(index=int)", ""),
@@ -516,7 +516,7 @@ MUTANTS = {
         "test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss": [
             ('-row["validation_loss"]', 'row["validation_loss"]'),
             ("if self.is_best_epoch:", "if True:"),
-            ("1 + scores.index(", "scores.index("),
+            ("best = max(", "best = min("),
             ("self.epoch - 1 and not self.batch", "self.epoch - 1"),
         ],
         "test_the_time_of_an_epoch": [
@@ -535,7 +535,7 @@ MUTANTS = {
             ("weights_only=True", "weights_only=False"),
         ],
         "test_a_checkpoint_takes_the_room_that_is_asked_for": [
-            ("if write_best:", "if not write_best:"),
+            ("if state.best_epoch:", "if not state.best_epoch:"),
         ],
     },
     ("agnews_helpers/checkpoints.py", "tests/test_training.py"): {
@@ -558,8 +558,8 @@ MUTANTS = {
         ],
         "test_the_true_classes_are_the_rows_of_the_confusion_matrix": [
             (
-                "confusion_matrix(labels, predicted,",
-                "confusion_matrix(predicted, labels,",
+                "confusion_matrix(true, predicted,",
+                "confusion_matrix(predicted, true,",
             ),
         ],
         "test_classes_in_another_order_than_the_datas_are_found_by_name": [
@@ -661,7 +661,7 @@ MUTANTS = {
             ("is not signal.SIG_IGN", "is not None"),
         ],
         "test_a_signal_is_only_noted_and_the_handler_is_put_back": [
-            ("signal.SIG_DFL if handler is None else handler", "signal.SIG_DFL"),
+            ("handler or signal.SIG_DFL", "signal.SIG_DFL"),
         ],
         "test_a_function_that_may_be_interrupted_ends_at_once": [
             ("if self.received", "if not self.received"),
@@ -678,8 +678,8 @@ MUTANTS = {
         "test_pressing_stop_twice_is_one_request": [
             ("GRACE_SECONDS = 3.0", "GRACE_SECONDS = 0.0"),
             (
-                "before = signal.signal(number, self._handle)",
-                "before = signal.getsignal(number)",
+                "= signal.signal(number, self._handle)",
+                "= signal.getsignal(number)",
             ),
             (
                 "self._received_at = self._received_at or now",
@@ -707,7 +707,7 @@ MUTANTS = {
             ("while os.path.lexists(candidate)", "while candidate.exists()"),
         ],
         "test_a_record_of_another_format_is_that_of_another_version": [
-            ('if facts.get("format") != FORMAT or', "if"),
+            ('if facts.get("format") != FORMAT:', "if False:"),
         ],
         "test_a_folder_is_written_whole_or_not_at_all": [
             ("sha256(folder / name) != wanted", "not wanted"),
@@ -1187,7 +1187,7 @@ MUTANTS = {
     },
     ("agnews_helpers/hardware.py", "tests/test_hardware.py"): {
         "test_the_card_of_this_machine": [
-            ("found_card(found, free_mib())", "found_card(found)"),
+            (", free_mib())", ")"),
         ],
     },
 }

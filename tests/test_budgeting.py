@@ -244,6 +244,6 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
     ],
 )
 def test_bad_input_of_the_command(arguments, message, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["budget", *arguments]) == 2
     assert message in capsys.readouterr().err

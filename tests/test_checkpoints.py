@@ -68,7 +68,12 @@ def test_a_moment_is_read_back_to_the_last_bit(three, tmp_path):
     state = State(16, 8, 3, 2, 1, losses, history, 1, "", 0.25, [[81, 4]])
     torch.rand(5)
     path = write_checkpoint(
-        tmp_path, model, training_state(optimizer, CPU), state, {"format": 3}, None
+        tmp_path,
+        model,
+        training_state(optimizer, CPU),
+        state,
+        {"format": 3},
+        lambda state, folder: folder.mkdir(),
     )
     drawn = torch.rand(7)
     assert path.name == "step-00000003" and storage.damaged_files(path) == []
@@ -164,9 +169,9 @@ def test_a_checkpoint_takes_the_room_that_is_asked_for(three, tmp_path):
         tmp_path,
         model,
         training_state(optimizer, CPU),
-        State(40, 8, 3),
+        State(40, 8, 3, best_epoch=1),
         {},
-        lambda folder: write_classifier(model, tokenizer, folder),
+        lambda _, folder: write_classifier(model, tokenizer, folder),
     )
     tensors = [*path.rglob("*.safetensors"), *path.rglob("*.pt")]
     assert len(tensors) == 3

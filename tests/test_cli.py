@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -292,7 +293,10 @@ def test_doctor(capsys):
 
 
 def test_doctor_fails_where_something_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr("agnews_helpers.doctor.DISK_GB", {"offline": 1e9})
+    monkeypatch.setattr(
+        "agnews_helpers.doctor.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=9e8),
+    )
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out
     assert (

@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 
 from agnews_helpers import doctor
 from agnews_helpers.cli import main
-from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.mini import MiniUnavailable
 
 
@@ -165,7 +164,7 @@ def test_a_package_that_the_checks_stand_on_is_missing(name, monkeypatch, capsys
 
 
 def test_the_hub_that_a_profile_needs_is_one_finding_among_others(monkeypatch, capsys):
-    silent = HubStatus(False, "the Hugging Face Hub does not answer")
+    silent = (False, "the Hugging Face Hub does not answer")
     monkeypatch.setattr("agnews_helpers.profiles.hub_status", lambda *_: silent)
     monkeypatch.setenv("AGNEWS_PROFILE", "laptop")
     assert main(["doctor"]) == 1

@@ -38,7 +38,6 @@ def test_the_card_of_this_machine(monkeypatch):
         ),
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(
         torch.cuda, "mem_get_info", lambda index=None: (3 * 2**30, 4 * 2**30)
@@ -59,7 +58,7 @@ def no_context(monkeypatch):
     def context(*_, **__):
         pytest.fail("this makes a CUDA context")
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "training_device", lambda: "cuda")
     for name in ("_lazy_init", "mem_get_info", "get_device_properties", "set_device"):
         monkeypatch.setattr(torch.cuda, name, context)
 

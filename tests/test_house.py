@@ -223,6 +223,7 @@ def test_what_is_imported_is_declared():
     brought = {
         "huggingface_hub": "transformers",
         "filelock": "torch",
+        "tokenizers": "transformers",
         "packaging": "transformers",
         "ipykernel": "jupyterlab",
         "jupyter_client": "jupyterlab",

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from agnews_helpers import LABELS
 from agnews_helpers.cli import main
 from agnews_helpers.data import SUPPORT
-from agnews_helpers.profiles import NUMBER_VARIABLES, TEXT_VARIABLES
+from agnews_helpers.profiles import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -257,7 +257,7 @@ def test_its_flags_and_variables_exist(capsys):
                 main([name, "--help"])
             assert end.value.code == 0
     known = {"AGNEWS_PROFILE"}
-    known |= {f"AGNEWS_{name.upper()}" for name in (*TEXT_VARIABLES, *NUMBER_VARIABLES)}
+    known |= {f"AGNEWS_{name.upper()}" for name in VARIABLES}
     assert set(re.findall(r"AGNEWS_[A-Z_]+", TEXT)) <= known
 
 

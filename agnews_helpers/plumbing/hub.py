@@ -4,11 +4,12 @@ import functools
 import os
 import re
 import traceback
-from collections import namedtuple
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import constants
 
 from .errors import HubUnreachable
 
@@ -31,11 +32,8 @@ REMEDIES = {
     ),
 }
 
-# Whether the Hub or its cache can be used (bool), and why (str).
-HubStatus = namedtuple("HubStatus", "usable reason")
 
-
-def hub_status(model: str, data: str) -> HubStatus:
+def hub_status(model: str, data: str) -> tuple[bool, str]:
     """Say whether model and data are available from the Hub or from its local cache.
 
     Parameters
@@ -47,14 +45,15 @@ def hub_status(model: str, data: str) -> HubStatus:
 
     Returns
     -------
-    HubStatus
+    tuple
+        Whether they are, and why, as the rest of a sentence.
     """
     problem = why_unreachable()
     if not problem:
-        return HubStatus(True, "the Hugging Face Hub answers")
+        return True, "the Hugging Face Hub answers"
     if in_cache(model, "model") and in_cache(data, "data"):
-        return HubStatus(True, f"{problem}, but model and data are in its cache")
-    return HubStatus(False, problem)
+        return True, f"{problem}, but model and data are in its cache"
+    return False, problem
 
 
 @functools.cache
@@ -74,10 +73,9 @@ def why_unreachable(seconds: float = 2.5) -> str:
     """
     from urllib import error, request  # only now: no network before it is asked
 
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{endpoint}/{KNOWN_MODEL}/resolve/main/config.json"
+    url = f"{constants.ENDPOINT}/{KNOWN_MODEL}/resolve/main/config.json"
     try:
         question = request.Request(url, method="HEAD")
         with ThreadPool(1) as pool:
@@ -87,7 +85,7 @@ def why_unreachable(seconds: float = 2.5) -> str:
     except error.HTTPError as refusal:
         return f"the Hugging Face Hub answers with error {refusal.code}"
     except Exception:  # no route, an unknown host, a bad certificate, a timeout
-        place = f" at {endpoint}" if "HF_ENDPOINT" in os.environ else ""
+        place = f" at {constants.ENDPOINT}" if "HF_ENDPOINT" in os.environ else ""
         return f"the Hugging Face Hub does not answer{place}"
 
 
@@ -194,12 +192,11 @@ def pretrained(auto_class: Any, name: str | Path, **options: Any) -> Any:
 
 def _explain(error):
     """Find the root cause of a failed load, in one line, and what helps against it."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     text = "".join(traceback.format_exception(error, limit=0))  # without lines of code
     remedies = [value for key, value in REMEDIES.items() if re.search(key, text)]
     remedies.append(
-        f"If a file is damaged, delete its folder in {HF_HUB_CACHE}; run again."
+        f"If a file is damaged, delete its folder in {constants.HF_HUB_CACHE}; run "
+        "again."
     )
     while error.__cause__:
         error = error.__cause__

@@ -25,9 +25,9 @@ class StopSignal:
     GRACE_SECONDS = 3.0
     number = 0  # of the last signal that the last run received
     SIGNALS = [
-        getattr(signal, name)
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-        if hasattr(signal, name)
+        number
+        for number in signal.Signals
+        if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     ]
 
     def __init__(self) -> None:
@@ -42,14 +42,13 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    before = signal.signal(number, self._handle)
-                    self._handlers_before[number] = before
+                    self._handlers_before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_):
         for number, handler in self._handlers_before.items():
             # None: a handler that Python did not install.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
     @property
     def received(self) -> bool:

@@ -128,6 +128,7 @@ def mini_config(**changes: Any) -> Any:
 def _convert(weights, vocabulary, folder):
     """Write the configuration, the fp32 weights without a head, and the tokenizer."""
     from safetensors.torch import load_file, save_file
+    from tokenizers.models import WordPiece
     from transformers import DistilBertTokenizer
 
     bert = load_file(weights)
@@ -143,6 +144,5 @@ def _convert(weights, vocabulary, folder):
         state_dict[f"distilbert.{name}"] = tensor
     save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
     mini_config(architectures=["DistilBertModel"]).save_pretrained(folder)
-    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
-    ids = {piece: i for i, piece in enumerate(pieces)}
+    ids = WordPiece.read_file(str(vocabulary))
     DistilBertTokenizer(vocab=ids, model_max_length=512).save_pretrained(folder)

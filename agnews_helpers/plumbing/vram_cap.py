@@ -49,7 +49,7 @@ def vram_cap(device: torch.device) -> Iterator:
     if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # new in PyTorch 2.8
         before = torch.cuda.get_per_process_memory_fraction()
     total = torch.cuda.mem_get_info()[1] / 2**20
-    torch.cuda.set_per_process_memory_fraction(min(1.0, free_mib() / total))
+    torch.cuda.set_per_process_memory_fraction(free_mib() / total)
     try:
         yield
     finally:

@@ -25,7 +25,6 @@ from agnews_helpers import (
 from agnews_helpers.checkpoints import State
 from agnews_helpers.cli import main as agnews
 from agnews_helpers.hardware import training_device
-from agnews_helpers.plumbing.hub import HubStatus
 from agnews_helpers.plumbing.memory import in_parts
 from tests.rehearsal.card_memory import CardMemory
 from tests.rehearsal.stand_in_device import (
@@ -266,9 +265,7 @@ def test_the_machine_with_a_card(card, monkeypatch):
     assert not CONTEXT
     check = doctor._card()
     assert check.ok and "GTX 1650 Ti, 3,0" in check.found, check
-    monkeypatch.setattr(
-        profiles, "hub_status", lambda *_: HubStatus(True, "it answers")
-    )
+    monkeypatch.setattr(profiles, "hub_status", lambda *_: (True, "it answers"))
     monkeypatch.delenv("AGNEWS_PROFILE")
     assert recipe_for_this_machine().profile == "full"
 
