@@ -1,14 +1,13 @@
 """What is wrong with labelled texts, and what to train them with: ``agnews check``."""
 
 import csv
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset
 
 from .batching import tokenize
-from .data import read_source
+from .data import plain_texts, read_source
 from .model import load_tokenizer
 from .plumbing.errors import check_types
 from .plumbing.storage import save_text
@@ -39,8 +38,8 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     dict
         Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
         split; ``tokens``; ``equal_texts``, where the rows of each stand, those with
-        two labels first; ``contradictory_texts``, how many have two;
-        ``suggestions``, a flag of ``agnews train`` -> the reason for it.
+        two labels first; ``suggestions``, a flag of ``agnews train`` -> the reason for
+        it.
 
     Raises
     ------
@@ -60,11 +59,11 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
         _write(target, source, usable)
     tokens = _tokens(usable, recipe)
     return {
-        "notes": [*source.notes, *_alike(counts["train"])],
+        "notes": source.notes,
         "problems": problems,
         "classes": counts.to_dict("index"),
         "tokens": tokens,
-        **_equal_texts(usable),
+        "equal_texts": _equal_texts(usable),
         "suggestions": _suggestions(counts["train"], tokens, recipe),
     }
 
@@ -108,23 +107,12 @@ def _tokens(usable, recipe):
 
 def _equal_texts(usable):
     """Say where texts stand that occur twice (nine places), and their labels."""
-    rows = usable.assign(text=usable["text"].str.casefold())  # as the model reads it
+    rows = usable.assign(text=plain_texts(usable))
     rows["place"] = rows["split"] + " " + rows.index.map(str) + " " + rows["label"]
-    rows["labels"] = rows.groupby("text")["label"].transform("nunique")
-    rows = rows.sort_values("labels", ascending=False, kind="stable")
     equal = rows[rows["text"].duplicated(keep=False)].groupby("text", sort=False)
-    return {
-        "equal_texts": [" = ".join(found[:9]) for _, found in equal["place"]],
-        "contradictory_texts": rows["text"][rows["labels"] > 1].nunique(),
-    }
-
-
-def _alike(counts):
-    """Find small classes that are named nearly as a large one is."""
-    for name, n in counts.items():
-        larger = counts[counts >= UNEQUAL * n]
-        for other in get_close_matches(name, larger.index, 1, 0.8):
-            yield f"note: {name!r}, {n} rows: is {other!r} meant? Mend it if it is."
+    found = equal.agg({"place": lambda at: " = ".join(at[:9]), "label": "nunique"})
+    found = found.sort_values("label", ascending=False, kind="stable")
+    return found["place"].tolist()
 
 
 def _suggestions(counts, tokens, recipe):
@@ -160,10 +148,7 @@ def print_check(figures: dict) -> None:
         f"(counted up to 8192); texts cut at {tokens['max_length']}: {tokens['cut']:,}"
     )
     equal = figures["equal_texts"]
-    print(
-        f"equal      {len(equal):,} texts occur twice or more, "
-        f"{figures['contradictory_texts']:,} of them with two labels"
-    )
+    print(f"equal      {len(equal):,} texts occur twice or more")
     print(*equal[:20], sep="\n")
     for flag, reason in figures["suggestions"].items():
         print(f"suggested  {flag}: {reason}")

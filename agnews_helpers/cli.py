@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copytree
 from tempfile import TemporaryFile
 from typing import get_args
 
@@ -18,7 +18,6 @@ from .plumbing.errors import (
     DataError,
     InvalidValue,
     SaveError,
-    is_out_of_memory,
 )
 from .plumbing.storage import save_text, write_json
 from .profiles import environment_overrides, recipe_for_this_machine
@@ -68,8 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # nothing reaches a user as a traceback
         known = isinstance(error, (AgnewsError, OSError, ValueError))
         message = str(error) if known else f"{type(error).__name__}: {error}"
-        if is_out_of_memory(error) and not known:
-            message = "out of memory. Close what else uses it (see nvidia-smi)."
         lines = "\n".join(map(_printable, message.split("\n")))
         print(f"agnews {options.command}: {lines}", file=sys.stderr)
         return 2
@@ -266,8 +263,8 @@ def _budget(options):
     from .hardware import check_precision, this_card
 
     recipe = Recipe(**environment_overrides() | _flags(options))
-    named = options.card is not None
-    card = find_card(options.card) if named else this_card() or GTX_1650_TI
+    named = options.card
+    card = find_card(named) if named else this_card() or GTX_1650_TI
     check_precision(recipe.precision, card)
     return 0, card_report(recipe, card, options.system)
 
@@ -313,43 +310,36 @@ def _train(options):
 def _print_report(report):
     """Print the figures of a test, for each class too."""
     print(f"test: {report.describe()}")
-    never = report.confusion.index[
-        (report.confusion.sum() == 0) & (report.confusion.sum(axis=1) > 0)
-    ]
-    if len(never):
+    if never := {*report.answers["true"]} - {*report.answers["predicted"]}:
         print(
-            f"note: {', '.join(never)}: never predicted. More rows, --epochs, a higher "
-            "--learning-rate or (if not given) --class-weights balanced may help."
+            f"note: {', '.join(sorted(never))}: never predicted. More rows, --epochs, "
+            "a higher --learning-rate or --class-weights balanced may help."
         )
 
 
 def _evaluate(options):
     """Test a trained classifier, with the data and the length of its own run."""
     from . import batching, data, evaluation, model
-    from .hardware import training_device
 
-    folder = options.output_dir
-    classifier, tokenizer = model.load_classifier(folder)
-    values = model.run_facts(folder).get("recipe")
-    own = Recipe.from_dict(values) if values else recipe_for_this_machine()
+    trained = evaluation.Classifier(options.output_dir)
+    own = trained.recipe
+    if not model.run_facts(options.output_dir):
+        own = recipe_for_this_machine()
     given = environment_overrides() | _flags(options)
     place = Path(given.get("data", own.data)).expanduser()
     is_other = place.exists() and str(place.resolve()) != own.data
     if is_other:
         given = {"test_rows": None} | given  # all of them
-    recipe = own.replace(**given | {"model": classifier.name_or_path})
-    model.check_model_and_tokenizer(classifier, tokenizer, recipe.max_length)
+    recipe = own.replace(**given | {"model": trained.model.name_or_path})
+    model.check_model_and_tokenizer(trained.model, trained.tokenizer, recipe.max_length)
     print(recipe.describe())
     if is_other:
-        rows = data.load_test(recipe, model.class_names(classifier))
+        rows = data.load_test(recipe, model.class_names(trained.model))
     else:
         rows = data.load_data(recipe)["test"]
-    split = batching.tokenize(rows, tokenizer, recipe)
-    classifier.to(training_device())
-    report = evaluation.evaluate(classifier, split, recipe)
+    split = batching.tokenize(rows, trained.tokenizer, recipe)
+    report = evaluation.evaluate(trained.model, split, recipe)
     print(f"scored: {report.rows:,} test rows of {place.name}")
-    if is_other:
-        print("note: a row in it that was trained on makes the score too high.")
     _print_report(report)
     print(report.confusion.to_string())
     if options.mistakes:
@@ -390,8 +380,6 @@ def _answers(texts, options):
     from .evaluation import classify
 
     answers = classify(texts, options.output_dir)
-    if options.min_confidence and f"probability_{UNSURE}" in answers:
-        raise InvalidValue(f"{UNSURE!r} is a class: --min-confidence cannot be used.")
     answers.insert(2, "confidence", answers.iloc[:, 2:].max(axis=1))
     answers.loc[answers["confidence"] < options.min_confidence, "label"] = UNSURE
     return answers
@@ -456,8 +444,7 @@ def _lab(options):
     from jupyterlab.labapp import main as jupyterlab
 
     if not options.folder.exists():
-        unwanted = ignore_patterns("runs")
-        copytree(_source(options), options.folder, ignore=unwanted)
+        copytree(_source(options), options.folder)
     # So that the first Ctrl-C ends it, with its kernels
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jupyterlab([str(options.folder), "--ServerApp.answer_yes=True"])

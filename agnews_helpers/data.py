@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -44,7 +45,6 @@ SPLITS = {
 }
 # No label, a word for nothing, several labels, an object or bytes
 NO_CLASS = re.compile(r"|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
-NUMBER = re.compile(r"-?\d+")
 
 
 @check_types
@@ -124,7 +124,7 @@ def _dataset(frame, names, columns=()):
     # `id` tells the columns that it was in the file: `agnews predict` looks for them.
     text = Value("string", id="\n".join(columns) or None)
     features = Features({"text": text, "label": ClassLabel(names=[*names])})
-    return Dataset.from_dict(frame.to_dict("list"), features)
+    return Dataset.from_dict(frame[["text", "label"]].to_dict("list"), features)
 
 
 def _read_hub():
@@ -300,13 +300,15 @@ def _classes(train):
         needed = (
             f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
             f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME? A "
-            "label is one class: no list, no number with a comma.)"
+            "label is one class: no list, no number with a comma, no merged cell. The "
+            "header is the first line: delete a title above it.)"
         )
         raise DataError("\n".join([*train.describe_problems(), needed]))
     spellings = used[used["plain"].isin(common)].groupby("plain")["name"]
     names = spellings.agg(lambda found: Counter(found).most_common(1)[0][0])
+    # Numbers by their size
     return sorted(
-        names, key=float if all(map(NUMBER.fullmatch, names)) else str.casefold
+        names, key=lambda name: name.zfill(9) if name.isdecimal() else name.casefold()
     )
 
 
@@ -340,8 +342,8 @@ def _assign_classes(texts, names, coding):
         problem = (
             f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
             f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
-            "if classes.txt lists it; if it is a header, delete the lines above it or "
-            "name it with --text-columns)"
+            "if classes.txt lists it; a trained classifier gets no others. If this is "
+            "a header, delete the lines above it or name it with --text-columns)"
         )
         similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
         if similar:
@@ -357,6 +359,7 @@ def _assign_classes(texts, names, coding):
 
 def _split(rows, names, recipe, text_columns=()):
     """Draw the rows, hold out those that have no file, and check all three splits."""
+    rows = {split: part.assign(plain=plain_texts(part)) for split, part in rows.items()}
     train, test = rows["train"], rows.get("test")
     if test is None:
         train, test = _keep_equal_together(train, _hold_out)
@@ -366,7 +369,7 @@ def _split(rows, names, recipe, text_columns=()):
         )
     train, _ = _deal(train, recipe.train_rows, recipe.seed)
     test, _ = _deal(test, recipe.test_rows, recipe.seed)
-    different = train[~_plain(train).duplicated()]
+    different = train.drop_duplicates("plain")
     counts = Counter(different["label"])
     small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
     if small:
@@ -390,27 +393,37 @@ def _split(rows, names, recipe, text_columns=()):
             "(--batch-size)."
         )
     splits = {"train": drawn, "validation": validation, "test": test}
-    for split in ("validation", "test"):
-        if shared := {*_plain(splits[split])} & {*_plain(drawn)}:
+    for one, other in combinations(splits, 2):
+        if shared := {*splits[one]["plain"]} & {*splits[other]["plain"]}:
             print(
-                f"note: {len(shared):,} texts occur in both train and {split}, which "
-                f"makes the {split} score too high."
+                f"note: {len(shared):,} texts occur in both {one} and {other}, which "
+                f"makes the {other} score too high."
             )
     return DatasetDict(
         {split: _dataset(frame, names, text_columns) for split, frame in splits.items()}
     )
 
 
-def _plain(frame):
-    """Write texts as an uncased model reads them."""
-    return frame["text"].str.casefold()
+def plain_texts(frame: pd.DataFrame) -> pd.Series:
+    """Write texts as they are compared: nearly as an uncased model reads them.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        Rows with ``text``.
+
+    Returns
+    -------
+    pd.Series
+        The texts in small letters of normal width, with single spaces.
+    """
+    return frame["text"].str.normalize("NFKC").str.casefold().str.split().str.join(" ")
 
 
 def _keep_equal_together(frame, draw):
     """Draw from different texts; equal ones go where the first of them goes."""
-    text = _plain(frame)
-    _, drawn = draw(frame[~text.duplicated()])
-    is_drawn = text.isin(text[drawn.index])
+    _, drawn = draw(frame.drop_duplicates("plain"))
+    is_drawn = frame["plain"].isin(drawn["plain"])
     return frame[~is_drawn], frame[is_drawn]
 
 
@@ -420,7 +433,7 @@ def _hold_out(frame):
     A hash of the text selects them: a random draw would change when rows are added to
     the file, and `evaluate` could then test on rows that had been trained on.
     """
-    hashes = _plain(frame).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    hashes = frame["plain"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     labels = frame["label"][hashes.sort_values(kind="stable").index]
     of_class = labels.groupby(labels)
     place, size = of_class.cumcount(), of_class.transform("size")

@@ -86,7 +86,6 @@ def examine() -> Iterator[Check]:
         return
     found = f"{recipe.profile} ({recipe.reason}): {recipe.model} on {recipe.data}"
     yield Check("profile", True, found)
-    yield _disk(recipe.profile)
 
 
 def _packages():
@@ -142,13 +141,3 @@ def _folder():
         yield Check("folder", None, LONG_PATH)
     if "OneDrive" in str(Path.cwd()):
         yield Check("folder", None, ONEDRIVE)
-
-
-def _disk(profile):
-    """Check the free space on the disk of this folder."""
-    free = shutil.disk_usage(".").free / 1e9
-    # The others need the Hub's model and data, up to three checkpoints of 1.03 GB at a
-    # time, and two classifiers.
-    needed = 1.0 if profile == "offline" else 4.5
-    found = f"{free:,.1f} GB free; the profile '{profile}' needs {needed:g}"
-    return Check("disk", free >= needed, found, "Make room, or run on another disk.")

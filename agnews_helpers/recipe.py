@@ -100,13 +100,12 @@ class Recipe:
     @classmethod
     @check_types
     def from_dict(cls, values: dict) -> "Recipe":
-        """Make a recipe from the values of its fields, also those of version 1 or 2.
+        """Make a recipe from the values of its fields.
 
         Parameters
         ----------
         values : dict
-            Field name -> value. Names that are no field today are left out. The fp16 of
-            version 2 becomes fp32, in which its classifiers are saved.
+            Field name -> value. Names that are no field today are left out.
 
         Returns
         -------
@@ -118,10 +117,7 @@ class Recipe:
             If a value is out of range.
         """
         names = cls.__annotations__.keys() & values.keys()
-        fields = {name: values[name] for name in names}
-        if fields.get("precision") == "fp16":
-            fields["precision"] = "fp32"
-        return cls(**fields)
+        return cls(**{name: values[name] for name in names})
 
     def to_dict(self, absolute_paths: bool = False) -> dict:
         """Return the fields as a dict.

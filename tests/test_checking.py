@@ -134,7 +134,7 @@ def test_equal_texts_are_listed_with_their_lines_and_labels(tmp_path, capsys):
         "train 3 Blame = train 32 Blame",
     ]
     print_check(figures)
-    said = "equal      2 texts occur twice or more, 1 of them with two labels\ntrain 2"
+    said = "equal      2 texts occur twice or more\ntrain 2 Praise = train 33"
     assert said in capsys.readouterr().out
 
 
@@ -143,35 +143,11 @@ def test_texts_with_two_labels_come_first(tmp_path):
     last = rows[-1][1]
     own(tmp_path, [*rows, rows[0], rows[1], rows[1], ("Praise", last)])
     figures = check(tmp_path)
-    assert figures["contradictory_texts"] == 1
     assert figures["equal_texts"] == [
         "train 31 Question = train 35 Praise",
         "train 2 Praise = train 32 Praise",
         "train 3 Blame = train 33 Blame = train 34 Blame",
     ]
-
-
-@pytest.mark.parametrize(
-    "name, n, is_asked",
-    [
-        ("Delivry", 4, True),
-        ("Delivry", 10, True),
-        ("Delivry", 11, False),  # a class of its own size
-        ("Refunds", 4, False),
-    ],
-)
-def test_a_small_class_named_like_a_large_one_is_asked_about(
-    tmp_path, name, n, is_asked
-):
-    """Four rows are enough for a class, so the table alone would not tell."""
-    rows = [*mail(80, ("Delivery", "Praise")), *mail(n, (name,), "more")]
-    notes = check(own(tmp_path, rows))["notes"]
-    asked = [note for note in notes if "Delivery" in note and "meant?" in note]
-    assert len(asked) == is_asked
-    if is_asked:
-        assert asked == [
-            f"note: {name!r}, {n} rows: is 'Delivery' meant? Mend it if it is."
-        ]
 
 
 def test_check_says_what_train_refuses(tmp_path):

@@ -417,7 +417,7 @@ def test_own_classes_that_are_numbers_stand_in_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [["-1", "1"], ["1", "2", "10"], ["1", "10", "2", "none"]]
+    "names", [["-1", "1"], ["1", "2", "10"], ["1", "2", "10", "none"]]
 )
 def test_numbers_are_in_their_order_and_words_in_the_alphabets(tmp_path, names):
     assert names_of(load(own(tmp_path, mail(48, names[::-1])))) == names
@@ -870,6 +870,7 @@ def test_of_each_class_two_rows_remain_for_training(tenths, others, held_out):
     other_class = [f"another class {i}" for i in range(9)]
     labels = [0] * len(texts) + [1] * len(other_class)
     frame = pd.DataFrame({"text": texts + other_class, "label": labels})
+    frame["plain"] = data.plain_texts(frame)
     train, test = data._hold_out(frame)
     assert list(test["label"]).count(0) == held_out
     assert sorted([*train.index, *test.index]) == list(frame.index)
@@ -878,9 +879,10 @@ def test_of_each_class_two_rows_remain_for_training(tenths, others, held_out):
 
 @pytest.mark.parametrize("has_test", [True, False])
 def test_equal_texts_are_all_in_one_split(tmp_path, has_test):
-    """In other letters, too, and with other labels."""
+    """In other letters or with other spaces, too, and with other labels."""
     rows = mail(60)
-    again = [(label, text.upper()) for label, text in rows[:40]]
+    again = [(label, text.upper()) for label, text in rows[:20]]
+    again += [(label, text.replace(" ", "\xa0 ")) for label, text in rows[20:40]]
     again += [("Blame", text) for _, text in rows[::7]]
     test = {"test": mail(6, word="other")} if has_test else {}
     for name, part in {"train": [*rows, *again, *rows[20:30]], **test}.items():
@@ -888,15 +890,16 @@ def test_equal_texts_are_all_in_one_split(tmp_path, has_test):
     for seed in range(5):
         news = load(tmp_path, seed=seed)
         assert sum(map(len, news.values())) == 60 + 40 + 9 + 10 + 6 * has_test
-        places = [{text.casefold() for text in news[split]["text"]} for split in news]
-        train, validation, test = places
+        train, validation, test = (
+            {" ".join(text.casefold().split()) for text in news[split]["text"]}
+            for split in news
+        )
         assert not (train & validation or train & test or validation & test)
         # One in twenty of the texts, not of the rows
         assert len(validation) == 4
     turned = own(tmp_path / "turned", [*rows, *again, *rows[20:30]][::-1])
-    assert has_test or test == {
-        text.casefold() for text in load(turned)["test"]["text"]
-    }
+    texts = load(turned)["test"]["text"]
+    assert has_test or test == {" ".join(text.casefold().split()) for text in texts}
 
 
 def test_rows_that_stand_in_both_train_and_validation_are_counted(tmp_path, capsys):
@@ -909,7 +912,12 @@ def test_rows_that_stand_in_both_train_and_validation_are_counted(tmp_path, caps
     assert (
         "note: 3 texts occur in both train and validation, which makes the val" in said
     )
-    assert "train and test" not in said
+    assert "test" not in said.partition("note: 3")[2]
+    own(tmp_path, [*upper[:2], *mail(6, word="last")], name="test.csv")
+    load(tmp_path)
+    said = capsys.readouterr().out
+    for pair, n in {"train and validation": 3, "validation and test": 2}.items():
+        assert f"note: {n} texts occur in both {pair}, which makes the" in said
 
 
 def test_equal_texts_are_one_text_to_learn_from(tmp_path):

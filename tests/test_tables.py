@@ -142,7 +142,7 @@ def test_columns_that_the_reader_names(tmp_path):
     refused(tmp_path, content, "'Kategorie'", question, **asked)
     twice = content.replace("Nr", "Kategorie", 1)
     asked = dict(label_column="Kategorie", text_columns=["Titel"])
-    twice_there = "'Kategorie', 'Kategorie'", "which is the label?", "each once"
+    twice_there = "'Kategorie', 'Kategorie'", "which is the label?", "there once"
     refused(tmp_path, twice, *twice_there, **asked)
 
 
@@ -237,7 +237,8 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
     """One quotation mark opens in a row, and one ends in another: one row of five."""
-    lines = [f"words of message {i},{('neg', 'pos')[i % 2]}" for i in range(60)]
+    words = [f"{chr(97 + i % 26)} word {'of ' * (i // 26)}it" for i in range(60)]
+    lines = [f"{text},{('neg', 'pos')[i % 2]}" for i, text in enumerate(words)]
     lines[10] = '"He said it would not,neg'
     lines[12], lines[14] = "one field", 'and then he left",pos'
     lines[20], lines[30], lines[40] = ",neg", "one,two,three", '"never, closed,pos'
@@ -254,6 +255,42 @@ def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_pa
     assert len(texts.rows) == 56 and (texts.rows["problem"] == "").sum() == 52
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("second", ["Thanks, Jo", "12345", "", "1. it is late"])
+def test_texts_of_two_lines_between_other_columns_are_whole(
+    tmp_path, separator, second
+):
+    """As tickets are exported: the row's own ends are no sign of other rows."""
+    texts = [f"{chr(97 + i)} is wrong\n{second}" for i in range(26)]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=separator)
+    rows = [(i, text, ("Billing", "Bug")[i % 2]) for i, text in enumerate(texts)]
+    writer.writerows([("id", "text", "topic"), *rows])
+    name = "any.tsv" if separator == "\t" else "any.csv"
+    found = read(tmp_path, file.getvalue().encode(), name)
+    assert [text for _, text in found] == [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize("header", ["text,label,when", "when,text,label"])
+def test_swallowed_rows_are_found_by_dates(tmp_path, header):
+    """Also where no value of the first or the last column is there twice."""
+    names = header.split(",")
+    lines = []
+    for i in range(30):
+        row = {"text": f"{chr(97 + i % 26)}{i // 26} is wrong", "label": "ab"[i % 2]}
+        row["when"] = f"2026-03-{i + 1:02}"
+        row["text"] = {3: '"' + row["text"], 5: row["text"] + '"'}.get(i, row["text"])
+        lines.append(",".join(row[name] for name in names))
+    if names[0] == "when":  # a field begins with the mark only there
+        lines[3] = lines[3].replace('"', "").replace(",", ',"', 1)
+    path = tmp_path / "any.csv"
+    path.write_text("\n".join([header, *lines]))
+    texts = read_texts([path])
+    assert texts.problems["line"].tolist() == [5]
+    assert texts.problems["problem"][0].startswith("a quotation mark opens")
+    assert len(texts.usable) == 27
+
+
 def test_the_row_behind_a_wrong_quotation_mark_is_read(tmp_path):
     path = tmp_path / "any.csv"
     path.write_text('label,text\na,one\nb,"5" inch\na,three\nb,four\n')
@@ -266,7 +303,7 @@ def test_numbers_below_two_lines_of_headers_are_no_texts(tmp_path):
     """Merged cells leave names empty; the second line would be the only word."""
     rows = [f"{i},It is number {i},{'ab'[i % 2]}" for i in range(40)]
     lines = "\n".join(["Ticket,,Category", "Number,Text,Final", *rows])
-    refused(tmp_path, lines.encode(), "which is the text?", "nothing above it")
+    refused(tmp_path, lines.encode(), "which is the text?", "delete the lines above")
     [_, *lines] = lines.split("\n")
     assert len(read(tmp_path, "\n".join(lines).encode(), label_column="Final")) == 40
 
@@ -353,6 +390,7 @@ def test_text_is_kept_as_it_is(tmp_path):
     [
         ("3.0", "3"),
         ("-3.00", "-3"),
+        ("1.000", "1.000"),  # in Germany a thousand
         ("0", "0"),
         ("0.0", "0"),
         ("0123", "0123"),

@@ -13,6 +13,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -326,9 +327,9 @@ def _parse_csv(path, kind):
     for line, cells in [*rows.items()]:
         if len(cells) != width:
             problem = (
-                f"{len(cells)} fields, and the first row has {width}; put quotation "
-                f"marks around a field with {separator!r} in it, or delete a title "
-                "above the header"
+                f"{len(cells)} fields, and the first row has {width}, separated by "
+                f"{separator!r}. Put quotation marks around a field with {separator!r} "
+                "in it; fill up what is missing; delete a title or a footer"
             )
             unused[line] = problem, separator.join(rows.pop(line))
     for line in [*_swallowing(rows, separator)]:
@@ -380,17 +381,25 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
 
 
 def _swallowing(rows, separator):
-    """Find rows of several lines, most of which begin or end as a row does.
+    """Find rows of several lines that mostly end, and go on, as rows do.
 
     Two quotation marks that are no pair have made one row of several.
     """
-    ends = {cell for row in rows.values() for cell in (row[0], row[-1])} - {""}
+
+    def shape(cell):
+        return re.sub(r"\d+", "0", cell)  # numbers and dates are all alike
+
+    firsts, lasts = ({shape(row[i]) for row in rows.values()} - {""} for i in (0, -1))
+    # Texts hardly repeat, so they tell nothing.
+    first, last = (4 * len(ends) <= 3 * len(rows) for ends in (firsts, lasts))
     for line, row in rows.items():
         parts = [part.split(separator) for part in LINE_END.split(separator.join(row))]
-        alike = [
-            part for part in parts if {part[0], part[-1]} & ends or part[0].isdecimal()
+        breaks = [
+            (not last or shape(before[-1]) in lasts)
+            and (not first or shape(after[0]) in firsts)
+            for before, after in pairwise(parts)
         ]
-        if len(alike) - 1 > (len(parts) - 1) / 2:  # one of them is the row's own
+        if (first or last) and sum(breaks) > len(breaks) / 2:
             yield line
 
 
@@ -483,8 +492,8 @@ def _repeats(column, share):
 
 def _has_words(column):
     """Say whether a column is more than numbers and dates below a header."""
-    cells = [cell for cell in column if isinstance(cell, str) and cell.strip()]
-    return 2 * sum(map(bool, map(WORD.search, cells))) >= len(cells) > 0
+    has_word = [isinstance(cell, str) and WORD.search(cell) for cell in column]
+    return 2 * sum(map(bool, has_word)) >= len(column)
 
 
 def _choose_columns(table, label_column, text_columns, labelled, known):
@@ -538,8 +547,9 @@ def _question(table, label, texts, labelled, asked):
     return (
         f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
         f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
-        "its names (each once, nothing above it; fields of a .tsv are separated by "
-        "tabs). Test files have the training file's."
+        "its names, each of which must be there once; if it stands further down, "
+        "delete the lines above it. Fields of a .tsv are separated by tabs. Test files "
+        "have the training file's header."
     )
 
 
@@ -586,7 +596,7 @@ def written_label(label: object) -> str:
         if char.isprintable() or char.isspace() or char in JOINERS
     )
     text = " ".join(text.split())
-    return re.sub(r"^(-?\d+)\.0*$", r"\1", text)
+    return re.sub(r"^(-?\d+)\.0{0,2}$", r"\1", text)
 
 
 def plain_label(label: object) -> str:
