@@ -634,5 +634,5 @@ def problem_of(text: object) -> str:
     if not any(char.isprintable() and char != " " for char in text):
         return NO_TEXT
     if UNREADABLE.search(text):
-        return "with a null byte or half a character: save the file as CSV UTF-8"
+        return "with a null byte or half a character, so not UTF-8: save it as UTF-8"
     return ""
