@@ -52,6 +52,7 @@ class Game:
         logits = np.random.default_rng(seed).normal(size=(len(test), len(names)))
         self.names = {
             "np": np,
+            "pd": pd,
             "html": html,
             "widgets": widgets,
             "plots": plots,
@@ -169,6 +170,16 @@ def test_an_answer_can_be_changed(game):
     game.click("cats", 3)
     assert game.clicked == {0: ("cats", 1.0), 1: ("birds", pytest.approx(7 / 9))}
     assert "2 of 20" in game.question.value and game.number.index == 1
+
+
+@pytest.mark.parametrize("names", [("cats", "dogs", "birds"), ("a <b>", "c & d")])
+def test_on_paper_each_row_has_its_class_folded(names):
+    """What a page without a kernel has in place of the buttons."""
+    game = Game(own_texts(30, names))
+    item = r"<li>([^<]*)<details><summary>[^<]*</summary>([^<]*)</details></li>"
+    rows = [[*map(html.unescape, row)] for row in re.findall(item, game.listed)]
+    assert rows == game.twenty[["text", "true"]].values.tolist()
+    assert "<b>" not in game.listed and "open" not in game.listed
 
 
 def test_without_a_class_nothing_is_noted(game):

@@ -177,6 +177,15 @@ def test_the_opening_and_the_end(notebook):
         assert is_left == ("Shut this kernel down first" in cell["text"])
 
 
+def test_the_question_of_the_map_stands_under_the_title():
+    """The map is the table at the end of the first notebook."""
+    texts = ["\n".join(cell["text"] for cell in read(path)[0]) for path in NOTEBOOKS]
+    found = re.findall(r"\]\((\d\d_\w+)\.ipynb\)\|([^|]+\?)\|", texts[0])
+    assert [name for name, _ in found] == NAMES
+    titles = [text.split("\n\n")[1] for text in texts]
+    assert titles == [f"*{question}*" for _, question in found]
+
+
 def test_outputs_are_followed_by_a_sentence(notebook):
     """At most two cells in a row show something without a word between."""
     cells, _ = notebook
