@@ -3,13 +3,14 @@
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
-from agnews_helpers import load_model
-from benchmarks import throughput
+from agnews_helpers import Recipe, load_data, load_model
+from benchmarks import inference, throughput
 from benchmarks.paired import compared, order_of
 
 
@@ -123,3 +124,94 @@ def test_throughput_in_small(contest, monkeypatch, tmp_path, capsys):
     assert list(found["steps alone"]) == list(throughput.CONTENDERS)
     printed = capsys.readouterr().out
     assert "whole call" in printed and "transformers.Trainer, group" in printed
+
+
+# ---- inference.py
+
+
+@pytest.fixture
+def onnx(tiny, monkeypatch):
+    """ONNX Runtime is not needed: a stand-in that answers with the model itself."""
+    model = load_model(Recipe(model=str(tiny))).eval()
+    sessions = []
+
+    class Session:
+        def __init__(self, path, options, providers):
+            assert providers == ["CPUExecutionProvider"]
+            self.threads, self.slow = options.intra_op_num_threads, 0.0
+            sessions.append(self)
+
+        @torch.no_grad()
+        def run(self, names, inputs):
+            assert names == ["logits"]
+            time.sleep(0.05 if self.threads == 1 else 0)
+            tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+            return [model(**tensors).logits.numpy()]
+
+    stand_in = SimpleNamespace(InferenceSession=Session, SessionOptions=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "onnxruntime", stand_in)
+    monkeypatch.setattr(inference, "export", lambda *_: None)
+    return sessions
+
+
+@pytest.mark.slow
+def test_inference_in_small(onnx, tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    path = tmp_path / "found.json"
+    words = ["--rows", "40", "--rounds", "2", "--tries", "3", "--output", str(path)]
+    words += ["--classifier", str(tiny)]
+    monkeypatch.setattr(sys, "argv", ["inference.py", *words])
+    inference.main()
+    found = json.loads(path.read_text(encoding="utf-8"))
+    wall, cpu = found["many"]["wall"], found["many"]["cpu"]
+    assert {line["same_answers"] for line in wall.values()} == {40}
+    assert set(wall) == set(cpu) and len(wall) == 6
+    rounds = found["many"]["wall_rounds"]
+    assert len(rounds) == len(found["many"]["cpu_rounds"]) == 2
+    # A process of its own counts: Python alone takes more than this to import torch.
+    assert all(line["agnews predict --file"] > 0.5 for line in rounds)
+    assert cpu["agnews predict --file"]["seconds_least"] > 0.5
+    threads = found["threads"]
+    assert threads["PyTorch"] == torch.get_num_threads()
+    assert threads["ONNX Runtime"] == 2  # the stand-in is slow on one
+    assert [session.threads for session in onnx] == [1, 2]
+    assert "milliseconds_most" in found["one"]["Classifier"]
+    printed = capsys.readouterr().out
+    assert "threads: {'PyTorch'" in printed and "pipeline, sorted batches" in printed
+
+
+def test_the_sorted_pipeline_answers_in_order():
+    news = load_data(Recipe(data="sample", test_rows=20))["test"]["text"][:]
+    batches = []
+
+    def piped(texts, batch_size):
+        batches.append(texts)
+        return [{"label": text[:5]} for text in texts]
+
+    assert inference.sorted_pipeline(piped, news) == [text[:5] for text in news]
+    assert [len(text) for text in batches[0]] == sorted(map(len, news), reverse=True)
+
+
+def test_the_faster_number_of_threads_is_found_when_warm(onnx, tiny):
+    """The first round, in which both are cold, does not count."""
+    calls = {1: [9.0, 2.0, 1.0], 2: [0.0, 3.0, 4.0]}
+
+    class Fake:
+        def __init__(self, threads):
+            self.threads = threads
+
+        def __call__(self, texts):
+            return None
+
+    def seconds_of(work):
+        return (calls[work.func.threads].pop(0), 0.0), None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "seconds_of", seconds_of)
+        best, tried = inference.best_threads(Fake, ["text"])
+    assert best.threads == 1 and tried == {1: 1.0, 2: 3.0}
+
+
+def test_cpu_seconds_count_all_threads_and_no_sleep():
+    (wall, cpu), _ = inference.seconds_of(lambda: time.sleep(0.3))
+    assert wall >= 0.3 and cpu < 0.2
