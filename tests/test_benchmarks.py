@@ -1,8 +1,10 @@
 """The scripts that compare speeds: fair, and complete in small."""
 
+import importlib
 import json
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -215,3 +217,57 @@ def test_the_faster_number_of_threads_is_found_when_warm(onnx, tiny):
 def test_cpu_seconds_count_all_threads_and_no_sleep():
     (wall, cpu), _ = inference.seconds_of(lambda: time.sleep(0.3))
     assert wall >= 0.3 and cpu < 0.2
+
+
+# ---- learning_curve.py
+
+
+@pytest.fixture
+def curve(monkeypatch):
+    """The script, which finds its neighbours because it lies beside them."""
+    folder = Path(throughput.__file__).parent
+    monkeypatch.syspath_prepend(str(folder))
+    return importlib.import_module("benchmarks.learning_curve")
+
+
+def test_a_frozen_row_is_its_first_vector_or_the_mean_without_padding(
+    curve, recipe, tokens
+):
+    model, split = load_model(recipe).eval(), tokens["validation"]
+    assert len({*split["length"][:]}) > 1  # so there is padding in a batch
+    for pooling in ("[CLS]", "mean"):
+        found = curve.vectors(model, split, recipe, pooling)
+        for row, ids in zip(found, split["input_ids"][:]):
+            alone = model.base_model(torch.tensor([ids])).last_hidden_state[0]
+            right = alone[0] if pooling == "[CLS]" else alone.mean(dim=0)
+            torch.testing.assert_close(row, right, rtol=0, atol=1e-5)
+
+
+def test_what_the_json_has_is_not_measured_again(curve, monkeypatch, tmp_path):
+    measured = []
+
+    def probe(model):
+        def line(recipe, news, name=model):
+            measured.append((name, recipe.seed))
+            same = {"rows": 100, "seed": recipe.seed, "epoch": curve.EPOCHS}
+            return same | {"model": name, "accuracy": 0.5}
+
+        return line
+
+    for function, model in (
+        ("linear", "TF-IDF"),
+        ("frozen", ""),
+        ("transformer", "mini"),
+    ):
+        monkeypatch.setattr(curve, function, probe(model))
+    monkeypatch.setattr(curve, "rows_of", lambda *_: None)
+    path = tmp_path / "curve.json"
+    curve.measure(path, [100], 20)
+    assert len(measured) == 12 and len({*measured}) == 12
+    lines = json.loads(path.read_text(encoding="utf-8"))["lines"]
+    kept = [line for line in lines if line["model"] != "frozen, mean"]
+    path.write_text(json.dumps({"lines": kept}), encoding="utf-8")
+    measured.clear()
+    curve.measure(path, [100], 20)
+    assert measured == [("frozen, mean", seed) for seed in curve.SEEDS]
+    assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 12
