@@ -1,7 +1,9 @@
 """The scripts that compare speeds: fair, and complete in small."""
 
+import csv
 import importlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from agnews_helpers import Recipe, load_data, load_model
+from agnews_helpers import LABELS, Recipe, load_data, load_model
 from benchmarks import inference, throughput
 from benchmarks.paired import compared, order_of
 
@@ -271,3 +273,66 @@ def test_what_the_json_has_is_not_measured_again(curve, monkeypatch, tmp_path):
     curve.measure(path, [100], 20)
     assert measured == [("frozen, mean", seed) for seed in curve.SEEDS]
     assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 12
+
+
+# ---- the rows: CONTRIBUTING.md says how to draw them
+
+
+def contributing(words):
+    """The one block of Python that has these words."""
+    text = (Path(throughput.__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    [block] = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        if words in block
+    ]
+    return block
+
+
+def public_files(folder):
+    """Made-up rows as the public files have them; return the texts of each class."""
+    texts = {label: [] for label in range(4)}
+    table = []
+    for i in range(4 * 11_100):
+        title = "NA" if i < 4 else f'Title "{i}"'
+        table.append((i % 4 + 1, title, f"of, \\$ story {i}"))
+        texts[i % 4].append(" ".join(table[-1][1:]))
+    table += table[:40]  # equal texts
+    rows = pd.DataFrame(table, columns=["class", "title", "description"])
+    rows.to_csv(folder / "train.csv", index=False, header=False, quoting=csv.QUOTE_ALL)
+    rows["text"] = rows["title"] + " " + rows["description"]
+    rows["label"] = rows["class"] - 1
+    rows = rows[["text", "label"]]
+    rows.to_parquet(folder / "train-00000-of-00001.parquet", index=False)
+    return texts
+
+
+def test_the_folder_for_the_benchmarks_can_be_made(tmp_path, monkeypatch):
+    texts = public_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    for reading in ("read_parquet", "read_csv"):
+        names = {}
+        exec(contributing(reading) + contributing('Path("news")'), names)
+        drawn.append([pd.read_csv(f"news/{split}.csv") for split in ("train", "test")])
+        Path("news").rename(f"news from {reading}")
+    for a, b in zip(*drawn):
+        pd.testing.assert_frame_equal(a, b)
+    news = load_data(Recipe(data="news from read_csv"))
+    assert {split: len(news[split]) for split in news} == {
+        "train": 38_000,
+        "validation": 2_000,
+        "test": 4_000,
+    }
+    assert news["test"].features["label"].names == list(LABELS)
+    seen = set()
+    for split in news.values():
+        labels, found = split["label"][:], split["text"][:]
+        counts = pd.Series(labels).value_counts()
+        assert counts.min() == counts.max() == len(split) / 4
+        assert seen.isdisjoint(found) and len({*found}) == len(found)
+        seen.update(found)
+        for label in range(4):
+            of_class = {text for text, is_of in zip(found, labels) if is_of == label}
+            assert of_class <= {*texts[label]}
+    assert drawn[0][0]["label"][:100].nunique() == 4  # shuffled
