@@ -11,7 +11,7 @@ from importlib import import_module
 # stall on poor networks (xet-core issues 850 and 898); over HTTP they time out.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
-__version__ = "2.0.0"
+__version__ = "3.0.0"
 
 # module -> its public names, in the order of the notebooks
 _NAMES = {
