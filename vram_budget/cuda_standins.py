@@ -35,9 +35,10 @@ def cuda_kernels_on_cpu(model: torch.nn.Module, options: Any) -> Iterator[None]:
         "scaled_dot_product_attention": partial(fused_attention, flash=flash),
     }
     forward = model.forward
-    if options.precision in ("fp16", "bf16"):
+    if not options.precision.startswith("pure"):  # autocast may be the step's own
         for name in KEPT_IN_FP32:
             functions[name] = _in_fp32(getattr(F, name))
+    if options.precision in ("fp16", "bf16"):
         forward = torch.autocast("cpu", options.dtype)(forward)
     with (
         mock.patch.multiple(F, **functions),
