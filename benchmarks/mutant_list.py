@@ -987,11 +987,12 @@ MUTANTS = {
             (".iloc[peak]", ".iloc[peak - 1]"),
         ],
         "test_the_largest_batch_is_the_last_that_runs": [
-            ("range(tried // 2 + 1,", "range(tried // 2,"),
+            ("range(1, min(", "range(0, min("),
+            ("not is_too_large(most + 1)", "is_too_large(most + 1)"),
         ],
         "test_the_search_stops_at_the_most_rows[5]": [
-            ("min(tried, MOST_ROWS + 1)", "min(tried, MOST_ROWS)"),
-            ("min(tried, MOST_ROWS + 1)", "tried"),
+            ("min(most, MOST_ROWS) + 1", "min(most, MOST_ROWS)"),
+            ("min(most, MOST_ROWS)", "most"),
         ],
         "test_the_capability_is_the_cards": [
             ("options.capability or card.capability", "options.capability or (7, 5)"),

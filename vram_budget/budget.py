@@ -222,11 +222,11 @@ def largest_batch(
             trace = scaled_trace(step, config, rows, length, _on(card, options))
             return not runs_within(trace, capacity)
 
-        tried = 1
-        while tried <= MOST_ROWS and not is_too_large(tried):
-            tried *= 2
-        between = range(tried // 2 + 1, min(tried, MOST_ROWS + 1))
-        return tried // 2 + bisect_left(between, True, key=is_too_large)
+        most = 1
+        while most < MOST_ROWS and not is_too_large(most + 1):
+            most *= 2
+        rows = range(1, min(most, MOST_ROWS) + 1)
+        return bisect_left(rows, True, most // 2, key=is_too_large)
 
     return tuple(map(largest, usable_mib(card, system)))
 
