@@ -350,9 +350,9 @@ def memory_savings(
         cases["bf16 autocast"] = _changed(options, precision="bf16")
     found = {}
     for name, case in cases.items():
-        if case == {"options": options}:  # it is so already
-            continue
         usual = {"step": step, "rows": rows, "length": length, "options": options}
+        if case and case.items() <= usual.items():  # it is so already
+            continue
         try:
             budget = step_budget(
                 config=config, card=card, system=system, **usual | case

@@ -369,6 +369,10 @@ def test_a_change_that_a_model_does_not_support_has_the_reason():
 def test_what_is_so_already_is_no_change(options, changes):
     table = memory_savings(SMALL, 2, 16, StepOptions(**options))
     assert list(table.index) == ["as it is", *changes]
+    parts = memory_savings(
+        SMALL, 2, 16, StepOptions(**options), in_parts=lambda rows: plain_step
+    )  # which is the step already
+    assert list(parts.index) == list(table.index)
 
 
 def test_what_is_free_on_this_card_is_no_estimate(capsys):
