@@ -327,7 +327,7 @@ def test_half_of_an_odd_batch_is_the_larger_half():
 
     def noted(rows):
         asked.append(rows)
-        return plain_step
+        return accumulated_step
 
     table = memory_savings(SMALL, 5, 16, in_parts=noted)
     assert asked == [3] and "two parts of 3 rows" in table.index
