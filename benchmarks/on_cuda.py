@@ -236,7 +236,7 @@ def largest() -> pd.DataFrame:
         forget()
         taken = this_card().vram_gib * 1024 - free_mib()
         card = replace(this_card(), free_mib=4096 - taken)
-        options = StepOptions(capability=card.capability)
+        options = StepOptions(capability=card.capability, scalable=True)
         predicted, _ = largest_batch(
             training_step(), CONFIG, length, options, card, "linux"
         )

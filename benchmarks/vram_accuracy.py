@@ -179,15 +179,15 @@ def forward_pass(model, batch, optimizer):
 class LoopOfTheDocs:
     """The loop behind the tables of transformers' documentation.
 
-    No mask, no labels, no optimizer: ``zero_grad``, forward pass,
-    ``logits.sum().backward()``. The outputs live until the next step has its own.
+    No mask, no labels, no optimizer: forward pass, ``logits.sum().backward()``,
+    ``zero_grad``. The outputs live until the next step has its own.
     """
 
     def __call__(self, model, batch, optimizer):
         del batch["labels"]
-        model.zero_grad()
         self.outputs = model(**batch)
         self.outputs.logits.sum().backward()
+        model.zero_grad()
 
 
 # What needed other memory when the published figures were measured, in 2019 to 2021

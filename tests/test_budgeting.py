@@ -229,7 +229,10 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
     "arguments, message",
     [
         (["--card", "Voodoo"], "No card 'Voodoo'"),
-        (["--card", "RTX 3050 Laptp"], "Is the RTX 3050 Laptop meant?"),
+        (
+            ["--card", "RTX 3050 Laptp"],
+            "the nearest are NVIDIA GeForce RTX 3050 Laptop 4GB",
+        ),
         (
             ["--card", "1650ti", "--precision", "bf16"],
             "has no tensor cores for bf16. It is emulated, at half",

@@ -12,8 +12,7 @@ from transformers import PretrainedConfig
 from .allocator import MIB, CachingAllocator, OutOfMemory, replay
 from .cards import GTX_1650_TI, SYSTEMS_GIB, Card, context_mib
 from .errors import InvalidValue, check_type
-from .recorder import Allocation
-from .tracing import TRACED_STEPS, Step, StepOptions, Trace, scaled_trace
+from .tracing import OPTIMIZERS, TRACED_STEPS, Step, StepOptions, Trace, scaled_trace
 
 TRACED_PARTS = (
     "weights",
@@ -135,13 +134,12 @@ def step_budget(
         As for `tracing.trace` and `usable_mib`.
     """
     usable = usable_mib(card, system)
+    options = _on(card, options)
     trace = scaled_trace(step, config, rows, length, options)
     replayed = replay(trace.events, CachingAllocator())
     reserved = replayed.max_reserved / MIB
     _, peak = trace.peak()
-    parts = dict.fromkeys(TRACED_PARTS, 0.0)
-    for allocation, made in trace.events[: peak + 1]:
-        parts[_part(allocation)] += _change_mib(allocation, made)
+    parts = timeline(trace, 0)[[*TRACED_PARTS]].iloc[peak].to_dict()
     parts["cached"] = reserved - sum(parts.values())
     _, parts["CUDA context"] = context_mib(card)
     beyond = "spills" if system == "windows" else "out of memory"
@@ -186,10 +184,12 @@ def largest_batch(
     card: Card = GTX_1650_TI,
     system: str = "windows",
 ) -> tuple[int, ...]:
-    """Search for the largest batch size that runs, by bisection.
+    """Search for the largest batch size that runs: by doubling, then by bisection.
 
-    Gaps between the allocator's segments make the edge a little ragged: some rows more
-    may run again.
+    It stops at `MOST_ROWS`. Gaps between the allocator's segments make the edge a
+    little ragged: some rows more may run again. ``StepOptions(scalable=True)`` is
+    faster where it is right. Of a step that takes its batch in parts of a fixed size,
+    ask for the largest part instead.
 
     Parameters
     ----------
@@ -219,12 +219,22 @@ def largest_batch(
 
     def largest(capacity: float) -> int:
         def is_too_large(rows: int) -> bool:
-            trace = scaled_trace(step, config, rows, length, options)
+            trace = scaled_trace(step, config, rows, length, _on(card, options))
             return not runs_within(trace, capacity)
 
-        return bisect_left(range(1, MOST_ROWS + 1), True, key=is_too_large)
+        most = 1
+        while most < MOST_ROWS and not is_too_large(most + 1):
+            most *= 2
+        rows = range(1, min(most, MOST_ROWS) + 1)
+        return bisect_left(rows, True, most // 2, key=is_too_large)
 
     return tuple(map(largest, usable_mib(card, system)))
+
+
+def _on(card: Card, options: StepOptions) -> StepOptions:
+    """Return the options with the card's capability, if they have none."""
+    check_type("options", options, StepOptions)
+    return replace(options, capability=options.capability or card.capability)
 
 
 def budget_table(
@@ -319,26 +329,30 @@ def memory_savings(
     Returns
     -------
     pandas.DataFrame
-        A row for each change: MiB ``reserved`` at the peak, MiB ``saved``, and the
-        ``verdict`` at worst. If the model does not support a change, its numbers are
-        NaN and its verdict is the reason.
+        A row for each change that is not made yet: MiB ``reserved`` at the peak, MiB
+        ``saved``, and the ``verdict`` at worst. If the model does not support a change,
+        its numbers are NaN and its verdict is the reason.
     """
     half = -(-rows // 2)
     cases = {
         "as it is": {},
         "SDPA instead of eager attention": _changed(options, attention="sdpa"),
-        "fused instead of foreach Adam": _changed(options, implementation="fused"),
     }
+    if optimizer := OPTIMIZERS.get(options.optimizer):
+        old = f"{options.implementation} {optimizer.__name__}"
+        cases[f"fused instead of {old}"] = _changed(options, implementation="fused")
     if in_parts:
-        parts = _changed(options, scalable=False) | {"step": in_parts(half)}
-        cases[f"two parts of {half} rows"] = parts
-    cases["layers computed twice, not kept"] = _changed(options, checkpointing=True)
+        each = _changed(options, scalable=False)
+        cases[f"two parts of {half} rows"] = each | {"step": in_parts(half)}
+    cases["gradient checkpointing"] = _changed(options, checkpointing=True)
     cases |= others or {}
     if card.half_precision == "bf16":
         cases["bf16 autocast"] = _changed(options, precision="bf16")
     found = {}
     for name, case in cases.items():
         usual = {"step": step, "rows": rows, "length": length, "options": options}
+        if case and case.items() <= usual.items():  # it is so already
+            continue
         try:
             budget = step_budget(
                 config=config, card=card, system=system, **usual | case
@@ -365,30 +379,28 @@ def timeline(trace: Trace, step: int = TRACED_STEPS) -> pd.DataFrame:
     trace : Trace
         From `tracing.trace`.
     step : int
-        The step to begin with, from 1.
+        The step to begin with, from 1; 0 for all events.
 
     Returns
     -------
     pandas.DataFrame
         After each event the MiB of each of `TRACED_PARTS`, and the ``phase``: of a
         release, that of the last allocation before it.
+
+    Raises
+    ------
+    InvalidValue
+        If there is no such step.
     """
     rows = []
     phase = ""
     live = dict.fromkeys(TRACED_PARTS, 0.0)
     for allocation, made in trace.events:
-        live[_part(allocation)] += _change_mib(allocation, made)
+        part = allocation.category.replace("batch", "temporaries")
+        live[part] += (allocation.size if made else -allocation.size) / MIB
         phase = allocation.phase if made else phase
         if rows or allocation.step == step:
             rows.append({**live, "phase": phase})
+    if not rows:
+        raise InvalidValue(f"step is {step}; this trace has no such step.")
     return pd.DataFrame(rows).rename_axis("event")
-
-
-def _part(allocation: Allocation) -> str:
-    """Return the part that an allocation counts to; the batch is a temporary."""
-    return "temporaries" if allocation.category == "batch" else allocation.category
-
-
-def _change_mib(allocation: Allocation, made: bool) -> float:
-    """Return the MiB that an event adds."""
-    return (allocation.size if made else -allocation.size) / MIB

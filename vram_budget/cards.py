@@ -4,6 +4,8 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import inf
+from numbers import Real
 from typing import Any
 
 from .errors import InvalidValue, check_type
@@ -36,6 +38,11 @@ class Card:
         Where these facts are from.
     free_mib : float or None
         What PyTorch may take of a card in this machine at present, in MiB.
+
+    Raises
+    ------
+    InvalidValue
+        If one of the numbers is none, or below 0.
     """
 
     name: str
@@ -48,6 +55,16 @@ class Card:
     power_limited: bool = False
     source: str = "read from this machine"
     free_mib: float | None = None
+
+    def __post_init__(self):
+        pair = self.capability if isinstance(self.capability, tuple) else (inf,)
+        numbers = self.vram_gib, self.multiprocessors, self.free_mib or 0, *pair
+        if not all(isinstance(each, Real) and 0 <= each < inf for each in numbers):
+            raise InvalidValue(
+                f"Card: vram_gib is {self.vram_gib!r}, capability {self.capability!r}, "
+                f"multiprocessors {self.multiprocessors!r}, free_mib {self.free_mib!r}"
+                ": these are numbers from 0, and the capability two, such as (7, 5)."
+            )
 
     @property
     def cuda_cores(self) -> int:
@@ -94,9 +111,9 @@ class Card:
 # 3.04 TFLOP/s, and 128 bit x 12 Gbit/s / 8 = 192 GB/s. A Max-Q card is listed with its
 # own low clock, which it keeps.
 _FULL_POWER = """\
-GTX 1050 | 2 | 6.1 | 5 | GDDR5, 128 bit | 112 | 1.455 | desktop
+GTX 1050 2GB | 2 | 6.1 | 5 | GDDR5, 128 bit | 112 | 1.455 | desktop
 GTX 1050 Ti | 4 | 6.1 | 6 | GDDR5, 128 bit | 112 | 1.392 | desktop
-GTX 1060 | 6 | 6.1 | 10 | GDDR5, 192 bit | 192 | 1.708 | desktop, 6 GB
+GTX 1060 6GB | 6 | 6.1 | 10 | GDDR5, 192 bit | 192 | 1.708 | desktop, 6 GB
 GTX 1070 | 8 | 6.1 | 15 | GDDR5, 256 bit | 256 | 1.683 | desktop
 GTX 1070 Ti | 8 | 6.1 | 19 | GDDR5, 256 bit | 256 | 1.683 | desktop
 GTX 1080 | 8 | 6.1 | 20 | GDDR5X, 256 bit | 320 | 1.733 | desktop
@@ -106,7 +123,7 @@ GTX 1650 Super | 4 | 7.5 | 20 | GDDR6, 128 bit | 192 | 1.725 | desktop
 GTX 1660 | 6 | 7.5 | 22 | GDDR5, 192 bit | 192 | 1.785 | desktop
 GTX 1660 Super | 6 | 7.5 | 22 | GDDR6, 192 bit | 336 | 1.785 | desktop
 GTX 1660 Ti | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.77 | desktop
-RTX 2060 | 6 | 7.5 | 30 | GDDR6, 192 bit | 336 | 1.68 | desktop, 6 GB
+RTX 2060 6GB | 6 | 7.5 | 30 | GDDR6, 192 bit | 336 | 1.68 | desktop, 6 GB
 RTX 2070 | 8 | 7.5 | 36 | GDDR6, 256 bit | 448 | 1.62 | desktop
 RTX 2070 Super | 8 | 7.5 | 40 | GDDR6, 256 bit | 448 | 1.77 | desktop
 RTX 2080 | 8 | 7.5 | 46 | GDDR6, 256 bit | 448 | 1.71 | desktop
@@ -118,25 +135,25 @@ RTX 2060 Max-Q | 6 | 7.5 | 30 | GDDR6, 192 bit | 264 | 1.185 | Max-Q
 RTX 2070 Max-Q | 8 | 7.5 | 36 | GDDR6, 256 bit | 384 | 1.185 | Max-Q
 RTX 2080 Max-Q | 8 | 7.5 | 46 | GDDR6, 256 bit | 384 | 1.095 | Max-Q
 RTX 2080 Super Max-Q | 8 | 7.5 | 48 | GDDR6, 256 bit | 352 | 1.08 | Max-Q
-RTX 3050 | 8 | 8.6 | 20 | GDDR6, 128 bit | 224 | 1.777 | desktop, 8 GB
-RTX 3060 | 12 | 8.6 | 28 | GDDR6, 192 bit | 360 | 1.777 | desktop, 12 GB
+RTX 3050 8GB | 8 | 8.6 | 20 | GDDR6, 128 bit | 224 | 1.777 | desktop, 8 GB
+RTX 3060 12GB | 12 | 8.6 | 28 | GDDR6, 192 bit | 360 | 1.777 | desktop, 12 GB
 RTX 3060 Ti | 8 | 8.6 | 38 | GDDR6, 256 bit | 448 | 1.665 | desktop
 RTX 3070 | 8 | 8.6 | 46 | GDDR6, 256 bit | 448 | 1.725 | desktop
-RTX 3080 | 10 | 8.6 | 68 | GDDR6X, 320 bit | 760 | 1.71 | desktop, 10 GB
+RTX 3080 10GB | 10 | 8.6 | 68 | GDDR6X, 320 bit | 760 | 1.71 | desktop, 10 GB
 RTX 3090 | 24 | 8.6 | 82 | GDDR6X, 384 bit | 936 | 1.695 | desktop
 RTX 4060 | 8 | 8.9 | 24 | GDDR6, 128 bit | 272 | 2.46 | desktop
-RTX 4060 Ti | 8 | 8.9 | 34 | GDDR6, 128 bit | 288 | 2.535 | desktop
+RTX 4060 Ti 8GB | 8 | 8.9 | 34 | GDDR6, 128 bit | 288 | 2.535 | desktop
 RTX 4070 | 12 | 8.9 | 46 | GDDR6X, 192 bit | 504 | 2.475 | desktop
 RTX 4080 | 16 | 8.9 | 76 | GDDR6X, 256 bit | 717 | 2.505 | desktop
 RTX 4090 | 24 | 8.9 | 128 | GDDR6X, 384 bit | 1008 | 2.52 | desktop
 RTX 5050 | 8 | 12.0 | 20 | GDDR6, 128 bit | 320 | 2.572 | desktop
 RTX 5060 | 8 | 12.0 | 30 | GDDR7, 128 bit | 448 | 2.497 | desktop
-RTX 5060 Ti | 16 | 12.0 | 36 | GDDR7, 128 bit | 448 | 2.572 | desktop, 16 GB
+RTX 5060 Ti 16GB | 16 | 12.0 | 36 | GDDR7, 128 bit | 448 | 2.572 | desktop, 16 GB
 RTX 5070 | 12 | 12.0 | 48 | GDDR7, 192 bit | 672 | 2.512 | desktop
-P100 | 16 | 6.0 | 56 | HBM2, 4096 bit | 732 | 1.303 | PCIe
-V100 | 16 | 7.0 | 80 | HBM2, 4096 bit | 900 | 1.53 | SXM2, 16 GB
+P100 16GB | 16 | 6.0 | 56 | HBM2, 4096 bit | 732 | 1.303 | PCIe
+V100 16GB | 16 | 7.0 | 80 | HBM2, 4096 bit | 900 | 1.53 | SXM2, 16 GB
 A10 | 24 | 8.6 | 72 | GDDR6, 384 bit | 600 | 1.695 | server
-A100 | 40 | 8.0 | 108 | HBM2, 5120 bit | 1555 | 1.41 | 40 GB
+A100 40GB | 40 | 8.0 | 108 | HBM2, 5120 bit | 1555 | 1.41 | 40 GB
 """
 # The clocks of laptops from the RTX 20 on are the highest that the manufacturer allows.
 _POWER_LIMITED = """\
@@ -146,12 +163,12 @@ GTX 1660 Ti Laptop | 6 | 7.5 | 24 | GDDR6, 192 bit | 288 | 1.59 | laptop, 80 W
 MX350 | 2 | 6.1 | 5 | GDDR5, 64 bit | 56 | 1.468 | laptop
 MX450 | 2 | 7.5 | 14 | GDDR6, 64 bit | 80 | 1.575 | laptop, GDDR6
 RTX 2050 | 4 | 8.6 | 16 | GDDR6, 64 bit | 112 | 1.477 | laptop
-RTX 3050 Laptop | 4 | 8.6 | 16 | GDDR6, 128 bit | 192 | 1.74 | laptop, 4 GB
+RTX 3050 Laptop 4GB | 4 | 8.6 | 16 | GDDR6, 128 bit | 192 | 1.74 | laptop, 4 GB
 RTX 3050 Ti Laptop | 4 | 8.6 | 20 | GDDR6, 128 bit | 192 | 1.695 | laptop
 RTX 3060 Laptop | 6 | 8.6 | 30 | GDDR6, 192 bit | 336 | 1.703 | laptop
 RTX 3070 Laptop | 8 | 8.6 | 40 | GDDR6, 256 bit | 448 | 1.62 | laptop
 RTX 3070 Ti Laptop | 8 | 8.6 | 46 | GDDR6, 256 bit | 448 | 1.485 | laptop
-RTX 3080 Laptop | 8 | 8.6 | 48 | GDDR6, 256 bit | 448 | 1.71 | laptop, 8 GB
+RTX 3080 Laptop 8GB | 8 | 8.6 | 48 | GDDR6, 256 bit | 448 | 1.71 | laptop, 8 GB
 RTX 4050 Laptop | 6 | 8.9 | 20 | GDDR6, 96 bit | 192 | 2.37 | laptop
 RTX 4060 Laptop | 8 | 8.9 | 24 | GDDR6, 128 bit | 256 | 2.37 | laptop
 RTX 4070 Laptop | 8 | 8.9 | 36 | GDDR6, 128 bit | 256 | 2.175 | laptop
@@ -165,11 +182,10 @@ L4 | 24 | 8.9 | 58 | GDDR6, 192 bit | 300 | 2.04 | server, 72 W
 def _card(row: str, power_limited: bool) -> Card:
     """Make the card of one row of the lists above."""
     name, gib, capability, count, memory, bandwidth, ghz, version = row.split(" | ")
-    major, minor = map(int, capability.split("."))
     card = Card(
         f"NVIDIA GeForce {name}" if "X" in name[:3] else f"NVIDIA {name}",
         float(gib),
-        (major, minor),
+        tuple(map(int, capability.split("."))),
         int(count),
         memory,
         float(bandwidth),
@@ -229,7 +245,8 @@ def context_mib(card: Card) -> tuple[float, float]:
 def find_card(name: str) -> Card:
     """Find a card of the list by any of its usual names.
 
-    Describe another card yourself: ``Card(name, vram_gib, capability,
+    Of a card that is sold with memory of several sizes the list has one: see the name
+    of what is found. Describe another card yourself: ``Card(name, vram_gib, capability,
     multiprocessors)`` is enough for its memory.
 
     Parameters
@@ -244,18 +261,22 @@ def find_card(name: str) -> Card:
     Raises
     ------
     InvalidValue
-        If the list has no such card; the message has the list, and the nearest name
-        that has the same number.
+        If the list has no such card, or not of that size; the message has the nearest
+        names.
     """
     check_type("name", name, str)
     plain = _plain(name)
-    known = {_plain(known): known for known in CARDS}
-    if plain in known:
-        return CARDS[known[plain]]
-    same_number = [other for other in known if _number(other) == _number(plain)]
-    nearest = get_close_matches(plain, same_number, 1)
-    hint = "".join(f" Is the {known[near]} meant?" for near in nearest)
-    raise InvalidValue(f"No card {name!r} in the list: {', '.join(CARDS)}.{hint}")
+    size = re.search(r"(\d+) ?gi?b", name.lower())
+    known = {_plain(listed): card for listed, card in CARDS.items()}
+    card = known.get(plain)
+    if card and (not size or float(size[1]) == card.vram_gib):
+        return card
+    near = get_close_matches(plain, known, 5, 0)
+    names = ", ".join(known[other].name for other in near)
+    raise InvalidValue(
+        f"No card {name!r} in the list; the nearest are {names}. In Python, describe "
+        "another: Card(name, vram_gib, capability, multiprocessors)."
+    )
 
 
 def found_card(properties: Any, free_mib: float | None = None) -> Card:
@@ -281,7 +302,9 @@ def found_card(properties: Any, free_mib: float | None = None) -> Card:
     with suppress(InvalidValue):
         listed = find_card(properties.name)
         if listed.multiprocessors == count:
-            return replace(listed, vram_gib=gib, free_mib=free_mib)
+            return replace(
+                listed, name=properties.name, vram_gib=gib, free_mib=free_mib
+            )
     card = Card(
         properties.name,
         gib,
@@ -307,10 +330,6 @@ def found_card(properties: Any, free_mib: float | None = None) -> Card:
 
 def _plain(name: str) -> str:
     """Reduce a card's name to the part that all spellings share."""
-    extras = "nvidia|geforce|tesla|gpu|with|design|[gr]tx|(sxm|pcie).*|[^a-z0-9]"
-    return re.sub(extras, "", name.lower())
-
-
-def _number(name: str) -> str:
-    """Return the digits of a card's name."""
-    return re.sub(r"\D", "", name)
+    extras = r"nvidia|geforce|tesla|gpu|with|design|(sxm|pcie).*|\d+ ?gi?b"
+    extras += "|(?<!titan )[gr]tx|[^a-z0-9]"
+    return re.sub(extras, "", name.lower().replace("mobile", "laptop"))

@@ -29,15 +29,16 @@ def cuda_kernels_on_cpu(model: torch.nn.Module, options: Any) -> Iterator[None]:
     options : StepOptions
         Its capability and its precision count.
     """
-    attention = partial(fused_attention, flash=options.capability >= (8, 0))
+    flash = options.capability >= (8, 0)
     functions = {
         "dropout": native_dropout,
-        "scaled_dot_product_attention": attention,
+        "scaled_dot_product_attention": partial(fused_attention, flash=flash),
     }
     forward = model.forward
-    if options.precision in ("fp16", "bf16"):
+    if not options.precision.startswith("pure"):  # autocast may be the step's own
         for name in KEPT_IN_FP32:
             functions[name] = _in_fp32(getattr(F, name))
+    if options.precision in ("fp16", "bf16"):
         forward = torch.autocast("cpu", options.dtype)(forward)
     with (
         mock.patch.multiple(F, **functions),
@@ -191,10 +192,8 @@ def _in_fp32(function: Callable) -> Callable:
     """Wrap a function so that it computes in fp32 also inside autocast."""
 
     def to_fp32(value: Any) -> Any:
-        is_tensor = isinstance(value, torch.Tensor)
-        if is_tensor and value.dtype in HALF_PRECISION:
-            return value.float()
-        return value
+        is_half = isinstance(value, torch.Tensor) and value.dtype in HALF_PRECISION
+        return value.float() if is_half else value
 
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = tree_map(to_fp32, (args, kwargs))

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -16,11 +17,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from . import cuda_standins
+from .errors import InvalidValue
 
 aten = torch.ops.aten
 MATMULS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
 BACKWARD = torch.autograd.backward
 IN_PLACE = {"add", "scatter_add"}  # in the real backward pass
+NO_UPDATE = (
+    "A traced step leaves gradients and does not reach optimizer.step(): let one call "
+    "of the step make one update, with all parts of its batch."
+)
+RECURRENT = (
+    "A step with an LSTM, GRU or RNN cannot be traced: the kernels that CUDA has for "
+    "these layers are not known here."
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -75,6 +85,7 @@ class Recorder(TorchDispatchMode):
         self.model = model
         self.optimizer = optimizer
         self.options = options
+        self.fake_mode = next(model.parameters()).fake_mode
         self.events = []
         self.live = {}  # the address of a storage -> its allocation
         self.newest = None  # the address of the last one, unless a release followed it
@@ -82,6 +93,7 @@ class Recorder(TorchDispatchMode):
         self.phase = "load"
         self.step = 0
         self.result = None  # of the last step
+        self.others = []  # stand-ins for tensors from outside, which are to stay
         self.modules = []  # the stack of module names in the forward pass
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.threads = set()  # those that have a cuBLAS workspace
@@ -117,7 +129,7 @@ class Recorder(TorchDispatchMode):
             events = self._run(step, shapes)
         # Finalizers hold the recorder while their storages live: it must not hold the
         # storages.
-        self.model = self.optimizer = self.names = self.result = None
+        self.model = self.optimizer = self.names = self.result = self.others = None
         return events
 
     def _load(self, module: torch.nn.Module) -> None:
@@ -135,6 +147,9 @@ class Recorder(TorchDispatchMode):
             self.flops = 0
             batch = self._batch(rows, length)  # lives until there is the next one
             self.result = step(self.model, batch, self.optimizer)
+            left = {allocation.category for allocation in self.live.values()}
+            if self.phase == "backward" and "gradients" in left:
+                raise InvalidValue(NO_UPDATE)
         return list(self.events)
 
     def _batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
@@ -149,6 +164,10 @@ class Recorder(TorchDispatchMode):
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
         """Before the forward pass of any module."""
+        if isinstance(module, torch.nn.RNNBase):
+            raise InvalidValue(RECURRENT)
+        if torch.is_autocast_enabled("cuda"):
+            raise RuntimeError("autocast is on for CUDA only")
         if module is self.model:
             self.phase = "forward"
         self.modules.append(self.names.get(module, ""))
@@ -186,6 +205,13 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in MATMULS:
             self._take_workspace()
+        is_constant = "lift_fresh" in func.__name__  # of the step itself
+        for leaf in () if is_constant else tree_leaves((args, kwargs)):
+            is_other = isinstance(leaf, torch.Tensor) and leaf.dim()
+            if is_other and not isinstance(leaf, FakeTensor):
+                # From outside of the trace, such as another model's weights.
+                self.others.append(self.fake_mode.from_tensor(leaf))
+                self._note(self.others[-1], "to", (), "weights", "")
         result = func(*args, **kwargs)
         count_flops = flop_registry.get(func._overloadpacket)
         if count_flops:
@@ -267,10 +293,9 @@ class Recorder(TorchDispatchMode):
 
     def _allocations(self, tree: Any) -> list[Allocation]:
         """Find the allocations of the tensors in nested lists and dicts."""
-        found = []
-        for leaf in tree_leaves(tree):
-            if isinstance(leaf, torch.Tensor):
-                key = leaf.untyped_storage()._cdata
-                if key in self.live:
-                    found.append(self.live[key])
-        return found
+        keys = [
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves(tree)
+            if isinstance(leaf, torch.Tensor)
+        ]
+        return [self.live[key] for key in keys if key in self.live]

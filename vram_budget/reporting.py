@@ -30,8 +30,8 @@ def report(
 ) -> dict:
     """Print whether a step fits a card, what one change saves, and the largest batches.
 
-    The verdict comes at once; the tables take some seconds. A step that does not scale
-    (``StepOptions(scalable=False)``) has no table of largest batches.
+    The verdict comes at once; the tables take some seconds. The table of largest
+    batches is only for ``StepOptions(scalable=True)``; otherwise ask `largest_batch`.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ def _print_verdict(budget: Budget, system: str) -> None:
         outcome += f"; if {system} takes little of the card, it fits"
     least, most = budget.usable
     print(f"verdict    {outcome}")
-    print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch (an estimate)")
+    about = " (an estimate)" * (least < most)  # or free on a card in this machine
+    print(f"left       {least:,.0f} to {most:,.0f} MiB for PyTorch{about}")
     print(
         f"needs      {budget.reserved:,.0f} MiB reserved; {budget.allocated:,.0f} "
         f"allocated at the peak: {budget.peak}"

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from .cards import GTX_1650_TI, Card
+from .errors import InvalidValue
 from .tracing import Step, StepOptions, scaled_trace
 
 # The share of its fp32 peak that a card reaches in matrix products, (at worst, at
@@ -141,7 +142,8 @@ def batch_seconds(
     lengths : sequence of int
         Tokens per row of each batch, padding included.
     max_length : int
-        The longest that is possible; it is traced, and its half and its eighth.
+        The longest that is possible, at least 3; it is traced, and its half and its
+        eighth.
     card : Card
         Its speed, its bandwidth and its power count.
 
@@ -154,8 +156,13 @@ def batch_seconds(
     Raises
     ------
     InvalidValue
-        As for `tracing.trace`.
+        As for `tracing.trace`, or if a length is not from 1 to `max_length`.
     """
+    if max_length < 3 or not all(1 <= length <= max_length for length in lengths):
+        raise InvalidValue(
+            f"max_length is {max_length}; it must be at least 3, and each length must "
+            "be from 1 to it."
+        )
     traced = (max(1, max_length // 8), -(-max_length // 2), max_length)
     work = [step_work(step, config, rows, length) for length in traced]
     quadratics = np.polyfit(traced, work, 2)

@@ -11,6 +11,7 @@ import copy
 import functools
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -36,8 +37,18 @@ Step = Callable[[torch.nn.Module, dict[str, torch.Tensor], torch.optim.Optimizer
 Events = list[tuple[Allocation, bool]]
 # The optimizer's state appears in step 1, and its effect on the allocator in step 2.
 TRACED_STEPS = 3
+# More bytes that each step leaves are a leak; a kept loss or its logits are not.
+MOST_LEFT = 16 * 1024
 # A prime batch size: what is divisible by it scales with the rows, unless a weight is.
 PRIME_ROWS = 4099
+ON_CUDA = (
+    " Leave tensors where the model is, and use torch.autocast("
+    'batch["input_ids"].device.type, torch.bfloat16).'
+)
+OWN_LOSS = (
+    " If the model's own loss does, set problem_type in the configuration (such as "
+    '"single_label_classification"), or compute the loss yourself.'
+)
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -47,7 +58,7 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is run; by default on a card of compute capability 7.5.
+    """How a step is run.
 
     Attributes
     ----------
@@ -62,21 +73,27 @@ class StepOptions:
         Of Adam, AdamW and SGD: ``"fused"``, ``"foreach"`` (PyTorch's default) or
         ``"single"``.
     precision : str
-        ``"fp16"`` and ``"bf16"`` are autocast; ``"pure fp16"`` and ``"pure bf16"`` have
-        weights and optimizer state in it as well.
+        ``"fp16"`` and ``"bf16"`` are autocast around the model's forward pass, and have
+        no effect on a step that calls only a part of it (``model.bert(...)``). There,
+        use ``torch.autocast(batch["input_ids"].device.type, torch.bfloat16)``.
+        ``"pure fp16"`` and ``"pure bf16"`` have weights and optimizer state in it as
+        well.
     checkpointing : bool
         Gradient checkpointing: recompute the layers in the backward pass.
     mask : bool
         Whether the batch has an attention mask, which it needs for padding.
     capability : tuple of int
-        The card's compute capability, which decides on kernels and workspaces.
+        The compute capability, which decides on kernels and workspaces. Empty: that of
+        the card; without a card 7.5.
     scalable : bool
-        Whether memory is a sum of parts that are fixed or grow with the rows, so that
-        one trace does for all batch sizes. False for a step that takes its batch in
-        parts of a fixed size (gradient accumulation): each batch size is then traced.
+        True only if each tensor of the step has either a fixed size or one that is
+        proportional to the rows: one trace of another number of rows then does for all,
+        which is faster. It is wrong for products of rows with rows, for parts of a
+        batch, and for rows that are padded or added. False: each number of rows is
+        traced.
     auto_class : type
-        Its ``from_config`` builds the model: a class of transformers like
-        ``AutoModelForSequenceClassification``.
+        The model's class: one of transformers like `AutoModelForSequenceClassification`
+        or `BertForSequenceClassification`, or your own `PreTrainedModel`.
 
     Raises
     ------
@@ -90,8 +107,8 @@ class StepOptions:
     precision: Literal["fp32", "fp16", "bf16", "pure fp16", "pure bf16"] = "fp32"
     checkpointing: bool = False
     mask: bool = True
-    capability: tuple[int, int] = (7, 5)
-    scalable: bool = True
+    capability: tuple[int, ...] = ()
+    scalable: bool = False
     auto_class: type = transformers.AutoModelForSequenceClassification
 
     def __post_init__(self):
@@ -159,7 +176,9 @@ def trace(
         and, by the options, ``attention_mask`` of shape [rows, tokens], and ``labels``
         of shape [rows]. What it returns lives until the next step returns, like the
         loss of a loop. It must be hashable, must not read a number (``loss.item()``)
-        and must leave all tensors on their device.
+        and must leave all tensors on their device. A step that reads a global which has
+        changed is answered from the cache: make it a new function. Without a backward
+        pass it is inference.
     config : transformers.PretrainedConfig
         The model's shape. Weights are neither needed nor read.
     shapes : iterable of tuple
@@ -175,9 +194,10 @@ def trace(
     ------
     InvalidValue
         If there is no shape, a shape has no rows or more tokens than the model has
-        positions, or the step cannot be traced.
+        positions, or the step cannot be traced: it reads numbers, makes no update while
+        its gradients add up, or leaves more in memory each time.
     """
-    shapes = tuple((rows, length) for rows, length in shapes)
+    shapes = tuple(map(tuple, shapes))
     if not shapes:
         raise InvalidValue("The list of batch shapes is empty; give (rows, tokens).")
     # XLNet has -1, which means any number; some have None.
@@ -194,21 +214,28 @@ def trace(
                 f"A batch of rows of {length} tokens: a row has from 1 to {positions} "
                 "(the model's positions)."
             )
-    description = json.dumps(config.to_dict(), default=str)
-    return _trace(step, description, shapes, options)
+    description = config.to_json_string(use_diff=False)
+    options = replace(options, capability=options.capability or (7, 5))
+    return _trace(step, type(config), description, shapes, options)
 
 
 @functools.lru_cache(maxsize=64)
-def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) -> Trace:
+def _trace(
+    step: Step, kind: type, description: str, shapes: tuple, options: StepOptions
+) -> Trace:
     """Trace with hashable arguments."""
-    config = transformers.AutoConfig.for_model(**json.loads(description))
+    name = options.auto_class.__name__
+    name = kind.model_type if name.startswith("Auto") else name
     equal_shapes = len(shapes) > 2 and len(set(shapes)) == 1
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     try:
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
             mock.patch.object(logger, "disabled", True),
+            warnings.catch_warnings(),
         ):
+            warnings.filterwarnings("error", ".*Disabling")  # of autocast
+            config = kind.from_dict(json.loads(description))
             with no_init_weights():
                 model = new_model(config, options)
             model.tie_weights()  # which is part of the initialization
@@ -220,20 +247,22 @@ def _trace(step: Step, description: str, shapes: tuple, options: StepOptions) ->
     except InvalidValue:
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        advice = OWN_LOSS * ("nonzero" in str(error.func))
         raise InvalidValue(
-            f"A step of {config.model_type} cannot be traced: the model, or the step, "
-            f"reads values of a tensor ({error.func}), and traced tensors have none."
+            f"A step of {name} cannot be traced: the model, or the step, reads values "
+            f"of a tensor ({error.func}), and traced tensors have none.{advice}"
         ) from error
     except Exception as error:  # whatever a model or a step of others may raise
         first_line = (str(error).splitlines() or [""])[0][:120]
+        advice = ON_CUDA * ("cuda" in first_line.lower())
         raise InvalidValue(
-            f"A step of {config.model_type} cannot be traced "
-            f"({type(error).__name__}: {first_line})."
+            f"A step of {name} cannot be traced "
+            f"({type(error).__name__}: {first_line}).{advice}"
         ) from error
     if not recorder.flops:
         raise InvalidValue(
-            "The step computed nothing: it must call the model, loss.backward() and "
-            "optimizer.step()."
+            "The step computed nothing: it must call the model; a training step also "
+            "loss.backward() and optimizer.step()."
         )
     if equal_shapes:
         events = _continued(events, len(shapes))
@@ -257,8 +286,14 @@ def _continued(events: Events, steps: int) -> Events:
     steady = events[start:]
     freed = {allocation for allocation, made in steady if not made}
     # The second step releases these of the first, and leaves as many for the third.
-    old = [a for a, made in events[:start] if made and a in freed]
+    old = [a for a, _ in events[:start] if a in freed]
     lasting = [a for a, made in steady if made and a not in freed]
+    grown = sum(a.size for a in lasting) - sum(a.size for a in old)
+    if grown > MOST_LEFT:
+        raise InvalidValue(
+            f"Each step leaves {grown / 2**20:.2f} MiB more than the one before: keep "
+            "no loss with its graph (use loss.detach()), and no outputs."
+        )
     before = dict(zip(old, lasting))
     for step in range(3, steps + 1):
         new = {a: replace(a, step=step) for a, made in steady if made}
@@ -286,8 +321,9 @@ def new_model(
     """
     is_pure = options.precision.startswith("pure")
     dtype = options.dtype if is_pure else torch.float32
-    # A copy, because `from_config` writes into it.
-    model = options.auto_class.from_config(copy.deepcopy(config), dtype=dtype)
+    own = options.auto_class
+    build = own._from_config if hasattr(own, "_from_config") else own.from_config
+    model = build(copy.deepcopy(config), dtype=dtype)  # it writes into the copy
     model.config._attn_implementation = options.attention
     return model.train()
 
@@ -323,12 +359,12 @@ def scaled_trace(
     length: int,
     options: StepOptions = StepOptions(),
 ) -> Trace:
-    """Trace `TRACED_STEPS` equal batches, by scaling one recorded trace.
+    """Trace `TRACED_STEPS` equal batches, or scale a recorded trace to their rows.
 
-    For one length the order of the events does not depend on the rows, and a storage
-    is either fixed or proportional to them. So `PRIME_ROWS` rows are traced once, and
-    every multiple of that is scaled. If ``options.scalable`` is false, or a weight's
-    size is such a multiple, a batch of `rows` rows itself is traced.
+    A batch of `rows` rows itself is traced, unless ``options.scalable`` says that for
+    one length the order of the events does not depend on the rows, and a storage is
+    either fixed or proportional to them. Then `PRIME_ROWS` rows are traced once, and
+    every multiple of that is scaled; not if a weight's size is such a multiple.
 
     Parameters
     ----------
@@ -354,17 +390,15 @@ def scaled_trace(
     """
     check_type("options", options, StepOptions)
     check_type("rows", rows, int)
-    if rows < 1 or not options.scalable:
-        return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
-    whole = trace(step, config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)
-    weights = [a for a, made in whole.events if made and not a.step]
-    if any(weight.size % PRIME_ROWS == 0 for weight in weights):
-        # Then its gradient and its means are, too, and do not scale.
-        return trace(step, config, [(rows, length)] * TRACED_STEPS, options)
-    scaled = {
-        a: replace(a, size=a.size // PRIME_ROWS * rows)
-        for a, made in whole.events
-        if made and a.step and a.size % PRIME_ROWS == 0
-    }
-    events = [(scaled.get(a, a), made) for a, made in whole.events]
-    return Trace(events, whole.flops // PRIME_ROWS * rows)
+    if options.scalable and rows > 0:
+        whole = trace(step, config, [(PRIME_ROWS, length)] * TRACED_STEPS, options)
+        # A weight that the prime divides, its gradient and its means do not scale.
+        if all(a.step or a.size % PRIME_ROWS for a, _ in whole.events):
+            scaled = {
+                a: replace(a, size=a.size // PRIME_ROWS * rows)
+                for a, made in whole.events
+                if made and not a.size % PRIME_ROWS
+            }
+            events = [(scaled.get(a, a), made) for a, made in whole.events]
+            return Trace(events, whole.flops // PRIME_ROWS * rows)
+    return trace(step, config, [(rows, length)] * TRACED_STEPS, options)

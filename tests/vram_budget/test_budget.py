@@ -3,10 +3,12 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
+import torch.nn.functional as F
 from transformers import BertConfig, DistilBertConfig, XLNetConfig
 
 from benchmarks.vram_accuracy import accumulated_step, plain_step
-from vram_budget import budget, tracing
+from vram_budget import budget, reporting, tracing
 from vram_budget.allocator import MIB, CachingAllocator, OutOfMemory, replay
 from vram_budget.budget import TRACED_PARTS, timeline, usable_mib
 from vram_budget.cards import GTX_1650_TI, Card, context_mib, find_card
@@ -106,7 +108,7 @@ def test_the_claim_of_the_tutorial():
 @pytest.mark.parametrize("length", [33, 64])
 @pytest.mark.slow
 def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
-    options = StepOptions(attention=attention)
+    options = StepOptions(attention=attention, scalable=True)
     for rows in (3, 8, 13):
         shapes = [(rows, length)] * TRACED_STEPS
         real = trace(plain_step, SMALL, shapes, options).events
@@ -121,19 +123,59 @@ def test_a_weight_that_the_prime_divides_does_not_scale():
         num_labels=4, dim=32, hidden_dim=64, n_layers=1, n_heads=2, vocab_size=28_693
     )
     assert config.vocab_size % tracing.PRIME_ROWS == 0
-    scaled = scaled_trace(plain_step, config, 8, 16, StepOptions())
+    scaled = scaled_trace(plain_step, config, 8, 16, StepOptions(scalable=True))
     real = trace(plain_step, config, [(8, 16)] * TRACED_STEPS, StepOptions())
     assert [a.size for a, _ in scaled.events] == [a.size for a, _ in real.events]
 
 
 def test_a_step_in_parts_is_traced_for_each_number_of_rows(monkeypatch):
     monkeypatch.setattr(tracing, "PRIME_ROWS", 7)  # or a failure takes minutes
-    options = StepOptions(scalable=False)
-    found = scaled_trace(accumulated_step, SMALL, 5, 16, options).events
+    found = scaled_trace(accumulated_step, SMALL, 5, 16).events
     shapes = [(5, 16)] * TRACED_STEPS
-    assert found == trace(accumulated_step, SMALL, shapes, options).events
+    assert found == trace(accumulated_step, SMALL, shapes).events
     forward = [a for a, made in found if made and a.step == 3 and a.op == "embedding"]
     assert {a.size for a in forward} >= {rows * 16 * 384 * 4 for rows in (2, 1)}
+
+
+def contrasted(model, batch, optimizer):
+    """Each row against each other row: a product that grows with their square."""
+    first = model.distilbert(batch["input_ids"], batch["attention_mask"])[0][:, 0]
+    scores = torch.randn(1, device=first.device) * (first @ first.T)
+    F.cross_entropy(scores, torch.arange(len(first), device=first.device)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def with_a_row_more(model, batch, optimizer):
+    more = {name: torch.cat([value, value[:1]]) for name, value in batch.items()}
+    plain_step(model, more, optimizer)
+
+
+def in_halves(model, batch, optimizer):
+    halves = zip(*(value.chunk(2) for value in batch.values()))
+    for half in halves:
+        model(**dict(zip(batch, half))).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("step", [contrasted, with_a_row_more, in_halves])
+def test_each_number_of_rows_is_traced_by_itself(step):
+    """Of such steps another number of rows says nothing."""
+    for rows in (4, 9):
+        real = trace(step, SMALL, [(rows, 16)] * TRACED_STEPS)
+        found = budget.step_budget(step, SMALL, rows, 16)
+        replayed = replay(real.events, CachingAllocator())
+        assert found.allocated == replayed.max_allocated / MIB
+    assert step is not contrasted or any(a.size == 9 * 9 * 4 for a, _ in real.events)
+
+
+def test_a_message_has_the_rows_that_were_asked_for():
+    def step(model, batch, optimizer):
+        F.cross_entropy(model(batch["input_ids"]).logits, batch["labels"][1:])
+
+    with pytest.raises(ValueError, match=r"batch_size \(8\).*batch_size \(7\)"):
+        budget.step_budget(step, SMALL, 8, 16)
 
 
 SHAPES = [(8, 32), (8, 64), (16, 64), (8, 128), (8, 256), (8, 512)]
@@ -190,6 +232,35 @@ def test_the_largest_batch_is_the_last_that_runs():
         run(worst + 1)
 
 
+@pytest.mark.parametrize("gib", [1.0, 1.3, 2.0])
+def test_the_search_is_the_same_with_one_trace_for_all_rows(gib):
+    both = [
+        largest_batch(SMALL, 256, StepOptions(scalable=scalable), card_with(gib))
+        for scalable in (False, True)
+    ]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("most", [4, 5])
+def test_the_search_stops_at_the_most_rows(monkeypatch, most):
+    monkeypatch.setattr(budget, "MOST_ROWS", most)
+    assert largest_batch(SMALL, 8, card=card_with(16.0)) == (most, most)
+
+
+def test_the_capability_is_the_cards():
+    h100 = Card("H100", 80, (9, 0), 132)
+    found = step_budget(SMALL, 8, 32, StepOptions(), h100, "linux")
+    assert found.parts["workspaces"] == 2 * 32
+    older = StepOptions(capability=(8, 0))
+    found = step_budget(SMALL, 8, 32, older, h100, "linux")
+    assert found.parts["workspaces"] == 2 * 8.125
+    assert step_budget(SMALL, 8, 32).parts["workspaces"] == 2 * 8.125
+    # 32 MiB of a thread decide on the batch, too
+    cards = (Card("a card", 80, (major, 0), 0, free_mib=1100) for major in (8, 9))
+    fewer = [largest_batch(SMALL, 256, card=card)[0] for card in cards]
+    assert fewer[0] > fewer[1] > 0
+
+
 def test_no_row_fits_a_card_that_is_too_small():
     assert largest_batch(DISTILBERT, 64, card=card_with(1.0), system="windows")[0] == 0
 
@@ -224,7 +295,7 @@ def test_each_change_saves_memory():
     saved = table["saved"]
     assert saved.iloc[0] == 0 and saved["SDPA instead of eager attention"] > 20
     assert saved["two parts of 4 rows"] > 20
-    assert saved["layers computed twice, not kept"] > 20
+    assert saved["gradient checkpointing"] > 20
     assert set(table["verdict"]) == {"fits"}
     # fp16 is offered for no card, not even for one whose tensor cores multiply it
     on_t4 = memory_savings(SMALL, 8, 256, card=find_card("T4"), in_parts=in_parts)
@@ -256,7 +327,7 @@ def test_half_of_an_odd_batch_is_the_larger_half():
 
     def noted(rows):
         asked.append(rows)
-        return plain_step
+        return accumulated_step
 
     table = memory_savings(SMALL, 5, 16, in_parts=noted)
     assert asked == [3] and "two parts of 3 rows" in table.index
@@ -265,11 +336,55 @@ def test_half_of_an_odd_batch_is_the_larger_half():
 def test_a_change_that_a_model_does_not_support_has_the_reason():
     config = XLNetConfig(n_layer=1, d_model=64, n_head=4, d_inner=128)
     table = memory_savings(config, 4, 64)
-    unsupported = table.loc["layers computed twice, not kept"]
+    unsupported = table.loc["gradient checkpointing"]
     assert unsupported["verdict"].startswith("XLNetForSequence")
     assert math.isnan(unsupported["reserved"])
-    others = table.drop("layers computed twice, not kept")
+    others = table.drop("gradient checkpointing")
     assert others["reserved"].notna().all()
+
+
+@pytest.mark.parametrize(
+    "options, changes",
+    [
+        ({}, ["gradient checkpointing"]),
+        ({"checkpointing": True}, []),
+        (
+            {"optimizer": "sgd", "implementation": "foreach"},
+            ["fused instead of foreach SGD", "gradient checkpointing"],
+        ),
+        (
+            {"optimizer": "adamw", "implementation": "single", "attention": "eager"},
+            [
+                "SDPA instead of eager attention",
+                "fused instead of single AdamW",
+                "gradient checkpointing",
+            ],
+        ),
+        (
+            {"optimizer": "adafactor", "implementation": "foreach"},
+            ["gradient checkpointing"],
+        ),
+    ],
+)
+def test_what_is_so_already_is_no_change(options, changes):
+    table = memory_savings(SMALL, 2, 16, StepOptions(**options))
+    assert list(table.index) == ["as it is", *changes]
+    parts = memory_savings(
+        SMALL, 2, 16, StepOptions(**options), in_parts=lambda rows: plain_step
+    )  # which is the step already
+    assert list(parts.index) == list(table.index)
+
+
+def test_what_is_free_on_this_card_is_no_estimate(capsys):
+    reporting.report(plain_step, SMALL, 2, 16)
+    assert "MiB for PyTorch (an estimate)\n" in capsys.readouterr().out
+    card = replace(GTX_1650_TI, free_mib=3000.0)
+    found = reporting.report(plain_step, SMALL, 2, 16, card=card)
+    assert "3,000 to 3,000 MiB for PyTorch\n" in capsys.readouterr().out
+    assert found["largest_batch"] == {}  # each number of rows would be traced
+    scalable = StepOptions(scalable=True)
+    found = reporting.report(plain_step, SMALL, 2, 16, scalable, card)
+    assert [*found["largest_batch"]] == [16]
 
 
 def test_a_card_that_is_here_has_no_range():
@@ -293,6 +408,8 @@ def test_the_timeline_climbs_and_falls():
     assert total.max() > total.iloc[0] + 10 and total.iloc[-1] == pytest.approx(
         total.iloc[0], abs=1
     )
+    with pytest.raises(ValueError, match="step is 9"):
+        timeline(Trace(events), step=9)
     forward = table[table["phase"] == "forward"]["activations"]
     assert forward.iloc[-1] > 0.9 * table["activations"].max()
     assert table["gradients"].iloc[-1] == 0 < table["gradients"].max()

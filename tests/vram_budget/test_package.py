@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import importlib
 import json
 import os
@@ -7,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import jedi
 import pytest
+import torch
+import transformers
 
 import vram_budget
 
@@ -38,7 +42,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_each_example_of_the_readme_prints_what_stands_below_it(number, alone):
     """A classifier of rows, a masked language model, a classifier of tokens."""
-    assert len(EXAMPLES) == README.count("```python") == 3
+    assert len(EXAMPLES) == README.count("```text") == 3
     code, told = EXAMPLES[number]
     place = "import vram_budget\nprint(vram_budget.__file__)\n"
     command = [sys.executable, "-c", place + code]
@@ -55,6 +59,49 @@ def test_each_example_of_the_readme_prints_what_stands_below_it(number, alone):
     ]
     # Another transformers or PyTorch may take some MiB more or less.
     assert numbers[0] == pytest.approx(numbers[1], rel=0.03)
+
+
+def step(model, batch, optimizer):
+    logits = model(batch["input_ids"], batch["attention_mask"])
+    torch.nn.functional.cross_entropy(logits, batch["labels"]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def frozen(model, batch, optimizer):
+    model.base_model.requires_grad_(False)
+    step(model, batch, optimizer)
+
+
+def test_the_class_of_the_readme_and_how_it_is_frozen():
+    names = {"torch": torch, "StepOptions": vram_budget.StepOptions}
+    [code] = re.findall(r"```python\n(class .+?)```", README, re.DOTALL)
+    for name in ("PreTrainedModel", "BertConfig", "BertModel"):
+        names[name] = getattr(transformers, name)
+    exec(code, names)
+    assert "`model.base_model.requires_grad_(False)`" in README
+    config = transformers.BertConfig(num_hidden_layers=2)
+    whole, part = (
+        vram_budget.step_budget(one, config, 2, 16, names["options"]).parts
+        for one in (step, frozen)
+    )
+    assert part["optimizer state"] < 0.01 * whole["optimizer state"]
+    assert part["weights"] == whole["weights"]
+
+
+def test_the_readme_lists_every_allowed_value():
+    for field in dataclasses.fields(vram_budget.StepOptions):
+        [row] = re.findall(rf"^\| `{field.name}` \| (.+) \|$", README, re.MULTILINE)
+        kind = typing.get_type_hints(vram_budget.StepOptions)[field.name]
+        allowed = typing.get_args(kind) if "Literal" in str(kind) else ()
+        for value in allowed:
+            assert f'`"{value}"`' in row
+        if isinstance(field.default, str | bool | tuple):
+            told = str(field.default).replace("'", '"')
+            told = f'"{told}"' if isinstance(field.default, str) else told
+            assert row.startswith(f"`{told}`")
+    for system in vram_budget.SYSTEMS_GIB:
+        assert f'`"{system}"`' in README
 
 
 def test_it_is_installed_with_the_project():

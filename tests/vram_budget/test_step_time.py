@@ -120,6 +120,13 @@ def test_batches_of_any_length_follow_from_three():
         assert one == pytest.approx(5 * short + 3 * long, rel=0.01)
 
 
+@pytest.mark.parametrize("lengths, most", [([8], 2), ([600], 512), ([0, 8], 512)])
+def test_lengths_beyond_the_traced_ones_are_refused(lengths, most):
+    with pytest.raises(ValueError, match="each length must be from 1 to it"):
+        batch_seconds(plain_step, CONFIG, 8, lengths, most)
+    assert batch_seconds(plain_step, CONFIG, 8, [1, 3], 3)
+
+
 @pytest.mark.parametrize("fact", ["fp32_tflops", "bandwidth"])
 def test_a_card_of_unknown_speed_has_no_estimate(fact):
     card = replace(GTX_1650_TI, **{fact: None})

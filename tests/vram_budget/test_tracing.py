@@ -13,6 +13,7 @@ from benchmarks.vram_accuracy import plain_step
 from vram_budget import tracing
 from vram_budget.allocator import MIB
 from vram_budget.budget import TRACED_PARTS
+from vram_budget.errors import InvalidValue
 from vram_budget.recorder import Recorder
 from vram_budget.tracing import StepOptions, trace
 
@@ -229,6 +230,232 @@ def test_an_evaluation_has_no_backward_pass():
     assert {a.phase for a, _ in found.events} == {"load", "forward"}
 
 
+# what would be predicted wrong
+
+
+def every(n):
+    """Make a step that updates only at every n-th call."""
+    calls = 0
+
+    def step(model, batch, optimizer):
+        nonlocal calls
+        calls += 1
+        model(**batch).loss.backward()
+        if calls % n == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_gradients_that_add_up_over_calls_are_refused(n):
+    with pytest.raises(InvalidValue, match=r"optimizer.step\(\): let one call"):
+        trace(every(n), SMALL, [(2, 8)] * 3)
+    assert trace(every(1), SMALL, [(2, 8)] * 3).flops
+
+
+def without_update(model, batch, optimizer):
+    model(**batch).loss.backward()
+    optimizer.zero_grad()
+
+
+def test_forward_and_backward_alone_are_traced():
+    found = trace(without_update, SMALL, [(2, 8)] * 3).events
+    assert {a.phase for a, _ in found} == {"load", "forward", "backward"}
+
+
+def test_a_step_that_leaves_more_each_time_is_refused():
+    losses = []
+
+    def leaking(model, batch, optimizer):
+        loss = model(**batch).loss
+        loss.backward(retain_graph=True)
+        losses.append(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with pytest.raises(InvalidValue, match=r"Each step leaves \d\.\d\d MiB more"):
+        trace(leaking, SMALL, [(8, 64)] * 3)
+
+    def keeping(model, batch, optimizer):
+        losses.append(plain_step(model, batch, optimizer))
+
+    assert trace(keeping, SMALL, [(8, 64)] * 3).flops
+
+
+TEACHER = transformers.AutoModelForSequenceClassification.from_config(SMALL_BERT)
+WEIGHTS = torch.ones(4)
+
+
+def distilled(model, batch, optimizer):
+    """Learn from another model, which was there before."""
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        wanted = TEACHER(**batch).logits
+    logits = model(**batch).logits
+    loss = torch.nn.functional.cross_entropy(logits, labels, weight=WEIGHTS)
+    (loss + (logits - wanted).square().mean()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_the_weights_of_another_model_are_counted():
+    events = trace(distilled, SMALL, [(8, 64)] * 3).events
+    outside = [a for a, made in events if made and a.category == "weights" and a.step]
+    tensors = [*TEACHER.state_dict().values(), WEIGHTS]
+    used = sum(t.numel() * t.element_size() for t in tensors)
+    positions = 2 * 512 * 8  # buffers that are not saved, and of which parts are used
+    assert used <= sum(a.size for a in outside) <= used + positions
+    assert {a.step for a in outside} == {1}  # they are there from then on
+    gone = {a for a, made in events if not made}
+    assert not gone.intersection(outside)
+
+
+def test_constants_of_the_step_are_none_of_its_weights():
+    def step(model, batch, optimizer):
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        loss = (model(**batch).logits * scale * torch.tensor(0.5)).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    events = trace(step, SMALL, [(2, 8)] * 3).events
+    assert all(not a.step for a, _ in events if a.category == "weights")
+
+
+def autocast_step(device_type):
+    def step(model, batch, optimizer):
+        with torch.autocast(device_type, torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def test_autocast_of_the_step_is_that_of_the_options():
+    def own_loss(model, batch, optimizer):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    eager = {"attention": "eager"}  # whose softmax is in fp32, as the loss
+    bf16 = StepOptions(precision="bf16", **eager)
+    theirs = trace(own_loss, SMALL, [(8, 64)] * 3, bf16)
+    found = trace(autocast_step("cpu"), SMALL, [(8, 64)] * 3, StepOptions(**eager))
+    assert found.peak()[0] == theirs.peak()[0]
+    made = [Counter((a.op, a.size) for a, _ in one.events) for one in (found, theirs)]
+    assert made[0] == made[1]
+
+
+def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda():
+    def step(model, batch, optimizer):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch["input_ids"]).logits
+            loss = torch.nn.functional.softmax(logits, -1).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    events = trace(step, SMALL, [(8, 64)] * 3).events
+    assert {a.size for a, _ in events if a.op == "_softmax"} == {8 * 4 * 4}
+
+
+def test_autocast_for_cuda_is_refused():
+    for_cuda = r'use torch\.autocast\(batch\["input_ids"\]\.device\.type'
+    with pytest.raises(InvalidValue, match=for_cuda):
+        trace(autocast_step("cuda"), SMALL, [(2, 8)])
+    torch.set_autocast_enabled("cuda", True)  # as on a machine with a card
+    try:
+        with pytest.raises(InvalidValue, match=for_cuda):
+            trace(plain_step, SMALL, [(2, 8)])
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
+class Recurrent(transformers.PreTrainedModel):
+    """A classifier of one's own, with or without a recurrent layer."""
+
+    config_class = transformers.BertConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        kinds = {name: getattr(torch.nn, name) for name in ("LSTM", "GRU", "RNN")}
+        width = config.hidden_size
+        layer = kinds.get(config.hidden_act, torch.nn.Linear)(width, width)
+        self.layer, self.head = layer, torch.nn.Linear(width, 4)
+        self.post_init()
+
+    def forward(self, input_ids, **_):
+        found = self.layer(self.words(input_ids))
+        found = found[0] if isinstance(found, tuple) else found
+        return transformers.modeling_outputs.SequenceClassifierOutput(
+            logits=self.head(found[:, 0])
+        )
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_refused(kind):
+    config = BertConfig(**SMALL_BERT.to_dict() | {"hidden_act": kind})
+    options = StepOptions(auto_class=Recurrent)
+    with pytest.raises(InvalidValue, match="LSTM, GRU or RNN cannot be traced"):
+        trace(plain_step, config, [(2, 8)] * 3, options)
+
+
+# classes of one's own
+
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+
+class OwnBert(transformers.BertForSequenceClassification):
+    config_class = OwnConfig
+
+
+def test_a_class_of_models_may_be_given():
+    own = StepOptions(auto_class=Recurrent)
+    assert trace(plain_step, SMALL_BERT, [(2, 8)] * 3, own).flops
+    bert = StepOptions(auto_class=transformers.BertForSequenceClassification)
+    usual = trace(plain_step, SMALL_BERT, [(2, 8)] * 3).peak()
+    assert trace(plain_step, SMALL_BERT, [(2, 8)] * 3, bert).peak() == usual
+
+
+def test_a_configuration_of_ones_own():
+    config = OwnConfig(**{**SMALL_BERT.to_dict(), "model_type": "own"})
+    usual = trace(plain_step, SMALL_BERT, [(2, 8)] * 3).peak()
+    options = StepOptions(auto_class=OwnBert)
+    assert trace(plain_step, config, [(2, 8)] * 3, options).peak() == usual
+    with pytest.raises(InvalidValue, match="A step of own cannot .* Unrecogn") as error:
+        trace(plain_step, config, [(2, 8)])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_message_names_the_class_that_was_given():
+    def step(model, batch, optimizer):
+        model(batch["input_ids"], 1)
+
+    with pytest.raises(InvalidValue, match=r"A step of Recurrent cannot .*TypeError"):
+        trace(step, SMALL_BERT, [(2, 8)], StepOptions(auto_class=Recurrent))
+
+
+def test_the_loss_of_deberta_needs_the_type_of_its_problem():
+    def own_loss(model, batch, optimizer):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    facts = FAMILIES["deberta-v2"].to_dict()
+    with pytest.raises(InvalidValue, match='"single_label_classification"'):
+        trace(own_loss, transformers.DebertaV2Config(**facts), [(2, 8)])
+    facts["problem_type"] = "single_label_classification"
+    config = transformers.DebertaV2Config(**facts)
+    assert trace(own_loss, config, [(2, 8)] * 3).flops
+
+
 def looks_at_a_number(model, batch, optimizer):
     return model(**batch).loss.item()
 
@@ -242,6 +469,9 @@ def test_a_step_that_cannot_be_traced_is_one_line(step):
     with pytest.raises(ValueError, match="A step of distilbert cannot be traced") as e:
         trace(step, SMALL, [(2, 8)])
     assert len(str(e.value).splitlines()) == 1 and e.value.__cause__ is not None
+    assert ("Leave tensors where the model is" in str(e.value)) == (
+        step is moves_its_batch
+    )
 
 
 # every family
