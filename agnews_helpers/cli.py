@@ -264,7 +264,7 @@ def _budget(options):
 
     recipe = Recipe(**environment_overrides() | _flags(options))
     named = options.card
-    card = find_card(named) if named else this_card() or GTX_1650_TI
+    card = this_card() or GTX_1650_TI if named is None else find_card(named)
     check_precision(recipe.precision, card)
     return 0, card_report(recipe, card, options.system)
 
