@@ -5,6 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from agnews_helpers import Collator, Recipe, load_tokenizer
+from agnews_helpers.runs import CHECKPOINTS_KEPT
 from tests import test_notebooks as rules
 
 PICTURES = Path(__file__).resolve().parent.parent / "notebooks" / "pictures"
@@ -87,3 +88,27 @@ def test_the_stopped_run_is_that_of_the_notebook():
     [files] = [text for text in printed if "manifest.json" in text]
     named = {word for word in words(svg) if re.fullmatch(r"\w+\.\w+", word)}
     assert len(named) == 3 and all(name in files for name in named)
+
+
+def test_of_the_checkpoints_as_many_are_left_as_are_kept():
+    svg = drawn("stop_and_resume.svg")
+    uses = [use.get("href") for use in svg.iter(rules.SVG + "use")]
+    assert uses == ["#gone", *["#point"] * CHECKPOINTS_KEPT]
+
+
+def test_the_mask_stands_under_the_ids():
+    """The same columns, and the numbers in the middle of their cells."""
+    svg = drawn("batch.svg")
+    boxes = {box.get("id"): box for box in svg.iter(rules.SVG + "rect")}
+    widths = {
+        int(boxes[name].get("width")) for name in ("real", "empty", "one", "zero")
+    }
+    assert len(widths) == 1
+    uses = list(svg.iter(rules.SVG + "use"))
+    places = {}
+    for kind, names in {"ids": ("#real", "#empty"), "mask": ("#one", "#zero")}.items():
+        cells = [use for use in uses if use.get("href") in names]
+        places[kind] = [int(cell.get("x")) + min(widths) // 2 for cell in cells]
+        groups = [g for g in svg.iter(rules.SVG + "g") if g.get("class") == kind]
+        assert places[kind] == [int(text.get("x")) for g in groups for text in g]
+    assert places["ids"] == places["mask"]
