@@ -44,7 +44,9 @@ SPLITS = {
     "test": "test|testing",
 }
 # No label, a word for nothing, several labels, an object or bytes
-NO_CLASS = re.compile(r"|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+")
+NO_CLASS = re.compile(
+    r"|\\n|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
+)
 
 
 @check_types
@@ -342,8 +344,8 @@ def _assign_classes(texts, names, coding):
         problem = (
             f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
             f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
-            "if classes.txt lists it; a trained classifier gets no others. If this is "
-            "a header, delete the lines above it or name it with --text-columns)"
+            "if classes.txt lists it, in the folder; a trained classifier gets none. "
+            "Delete the lines above a header)"
         )
         similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
         if similar:

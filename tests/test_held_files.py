@@ -378,7 +378,12 @@ def test_earlier_results_that_are_held_are_not_touched(holder, notebooks):
 
 def test_ctrl_break_asks_a_run_to_stop_where_there_is_one(monkeypatch):
     """Windows' SIGBREAK, for which another number stands in here."""
-    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+
+    class Break(int):
+        name = "SIGBREAK"
+
+    here = [each for each in signal.Signals if each.name != "SIGBREAK"]
+    monkeypatch.setattr(signal, "Signals", [*here, Break(signal.SIGUSR1)])
     before = interrupts.StopSignal
     try:
         module = importlib.reload(interrupts)
