@@ -329,8 +329,8 @@ def _parse_csv(path, kind):
             problem = (
                 f"{len(cells)} fields, and the first row has {width}, separated by "
                 f"{separator!r}. Put quotation marks around a field with {separator!r} "
-                "in it (the next row may be its end), fill up missing ones, or delete a "
-                "title or footer"
+                "in it (the next row may be its end), fill up missing ones, or delete "
+                "a title or footer"
             )
             unused[line] = problem, separator.join(rows.pop(line))
     for line in [*_swallowing(rows, separator)]:
