@@ -286,7 +286,7 @@ def test_doctor(capsys):
     output = capsys.readouterr().out
     assert (
         "profile            offline (asked for by" in output
-        and output.count("[OK]") >= 12
+        and output.count("[OK]") >= 11
         and "[FAIL]" not in output
         and "Ready." in output
     )

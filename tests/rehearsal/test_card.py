@@ -233,7 +233,7 @@ def test_no_room_for_a_command_is_one_line(card, recipe, tmp_path, capsys, comma
     with room_for(1000):
         assert agnews([*command, *folder]) == 2
     told = capsys.readouterr().err
-    assert "out of memory. Close what else uses it" in told
+    assert "OutOfMemoryError: CUDA out of memory" in told
     assert told.count("\n") == 1 and "CUDA" not in told
 
 
