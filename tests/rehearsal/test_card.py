@@ -234,7 +234,7 @@ def test_no_room_for_a_command_is_one_line(card, recipe, tmp_path, capsys, comma
         assert agnews([*command, *folder]) == 2
     told = capsys.readouterr().err
     assert "OutOfMemoryError: CUDA out of memory" in told
-    assert told.count("\n") == 1 and "CUDA" not in told
+    assert told.count("\n") == 1
 
 
 def test_half_precision_is_refused_on_this_card(card, recipe, tokens, tmp_path):
