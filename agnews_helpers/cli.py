@@ -312,8 +312,8 @@ def _print_report(report):
     print(f"test: {report.describe()}")
     if never := {*report.answers["true"]} - {*report.answers["predicted"]}:
         print(
-            f"note: {', '.join(sorted(never))}: never predicted. More rows, --epochs, "
-            "a higher --learning-rate or --class-weights balanced may help."
+            f"note: {', '.join(sorted(never))}: never predicted. Try more rows, more "
+            "--epochs, a higher --learning-rate, --class-weights balanced (if not yet)."
         )
 
 
