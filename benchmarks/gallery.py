@@ -3,9 +3,10 @@
     AGNEWS_DATA=folder python benchmarks/gallery.py
 
 One change of the recipe at a time, with three seeds each, and the loss curves. About 40
-minutes on two cores for 400 rows of AG News; without AGNEWS_DATA the sample is used. It
-prints a table and writes gallery.json (accuracies) and agnews_helpers/gallery.csv
-(losses), which a notebook draws.
+minutes on two cores for 400 rows from AG News' training split (CONTRIBUTING.md says how
+to make the folder); without AGNEWS_DATA the sample is used. It prints a table and
+writes gallery.json (accuracies) and agnews_helpers/gallery.csv (losses), which a
+notebook draws.
 """
 
 import json

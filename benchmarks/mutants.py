@@ -1,6 +1,6 @@
 """Would a test notice? Changes the packages in one place, and runs the tests for it.
 
-    python benchmarks/mutants.py            12 to 18 minutes; writes mutants.json
+    python benchmarks/mutants.py            8 to 18 minutes; writes mutants.json
     python benchmarks/mutants.py batching   files with this in the name; writes nothing
 
 Each mutant of `mutant_list.py` is one change: an operator, a constant, a line that is

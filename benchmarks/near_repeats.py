@@ -3,7 +3,8 @@
     AGNEWS_DATA=folder python benchmarks/near_repeats.py
 
 Under a minute. It prints the figures of the lesson on near repeats, also how many
-twins carry different labels, and writes near_repeats.json. Texts are compared by their
+twins carry different labels, and writes near_repeats.json. All rows are from AG News'
+training split; CONTRIBUTING.md says how to make the folder. Texts are compared by their
 sets of words, in small letters and without sources in brackets; twins share 80 % of
 their words or more (Jaccard).
 """

@@ -209,9 +209,9 @@ GTX_1650_TI = CARDS["GTX 1650 Ti"]
 #   linux-desktop: 0.94 GiB outside PyTorch when memory ran out (PCT_Pytorch#27), minus
 #   the smallest context
 #   windows: when memory ran out, PyTorch had 2.93, 2.99, 3.02, 3.10 (TFix#22), 3.35 and
-#   ten times 3.36 to 3.48 GiB of "4.00 GiB", those of 2022 and 2023 at least 3.36: 0.52
-#   to 1.07 GiB outside, minus the smallest context and the largest. Only TFix#22 can
-#   be named: the threads of the other reports were not noted down, nor found again
+#   ten times 3.36 (once InvokeAI#1759) to 3.48 GiB of "4.00 GiB": 0.52 to 1.07 GiB
+#   outside, minus the smallest context and the largest. The threads of the other
+#   reports were not noted down, nor found again; TFix#22 does not name its system
 SYSTEMS_GIB = {
     "linux": (0.06, 0.19),
     "linux-desktop": (0.19, 0.87),
@@ -224,9 +224,9 @@ def context_mib(card: Card) -> tuple[float, float]:
 
     Bare, it grows with the multiprocessors: reported are about 65 MiB for 14, 107 for
     34 and 555 for 188 (llama.cpp#23604), 256 for 82 (InvokeAI#9413) and 426 for 142
-    (unsloth-zoo#1053); the line through them misses none by more than 12 MiB. The
-    kernels of a training step add to it, for which we allow 86 MiB. Of a card in this
-    machine the free memory is read instead.
+    (unsloth-zoo#1053); the line through them misses none by more than 12 MiB, but the
+    612 of a B200 (unsloth#8669) by 170. The kernels of a training step add to it, for
+    which we allow 86 MiB. Of a card in this machine the free memory is read instead.
 
     Parameters
     ----------
