@@ -33,6 +33,7 @@ test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or
 
 # Constrained: an unpinned torch would be another one, and on Linux several gigabytes of CUDA.
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: make lab PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[offline]"
 	touch $@

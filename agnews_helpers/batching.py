@@ -122,7 +122,7 @@ def check_labels(labels: Sequence[int], classes: int) -> None:
         raise InvalidValue(
             f"Labels must be whole numbers from 0 to {classes - 1}, the indices of the "
             f"classes. There are {len(labels)} of {labels.dtype}, such as {wrong[:3]}. "
-            "Remove rows without a label."
+            "Subtract 1 if they count from 1; remove rows without a label."
         )
 
 

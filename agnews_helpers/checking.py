@@ -1,6 +1,7 @@
 """What is wrong with labelled texts, and what to train them with: ``agnews check``."""
 
 import csv
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -123,6 +124,10 @@ def _suggestions(counts, tokens, recipe):
             f"{counts.idxmax()} has {counts.max():,} rows, {counts.idxmin()} "
             f"{counts.min():,}"
         )
+    for name in counts.index:
+        parts = {*re.split(r"\s*[|;,/]\s*", name)}
+        if {name} != parts < {*counts.index}:
+            flags["one label per text"] = f"{name!r} is a class of its own"
     steps = recipe.epochs * -(-counts.sum() // recipe.batch_size)
     if steps < FEW_STEPS:
         flags["--learning-rate 1e-4"] = f"at most {steps:,} steps, few for 2e-5"

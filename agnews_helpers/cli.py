@@ -312,8 +312,8 @@ def _print_report(report):
     print(f"test: {report.describe()}")
     if never := {*report.answers["true"]} - {*report.answers["predicted"]}:
         print(
-            f"note: {', '.join(sorted(never))}: never predicted. Try more rows, more "
-            "--epochs, a higher --learning-rate, --class-weights balanced (if not yet)."
+            f"note: {', '.join(sorted(never))}: never predicted. Try more rows or "
+            "--epochs, another --learning-rate (up to 1e-4), --class-weights balanced."
         )
 
 
@@ -368,11 +368,7 @@ def _predict(options):
     answers = _answers(options.texts, options)
     for text, label, confidence in answers.iloc[:, :3].to_numpy():
         print(f"{label:9} {confidence:.3f} {_printable(text)}")
-    shares = answers.iloc[:, 3:].rename(columns=lambda name: name.split("_", 1)[1])
-    predictions = answers[["text", "label"]].assign(
-        probabilities=shares.to_dict("records")
-    )
-    return 0, {"predictions": predictions.to_dict("records")}
+    return 0, {"predictions": answers.to_dict("records")}
 
 
 def _answers(texts, options):

@@ -25,6 +25,8 @@ INSTALL_TORCH = (
     f"{'':26}and then what https://pytorch.org/get-started/locally/ gives, such as\n"
     f"{'':26}pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"
 )
+CARD_REMEDY = f"""Out of memory: close what else uses the card (nvidia-smi lists it),
+{"":26}also other kernels. Driver too old: update it. Unknown error: restart."""
 LONG_PATH = f"""its path is too long to install PyTorch for CUDA:
 {"":26}git clone into a short folder, such as C:\\agnews"""
 ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
@@ -119,18 +121,14 @@ def _card():
     except (AssertionError, RuntimeError) as error:  # a CPU build; no card or driver
         ok = False if shutil.which("nvidia-smi") else None
         found = f"{str(error).splitlines()[0]} (training runs on the CPU)"
-        return Check("CUDA", ok, found, INSTALL_TORCH)
+        is_cpu_build = isinstance(error, AssertionError)
+        return Check("CUDA", ok, found, INSTALL_TORCH if is_cpu_build else CARD_REMEDY)
     free = torch.cuda.mem_get_info()[0] / 2**20
     found = (
         f"{torch.cuda.get_device_name()}, {free:,.0f} MiB free; 8 rows of 358 tokens "
         f"take {STEP_MIB:,} (predicted)"
     )
-    return Check(
-        "CUDA",
-        free >= STEP_MIB,
-        found,
-        "Close what else uses the card (nvidia-smi lists it), also other kernels.",
-    )
+    return Check("CUDA", free >= STEP_MIB, found, CARD_REMEDY)
 
 
 def _folder():

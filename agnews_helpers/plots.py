@@ -21,7 +21,6 @@ PART_COLOURS = {
     "temporaries": YELLOW,
     "workspaces": PURPLE,
     "cached": PALE,
-    "CUDA context": GREY,
 }
 _styled = plt.rc_context(
     {

@@ -50,7 +50,8 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
         if not is_usable:
             raise HubUnreachable(
                 f"The profile '{profile}' needs the Hugging Face Hub, and "
-                f"{why}. Go online, or set AGNEWS_PROFILE=offline, or point "
+                f"{why}. Go online (certificate: SSL_CERT_FILE; proxy: HTTPS_PROXY), "
+                "or set AGNEWS_PROFILE=offline, or point "
                 "AGNEWS_MODEL and AGNEWS_DATA at local folders."
             )
     return recipe.with_reason(reason)

@@ -12,9 +12,10 @@ from matplotlib import pyplot as plt
 from pandas import DataFrame
 
 from agnews_helpers import Recipe, config_for, training_step
-from agnews_helpers.plots import PART_COLOURS, RED
+from agnews_helpers.plots import GREY, PART_COLOURS, RED
 from vram_budget import SYSTEMS_GIB, Card, budget_table, find_card
 
+COLOURS = PART_COLOURS | {"CUDA context": GREY}
 DARK_GREY = "#555555"  # for small text
 NOTE = "Predicted. A bar that crosses its line spills (Windows) or is out of memory."
 
@@ -23,7 +24,7 @@ def stacked(parts: DataFrame, limits: dict[str, float]) -> plt.Axes:
     """One bar for each row, a colour for each part, a line for each limit, in GiB."""
     _, axes = plt.subplots(figsize=(9.0, 6.4), layout="constrained")
     rows = parts.set_axis([f"{name}, {tokens}" for name, tokens in parts.index])
-    look = {"width": 0.75, "color": PART_COLOURS, "legend": False}
+    look = {"width": 0.75, "color": COLOURS, "legend": False}
     rows.plot.barh(ax=axes, stacked=True, **look)
     totals = [f"{total:.2f}" for total in parts.sum(axis=1)]
     white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
@@ -48,7 +49,7 @@ def gpu_picture(card: Card, system: str) -> plt.Figure:
     limits = {"the card": card.vram_gib}
     for name in sorted({"linux", system}):
         limits[f"left by {name.title()}"] = card.vram_gib - SYSTEMS_GIB[name][1]
-    parts = table[[*PART_COLOURS]] / 1024
+    parts = table[[*COLOURS]] / 1024
     axes = stacked(parts, limits)
     step = f"{Path(recipe.model).name}, batch size {recipe.batch_size}"
     axes.set_title(f"{step}, {recipe.precision}, Adam: one training step", loc="left")

@@ -11,7 +11,8 @@ Three seeds per size, one for 24,300 rows; every seed draws its own rows. The te
 decide nothing: each classifier is tested after its fourth epoch. The last point is that
 of `long_run.py`, on all test rows. About three hours on two cores, ten minutes of it
 for the frozen model. It writes learning_curve.json and .png. What is in the JSON is not
-measured again, so the script can be stopped at any time.
+measured again, so the script can be stopped at any time. The stored lines of `mini`
+were made before `train()` became plain PyTorch: dropout then drew other numbers.
 """
 
 import argparse

@@ -177,6 +177,15 @@ def test_a_class_that_has_too_few_rows_is_a_problem(tmp_path):
     assert check(tmp_path)["classes"]["Never"] == {"train": 0}
 
 
+@pytest.mark.parametrize("both", ["billing|login", "login, billing", "login / billing"])
+def test_several_labels_in_one_cell_are_told(both, tmp_path):
+    labels = ["billing", "login", "Sci/Tech", both]
+    rows = [f'"{labels[i % 4]}","{message(i)}"\n' for i in range(40)]
+    (tmp_path / "train.csv").write_text("label,text\n" + "".join(rows))
+    told = check(tmp_path)["suggestions"]["one label per text"]
+    assert told == f"{both!r} is a class of its own"
+
+
 def test_the_usable_rows_go_to_a_new_folder(tmp_path):
     recipe = Recipe(model="mini", data=str(own(tmp_path / "a", mail())))
     with pytest.raises(FileExistsError):

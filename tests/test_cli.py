@@ -89,7 +89,7 @@ def test_train_evaluate_predict(small, tmp_path, capsys):
         "predictions"
     ]
     assert len(predictions) == 2 and sum(
-        predictions[0]["probabilities"][name] for name in LABELS
+        predictions[0][f"probability_{name}"] for name in LABELS
     ) == pytest.approx(1)
     assert (
         printed.startswith(predictions[0]["label"])
@@ -447,7 +447,7 @@ def test_a_file_of_texts_is_labelled(shop, tmp_path, capsys):
         "predictions"
     ]
     assert one["label"] == table["label"][7]
-    confidence = one["probabilities"][one["label"]]
+    confidence = one["confidence"]
     assert confidence == pytest.approx(table["confidence"][7], abs=1e-3)
     capsys.readouterr()
     assert (

@@ -68,17 +68,26 @@ def test_a_clone_that_is_not_installed(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("driver, mark", [(None, "[note]"), ("nvidia-smi", "[FAIL]")])
-@pytest.mark.parametrize("kind", [AssertionError, RuntimeError])
-def test_no_card_that_can_be_used(driver, mark, kind, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, found, remedy",
+    [
+        (AssertionError, "not compiled with CUDA", "uninstall -y torch"),
+        (RuntimeError, "The NVIDIA driver is too old", "too old: update it"),
+        (torch.OutOfMemoryError, "CUDA out of memory", "nvidia-smi lists it"),
+        (RuntimeError, "CUDA unknown error", "Unknown error: restart"),
+    ],
+)
+def test_no_card_that_can_be_used(driver, mark, kind, found, remedy, monkeypatch):
     def ones(*size, device):
-        raise kind("The NVIDIA driver on your system is too old\nmore")
+        raise kind(f"{found}\nmore")
 
     monkeypatch.setattr(doctor.shutil, "which", lambda _: driver)
     monkeypatch.setattr(torch, "ones", ones)
     check = str(doctor._card())
-    assert check.startswith(f"{mark} CUDA") and "is too old" in check
+    assert check.startswith(f"{mark} CUDA") and found in check
     assert "more" not in check
-    assert ("uninstall -y torch" in check) is (mark == "[FAIL]")
+    assert (remedy in check) is (mark == "[FAIL]")
+    assert "uninstall" not in check or kind is AssertionError
 
 
 @pytest.mark.parametrize("free_gib, ok", [(3.2, True), (1.0, False)])

@@ -239,7 +239,7 @@ CALLS = {
     "names alike": (lambda g: load_model(g.recipe, ["A", "a"]), "each once"),
     "a missing label": (
         splits(lambda s: Dataset.from_dict(s.to_dict() | {"label": [None] * len(s)})),
-        "Remove rows without a label",
+        "remove rows without a label",
     ),
     "some columns": (
         splits(lambda s: s.with_format(None, columns=["text", "label"])),

@@ -24,7 +24,7 @@ FILES = {
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
 # What the text of an error contains -> the remedy; the first match counts.
 REMEDIES = {
-    "error '40[13]": "Set HF_TOKEN to a valid token, or unset it.",
+    "error '40[13]": "Set HF_TOKEN to a valid token, or unset it and: hf auth logout",
     "error '404|does not appear": "Check the name, and HF_ENDPOINT if set.",
     "No space left": "Make room, or set HF_HOME to a folder on another disk.",
     "error '|Timeout|ConnectError|ReadError|ProtocolError|Consistency check": (
