@@ -45,7 +45,7 @@ SPLITS = {
 }
 # No label, a word for nothing, several labels, an object or bytes
 NO_CLASS = re.compile(
-    r"|\\n|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
+    r"|-|\\n|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
 )
 
 
@@ -301,7 +301,8 @@ def _classes(train):
         ]
         needed = (
             f"{train.path} needs two labels or more that {MIN_ROWS_PER_CLASS} usable "
-            f"rows have; it has {', '.join(found) or 'none'}. (--label-column NAME? A "
+            f"rows have; it has {', '.join(found) or 'none'}. (--label-column, "
+            "--text-columns? Without a header they are called column 1, column 2. A "
             "label is one class: no list, no number with a comma, no merged cell. The "
             "header is the first line: delete a title above it.)"
         )
@@ -347,7 +348,9 @@ def _assign_classes(texts, names, coding):
             "if classes.txt lists it, in the folder; a trained classifier gets none. "
             "Delete the lines above a header)"
         )
-        similar = len(problems) < NAMED and get_close_matches(label[:40], coding, 1)
+        similar = len(problems) < NAMED and get_close_matches(
+            label[:40], coding, 1, 0.76
+        )
         if similar:
             problem += f". Is {names[coding[similar[0]]]!r} meant?"
         if NO_CLASS.fullmatch(label):

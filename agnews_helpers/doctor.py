@@ -27,8 +27,6 @@ INSTALL_TORCH = (
 )
 CARD_REMEDY = f"""Out of memory: close what else uses the card (nvidia-smi lists it),
 {"":26}also other kernels. Driver too old: update it. Unknown error: restart."""
-LONG_PATH = f"""its path is too long to install PyTorch for CUDA:
-{"":26}git clone into a short folder, such as C:\\agnews"""
 ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
 {"":26}git clone into a folder outside, such as C:\\agnews"""
 # MiB that PyTorch reserves for a step of 8 rows of AG News' longest text, 358 tokens:
@@ -133,9 +131,5 @@ def _card():
 
 def _folder():
     """Note what is not as it should be where this is; mostly on Windows."""
-    # Its longest path is 259. PyTorch for CUDA has a name of 173 after the
-    # environment's folder and \\Lib\\site-packages\\, which is 19.
-    if sys.platform == "win32" and len(sys.prefix) > 67:
-        yield Check("folder", None, LONG_PATH)
     if "OneDrive" in str(Path.cwd()):
         yield Check("folder", None, ONEDRIVE)

@@ -210,10 +210,6 @@ MACHINES = {
             "Not ready: CUDA.",
         ],
     ),
-    "a path that is too long": (
-        {"prefix": "C:\\" + "x" * 65},
-        ["[note] folder             its path is too long", "git clone into a short"],
-    ),
     "OneDrive": (
         {"folder": "OneDrive - Example"},
         [
@@ -232,9 +228,6 @@ def windows(request, monkeypatch, tmp_path):
     folder = tmp_path / told.get("folder", "agnews")
     folder.mkdir()
     monkeypatch.chdir(folder)
-    names = {"platform": "win32", "executable": sys.executable}
-    names["prefix"] = told.get("prefix", "C:\\" + "x" * 64)  # the longest that will do
-    monkeypatch.setattr(doctor, "sys", SimpleNamespace(**names))
     monkeypatch.setattr(doctor.shutil, "which", lambda _: told.get("driver"))
     ones = told.get("ones", lambda *_, device: Result())
     monkeypatch.setattr(torch, "ones", ones)

@@ -235,6 +235,15 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
     refused(tmp_path, content, *parts)
 
 
+@pytest.mark.parametrize(
+    "first", ["Wirtschaft;'Nach der Wahl; ein Ueberblick'", "label;text;source"]
+)
+def test_a_first_row_that_is_unlike_most_is_the_one_to_mend(tmp_path, first):
+    rows = [f"{('Sport', 'Web')[i % 2]};a text of its own {i}" for i in range(20)]
+    content = "\n".join([first, *rows])
+    refused(tmp_path, content, "any.csv: row 1 has", "double quotation marks", "title")
+
+
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
     """One quotation mark opens in a row, and one ends in another: one row of five."""
     words = [f"{chr(97 + i % 26)} word {'of ' * (i // 26)}it" for i in range(60)]

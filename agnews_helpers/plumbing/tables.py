@@ -302,7 +302,7 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
     if encoding != "utf-8" or NOT_WINDOWS.search(content):
         raise DataError(
             f"{path}, line {line}: neither UTF-8 text nor Windows-1252. Save the file "
-            "as UTF-8; Excel calls that CSV UTF-8."
+            "as UTF-8 (in Excel CSV UTF-8), unpack a zip, call Parquet .parquet."
         )
     text = content.decode("cp1252")
     word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
@@ -333,6 +333,12 @@ def _parse_csv(path, kind):
                 "a title or footer"
             )
             unused[line] = problem, separator.join(rows.pop(line))
+    if len(unused) > len(rows):
+        raise DataError(
+            f"{path}: row 1 has {width} fields, separated by {separator!r}, and most "
+            "others have not. Put double quotation marks around each field with "
+            f"{separator!r} in it, or delete a title above the header."
+        )
     for line in [*_swallowing(rows, separator)]:
         unused[line] = WRONG_MARK, separator.join(rows.pop(line))
     return Texts(
@@ -549,8 +555,8 @@ def _question(table, label, texts, labelled, asked):
         f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
         f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
         "its names, each of which must be there once; if it stands further down, "
-        "delete the lines above it. Fields of a .tsv are separated by tabs. Test files "
-        "have the training file's header."
+        "delete the lines above. Columns are separated by a comma or semicolon, in a "
+        ".tsv by a tab. Test files have the training file's header."
     )
 
 
