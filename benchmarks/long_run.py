@@ -323,27 +323,27 @@ def draw(figures: dict, path: Path) -> None:
     from agnews_helpers.plots import BLUE, GREEN, ORANGE
 
     pace = pd.DataFrame(figures["pace"])
-    figure, panels = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    plt.rcParams["font.size"] = 13  # readable on a phone, too
+    figure, panels = plt.subplots(
+        3, 1, figsize=(7, 8.4), sharex=True, layout="constrained"
+    )
     smooth = pace.groupby(pace["step"] // 250 * 250).median()
     panels[0].plot(smooth.index, smooth["loss"], color=BLUE)
-    panels[0].set(title="Training loss", ylabel="nats")
+    panels[0].set(ylabel="training loss in nats")
     panels[1].plot(smooth.index, smooth["rows_per_second"], color=GREEN)
-    panels[1].set(title="Speed", ylabel="rows per second")
+    panels[1].set(ylabel="rows per second")
     panels[2].plot(smooth.index, smooth["rss_mb"], color=ORANGE)
-    panels[2].set(title="Memory", ylabel="MB")
+    panels[2].set(ylabel="memory in MB", xlabel="step")
     for axes in panels:
-        axes.set_xlabel("step")
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.spines[["top", "right"]].set_visible(False)
         for fault in figures["interruptions"]:
             axes.axvline(fault["step"], color="grey", linewidth=0.8, linestyle=":")
     for fault in figures["interruptions"]:
         place = fault["step"], panels[1].get_ylim()[1] * 0.04
-        panels[1].annotate(
-            fault["name"], place, rotation=90, ha="right", fontsize=8, color="dimgrey"
-        )
-    figure.suptitle("Interrupted at each dotted line", fontsize=9)
-    figure.savefig(path, dpi=110)
+        look = {"rotation": 90, "ha": "right", "fontsize": 12, "color": "dimgrey"}
+        panels[1].annotate(fault["name"], place, **look)
+    figure.savefig(path, dpi=160)
 
 
 def tell(figures: dict) -> None:

@@ -17,6 +17,8 @@ from agnews_helpers import LABELS, Recipe, load_data, load_model
 from benchmarks import inference, throughput
 from benchmarks.paired import compared, order_of
 
+ROOT = Path(throughput.__file__).parents[1]
+
 
 def test_each_round_has_an_order_of_its_own_and_the_same_in_each_call():
     orders = [order_of("abcde", number) for number in range(1, 8)]
@@ -273,6 +275,62 @@ def test_what_the_json_has_is_not_measured_again(curve, monkeypatch, tmp_path):
     curve.measure(path, [100], 20)
     assert measured == [("frozen, mean", seed) for seed in curve.SEEDS]
     assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 12
+
+
+# ---- the text tells what was measured
+
+
+def told(number):
+    """The prose of a notebook, and what a benchmark stored."""
+    [path] = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = [cell["source"] for cell in cells if cell["cell_type"] == "markdown"]
+    return "\n".join("".join(lines) for lines in prose)
+
+
+def stored(name):
+    return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+
+
+def test_notebook_10_tells_the_measured_speeds():
+    text, figures = told("10"), stored("throughput.json")
+    steps, whole = figures["steps alone"], figures["whole call"]
+    for name, said in (
+        ("letter", "took {:.0f} times as long as those of `train()`"),
+        ("trainer", "the library's own loop, {:.1f} times"),
+        ("grouped", "with batches of similar length {:.1f} times"),
+    ):
+        assert said.format(steps[name]["times"]) in text
+    shares = [whole[name]["times"] for name in ("letter", "trainer", "grouped")]
+    assert "it was {:.0f}, {:.1f} and {:.1f} times".format(*shares) in text
+    less = [100 * (1 - clock["plain"]["times"]) for clock in (steps, whole)]
+    assert "{:.1f} % less time for the steps, and {:.0f} % with".format(*less) in text
+    for name, said in (
+        ("letter", "by far the shortest, {} and {}."),
+        ("trainer", "The Trainer has {} and {},"),
+        ("grouped", "group_by_length {} and {},"),
+        ("plain", "the longest, {} and {},"),
+        ("ours", "train() {} and {}]"),
+    ):
+        speeds = [800 / clock[name]["seconds"] for clock in (steps, whole)]
+        assert said.format(*map("{:.1f}".format, speeds)) in text
+    assert f"{len(figures['rounds'])} runs" in text and figures["rows"] == 800
+    assert f"take {100 * figures['parts']['matrix products']:.0f} % of a step" in text
+
+
+def test_notebook_08_tells_the_measured_speeds():
+    figures = stored("inference.json")
+    many, one = figures["many"]["wall"], figures["one"]
+    onnx = [many["ONNX Runtime"][f"times{which}"] for which in ("", "_least", "_most")]
+    said = "took {:.1f} of the time of `classify()` ({:.1f} to {:.1f})".format(*onnx)
+    names = ("pipeline", "pipeline, sorted batches")
+    times = [many[name]["times"] for name in names]
+    said += ", `pipeline()` {:.1f}, and {:.1f} with sorted rows".format(*times)
+    assert said in told("08")
+    single = [one[name]["milliseconds"] for name in ("Classifier", "classify()")]
+    assert "takes {:.0f} ms with `ask()`, and {:.0f} with".format(*single) in told("08")
+    assert {line["same_answers"] for line in many.values()} == {figures["rows"]}
+    assert figures["rows"] == 4_000 and figures["rounds"] == 7
 
 
 # ---- the rows: CONTRIBUTING.md says how to draw them
