@@ -327,8 +327,8 @@ def test_notebook_08_tells_the_measured_speeds():
     times = [many[name]["times"] for name in names]
     said += ", `pipeline()` {:.1f}, and {:.1f} with sorted rows".format(*times)
     assert said in told("08")
-    single = [one[name]["milliseconds"] for name in ("Classifier", "classify()")]
-    assert "takes {:.0f} ms with `ask()`, and {:.0f} with".format(*single) in told("08")
+    single = [one[name]["milliseconds"] for name in ("the model", "classify()")]
+    assert "takes {:.0f} ms with `ask()`, {:.0f} with".format(*single) in told("08")
     assert {line["same_answers"] for line in many.values()} == {figures["rows"]}
     assert figures["rows"] == 4_000 and figures["rounds"] == 7
 
