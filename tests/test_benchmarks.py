@@ -333,6 +333,19 @@ def test_notebook_08_tells_the_measured_speeds():
     assert figures["rows"] == 4_000 and figures["rounds"] == 7
 
 
+def test_the_readme_tells_the_measured_seeds():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    runs = pd.DataFrame(stored("seeds.json")["runs"]).set_index("seed")
+    found = 100 * runs.loc[runs["precision"] == "fp32", "accuracy"]
+    said = "{:.1f} % of the sample's 200, the mean of four seeds ({:.1f} to {:.1f}; the"
+    assert said.format(found.mean(), found.min(), found.max()) in text
+    assert len(found) == 4 and f"notebooks' seed has {found[42]:.1f})" in text
+    real = [100 * test["accuracy"] for test in stored("shortcuts.json")["tests"]]
+    said = "{:.1f} % of 4,000 real rows, the mean of four seeds ({:.1f} to {:.1f})"
+    mean = sum(real) / len(real)
+    assert said.format(mean, min(real) + 1e-9, max(real)) in text
+
+
 # ---- the rows: CONTRIBUTING.md says how to draw them
 
 
