@@ -81,8 +81,10 @@ def _printable(text):
 def _check_outputs(*paths):
     """Refuse a file that exists or could not be written, before any work."""
     for path in filter(None, paths):
-        if os.path.lexists(path) or paths.count(path) > 1:
-            raise SaveError(f"{path} must be the name of a new file or folder.")
+        if os.path.lexists(path) or paths.count(path) > 1 or path.parent in paths:
+            raise SaveError(
+                f"{path} must be the name of a new file or folder, outside the others."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=path.parent).close()
 

@@ -765,7 +765,8 @@ def test_a_file_that_cannot_be_written_is_found_out_first(
     (tmp_path / "file.json").touch()
     assert main(["evaluate", "--json", str(tmp_path / "file.json")]) == 2
     assert (
-        "file.json must be the name of a new file or folder." in capsys.readouterr().err
+        "file.json must be the name of a new file or folder, outside"
+        in capsys.readouterr().err
     )
     assert main(["evaluate", "--json", str(tmp_path / "file.json" / "below")]) == 2
     assert "File exists: " in capsys.readouterr().err
@@ -1117,4 +1118,14 @@ def test_a_test_of_another_file_is_not_the_runs_own(small, tmp_path, capsys):
 
 def test_what_check_would_write_to_must_be_new(tmp_path, capsys):
     assert main(["check", "tickets.csv", "--write", str(tmp_path)]) == 2
-    assert "must be the name of a new file or folder." in capsys.readouterr().err
+    assert (
+        "must be the name of a new file or folder, outside" in capsys.readouterr().err
+    )
+
+
+def test_no_result_is_written_into_the_folder_of_another(tmp_path, capsys):
+    target = tmp_path / "clean"
+    command = ["check", "tickets.csv", "--write", str(target)]
+    assert main([*command, "--json", str(target / "figures.json")]) == 2
+    assert "figures.json must be the name of a new file" in capsys.readouterr().err
+    assert not target.exists()
