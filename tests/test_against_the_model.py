@@ -355,7 +355,7 @@ def test_the_text_tells_what_was_measured():
     lost = (found["right"] - found["right without"])[
         found["telltale"].str[:4] == "link"
     ]
-    said = "Without the link all four are right less often, {} to {} times."
+    said = "Without the link all four get {} to {} rows fewer right."
     assert len(lost) == 4 and said.format(lost.min(), lost.max()) in TEXT
     confusion = np.array(marks["tests"][0]["confusion"])  # of the notebooks' seed
     wrong = confusion.sum() - confusion.trace()

@@ -305,6 +305,12 @@ def test_notebook_10_tells_the_measured_speeds():
     assert "it was {:.0f}, {:.1f} and {:.1f} times".format(*shares) in text
     less = [100 * (1 - clock["plain"]["times"]) for clock in (steps, whole)]
     assert "{:.1f} % less time for the steps, and {:.0f} % with".format(*less) in text
+    least, most = (
+        [100 * (1 - clock["plain"][f"times_{end}"]) for clock in (steps, whole)]
+        for end in ("most", "least")
+    )
+    said = "in the five rounds {:.1f} to {:.1f} % and {:.0f} to {:.0f} %)"
+    assert said.format(least[0], most[0], least[1], most[1]) in text
     for name, said in (
         ("letter", "by far the shortest, {} and {}."),
         ("trainer", "The Trainer has {} and {},"),
@@ -325,7 +331,7 @@ def test_notebook_08_tells_the_measured_speeds():
     said = "took {:.1f} of the time of `classify()` ({:.1f} to {:.1f})".format(*onnx)
     names = ("pipeline", "pipeline, sorted batches")
     times = [many[name]["times"] for name in names]
-    said += ", `pipeline()` {:.1f}, and {:.1f} with sorted rows".format(*times)
+    said += ", `pipeline()` {:.1f}, and {:.1f} in sorted batches".format(*times)
     assert said in told("08")
     single = [one[name]["milliseconds"] for name in ("the model", "classify()")]
     assert "takes {:.0f} ms with `ask()`, {:.0f} with".format(*single) in told("08")
