@@ -267,7 +267,8 @@ def test_a_hub_that_refuses_from_the_start_is_explained(repositories, tmp_path):
         said = message(train(hub.address, tmp_path, "--profile", "laptop"))
     assert (
         "The profile 'laptop' needs the Hugging Face Hub, and the Hugging Face Hub "
-        "answers with error 401. Go online, or set AGNEWS_PROFILE=offline" in said
+        "answers with error 401. Go online (certificate: SSL_CERT_FILE; proxy: "
+        "HTTPS_PROXY), or set AGNEWS_PROFILE=offline" in said
     )
 
 
@@ -280,8 +281,8 @@ def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
     if profile:
         assert (
             "'full' needs the Hugging Face Hub, and the Hugging Face Hub does not "
-            "answer at http://hub.invalid. Go online, or set AGNEWS_PROFILE=offline"
-            in message(done)
+            "answer at http://hub.invalid. Go online (certificate: SSL_CERT_FILE; "
+            "proxy: HTTPS_PROXY), or set AGNEWS_PROFILE=offline" in message(done)
         )
     else:
         assert (
