@@ -76,7 +76,8 @@ def examine() -> Iterator[Check]:
     yield from _packages()
     yield _kernel()
     yield _card()
-    yield from _folder()
+    if "OneDrive" in str(Path.cwd()):
+        yield Check("folder", None, ONEDRIVE)
     try:
         recipe = recipe_for_this_machine()
         if recipe.model == "mini":
@@ -127,9 +128,3 @@ def _card():
         f"take {STEP_MIB:,} (predicted)"
     )
     return Check("CUDA", free >= STEP_MIB, found, CARD_REMEDY)
-
-
-def _folder():
-    """Note what is not as it should be where this is; mostly on Windows."""
-    if "OneDrive" in str(Path.cwd()):
-        yield Check("folder", None, ONEDRIVE)

@@ -76,6 +76,8 @@ def train(
     Returns
     -------
     Run
+        PyTorch's random numbers were seeded with `recipe.seed`; the model is the one
+        that was given, so another run with it changes this run's model, too.
 
     Raises
     ------
@@ -201,8 +203,11 @@ def check_run(
         raise InvalidValue(
             f"steps is {steps}; it must be from 1. Leave it out to train to the end."
         )
-    if not torch.is_grad_enabled():
-        raise InvalidValue("Gradients are off: call train() outside torch.no_grad().")
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled(training_device()):
+        raise InvalidValue(
+            "Gradients are off, or autocast is on: call train() outside torch.no_grad "
+            "and torch.autocast. Instead of the latter there is Recipe.precision."
+        )
     check_trainable(model)
     for name in ("train", "validation"):
         check_tokens(tokens.get(name), f"The split {name!r}")

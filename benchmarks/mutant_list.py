@@ -1102,6 +1102,9 @@ MUTANTS = {
         ],
     },
     ("vram_budget/tracing.py", "tests/vram_budget/test_tracing.py"): {
+        "test_autocast_around_the_call_changes_nothing": [
+            ('torch.autocast("cpu", enabled=False)', 'torch.autocast("cpu")'),
+        ],
         "test_op_module_phase_and_step_are_named": [
             ("0 < positions < length", "0 < positions <= length"),
         ],

@@ -107,7 +107,7 @@ def react(model):
         layer.ffn.activation = torch.nn.ReLU()
 
 
-def without_gradients(context):
+def inside(context):
     def call(given):
         with context():
             trained_with()(given)
@@ -182,8 +182,12 @@ CALLS = {
     "resume as a word": (trained_with(resume=lambda g: "yes"), "resume is 'yes'"),
     "no folder": (trained_with(output_dir=lambda g: None), "got NoneType"),
     "minutes as text": (trained_with(save_minutes=lambda g: "1"), "got str"),
-    "no_grad": (without_gradients(torch.no_grad), "outside torch.no_grad"),
-    "inference": (without_gradients(torch.inference_mode), "outside torch.no_grad"),
+    "no_grad": (inside(torch.no_grad), "outside torch.no_grad"),
+    "inference": (inside(torch.inference_mode), "outside torch.no_grad"),
+    "autocast": (
+        inside(lambda: torch.autocast("cpu", torch.bfloat16)),
+        "autocast is on",
+    ),
     # evaluate and its like
     "evaluate all": (lambda g: evaluate(g.model, g.tokens, g.recipe), "takes Dataset"),
     "evaluate a run": (

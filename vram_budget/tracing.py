@@ -189,6 +189,7 @@ def trace(
     Returns
     -------
     Trace
+        It is cached, so do not change its events.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def trace(
     if not shapes:
         raise InvalidValue("The list of batch shapes is empty; give (rows, tokens).")
     # XLNet has -1, which means any number; some have None.
-    positions = getattr(config, "max_position_embeddings", None) or -1
+    positions = getattr(config, "max_position_embeddings", None) or 0
     check_type("config", config, transformers.PretrainedConfig)
     check_type("options", options, StepOptions)
     for rows, length in shapes:
@@ -227,11 +228,13 @@ def _trace(
     name = options.auto_class.__name__
     name = kind.model_type if name.startswith("Auto") else name
     equal_shapes = len(shapes) > 2 and len(set(shapes)) == 1
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
     try:
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
-            mock.patch.object(logger, "disabled", True),
+            torch.autocast("cpu", enabled=False),  # outside, the options say it
+            mock.patch.object(
+                logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True
+            ),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("error", ".*Disabling")  # of autocast
@@ -253,7 +256,7 @@ def _trace(
             f"of a tensor ({error.func}), and traced tensors have none.{advice}"
         ) from error
     except Exception as error:  # whatever a model or a step of others may raise
-        first_line = (str(error).splitlines() or [""])[0][:120]
+        first_line = str(error).partition("\n")[0][:120]
         advice = ON_CUDA * ("cuda" in first_line.lower())
         raise InvalidValue(
             f"A step of {name} cannot be traced "

@@ -363,6 +363,13 @@ def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda():
     assert {a.size for a, _ in events if a.op == "_softmax"} == {8 * 4 * 4}
 
 
+def test_autocast_around_the_call_changes_nothing():
+    alone = trace(plain_step, SMALL, [(8, 64)] * 3).peak()
+    tracing._trace.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert trace(plain_step, SMALL, [(8, 64)] * 3).peak() == alone
+
+
 def test_autocast_for_cuda_is_refused():
     for_cuda = r'use torch\.autocast\(batch\["input_ids"\]\.device\.type'
     with pytest.raises(InvalidValue, match=for_cuda):
