@@ -235,7 +235,7 @@ def test_the_precision_is_the_one_that_was_asked_for(capsys):
         ),
         (
             ["--card", "1650ti", "--precision", "bf16"],
-            "has no tensor cores for bf16. It is emulated, at half",
+            "has no tensor cores for bf16. It is emulated, and how",
         ),
         (["--max-length", "600"], "A batch of rows of 600 tokens"),
         (["--card", ""], "No card ''"),

@@ -555,8 +555,8 @@ def _question(table, label, texts, labelled, asked):
         f"has the columns {[*table.columns]}: which is the {wanted} says it. Row 1 is "
         f"{[str(cell)[:20] for cell in table.iloc[0]]}; if that is the header, give "
         "its names, each of which must be there once; if it stands further down, "
-        "delete the lines above. Columns are separated by a comma or semicolon, in a "
-        ".tsv by a tab. Test files have the training file's header."
+        "delete the lines above. A comma or semicolon separates columns, in a .tsv a "
+        "tab. Test files have the training file's header."
     )
 
 
