@@ -895,6 +895,9 @@ def test_swallowed_rows_are_found_wherever_the_label_is(tmp_path, content):
 )
 def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, content):
     assert [label for label, _ in read(tmp_path, content)] == ["Praise", "Blame"]
+    more = content + 8 * content.splitlines(keepends=True)[-1]  # so that ends repeat
+    labels = [label for label, _ in read(tmp_path, more)]
+    assert labels == ["Praise", *9 * ["Blame"]]
 
 
 def test_a_row_without_a_label_is_no_swallowed_row_if_none_is_needed(tmp_path):

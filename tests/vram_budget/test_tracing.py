@@ -365,6 +365,8 @@ def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda():
 
 def test_autocast_around_the_call_changes_nothing():
     alone = trace(plain_step, SMALL, [(8, 64)] * 3).peak()
+    half = StepOptions(precision="bf16")
+    assert alone != trace(plain_step, SMALL, [(8, 64)] * 3, half).peak()
     tracing._trace.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert trace(plain_step, SMALL, [(8, 64)] * 3).peak() == alone
