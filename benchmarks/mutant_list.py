@@ -1143,16 +1143,12 @@ MUTANTS = {
         "test_a_weight_that_the_prime_divides_does_not_scale": [
             ("all(a.step or a.size % PRIME_ROWS", "all(a.step or a.size"),
         ],
-        "test_the_largest_batch_is_the_last_that_runs": [
+        "test_other_numbers_of_rows_follow_from_one_trace": [
             ("a.size // PRIME_ROWS * rows)", "a.size // PRIME_ROWS)"),
+            ("whole.flops // PRIME_ROWS * rows", "whole.flops"),
         ],
         "test_a_step_in_parts_is_traced_for_each_number_of_rows": [
             ("if options.scalable and rows > 0:", "if rows > 0:"),
-        ],
-    },
-    ("vram_budget/tracing.py", "tests/vram_budget/test_step_time.py"): {
-        "test_operations_are_those_that_pytorch_counts": [
-            ("whole.flops // PRIME_ROWS * rows", "whole.flops"),
         ],
     },
     ("vram_budget/step_time.py", "tests/vram_budget/test_step_time.py"): {

@@ -111,11 +111,12 @@ def test_other_numbers_of_rows_follow_from_one_trace(attention, length):
     options = StepOptions(attention=attention, scalable=True)
     for rows in (3, 8, 13):
         shapes = [(rows, length)] * TRACED_STEPS
-        real = trace(plain_step, SMALL, shapes, options).events
-        scaled = scaled_trace(plain_step, SMALL, rows, length, options).events
-        assert [(a.op, a.size, made) for a, made in scaled] == [
-            (a.op, a.size, made) for a, made in real
+        real = trace(plain_step, SMALL, shapes, options)
+        scaled = scaled_trace(plain_step, SMALL, rows, length, options)
+        assert [(a.op, a.size, made) for a, made in scaled.events] == [
+            (a.op, a.size, made) for a, made in real.events
         ]
+        assert scaled.flops == real.flops
 
 
 def test_a_weight_that_the_prime_divides_does_not_scale():
