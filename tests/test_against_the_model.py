@@ -1,7 +1,6 @@
 """Twenty headlines, sorted against the model: the notebook's own cells, clicked."""
 
 import html
-import json
 import re
 from collections import Counter
 from math import comb
@@ -325,7 +324,7 @@ def test_who_is_sure_and_right_has_no_floor(calibrated):
     assert set(game.with_floor(sure, np.zeros(9, int)).values()) == {0}
 
 
-TEXT = "\n".join(cell["text"] for cell in CELLS if cell["cell_type"] == "markdown")
+TEXT = rules.prose(CELLS)
 
 
 def test_the_text_tells_what_was_printed():
@@ -339,16 +338,12 @@ def test_the_text_tells_what_was_printed():
     assert "recorded reader     20  20" in table and "proud of 20 of 20" in TEXT
 
 
-def stored(name):
-    return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
-
-
 def test_the_text_tells_what_was_measured():
-    twins = stored("near_repeats.json")
+    twins = rules.stored("near_repeats.json")
     pairs, differ = twins["near_twins"], twins["with_another_label"]
     assert f"{pairs} have a near twin" in TEXT
     assert f"{differ} of these pairs ({100 * differ / pairs:.1f} %)" in TEXT
-    marks = stored("shortcuts.json")
+    marks = rules.stored("shortcuts.json")
     found = pd.DataFrame(marks["telltales"])
     for (name, rows), changed in found.groupby(["telltale", "rows"])["answers changed"]:
         assert f"|{name}|{rows}|{changed.min()} to {changed.max()}|" in TEXT

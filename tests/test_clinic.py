@@ -5,7 +5,6 @@ All of it is read from the notebook's cells: what is tested is what is shown.
 
 import ast
 import itertools
-import json
 import linecache
 import re
 
@@ -248,8 +247,7 @@ def test_the_numbers_in_the_text_are_those_of_the_charts():
 
 
 def test_the_accuracies_of_the_gallery_are_the_benchmarks():
-    file = rules.ROOT / "benchmarks" / "gallery.json"
-    runs = json.loads(file.read_text(encoding="utf-8"))
+    runs = rules.stored("gallery.json")
     shares = pd.DataFrame(runs["runs"]).groupby("change")["accuracy"]
     measured = 100 * shares.agg(["mean", "min", "max"])
     [text] = [

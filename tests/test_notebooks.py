@@ -34,6 +34,16 @@ def read(path):
     return cells, [cell for cell in cells if cell["cell_type"] == "code"]
 
 
+def prose(cells):
+    """What a reader is told: all cells that are no code."""
+    return "\n".join(cell["text"] for cell in cells if cell["cell_type"] == "markdown")
+
+
+def stored(name):
+    """What a benchmark measured, as it wrote it."""
+    return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return read(request.param)
