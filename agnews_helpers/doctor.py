@@ -26,7 +26,8 @@ INSTALL_TORCH = (
     f"{'':26}pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"
 )
 CARD_REMEDY = f"""Out of memory: close what else uses the card (nvidia-smi lists it),
-{"":26}also other kernels. Driver too old: update it. Unknown error: restart."""
+{"":26}also other kernels. Driver too old: update it. No kernel image:
+{"":26}README.md, An NVIDIA card. Unknown error: restart the computer."""
 ONEDRIVE = f"""OneDrive copies, and holds meanwhile, what a run saves:
 {"":26}git clone into a folder outside, such as C:\\agnews"""
 # MiB that PyTorch reserves for a step of 8 rows of AG News' longest text, 358 tokens:

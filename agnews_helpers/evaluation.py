@@ -41,8 +41,8 @@ def predict_logits(
 ) -> torch.Tensor:
     """Compute the logits of a tokenized split.
 
-    The model runs in eval mode, so without dropout, and is then put back, with all of
-    its parts, into the mode that it was in.
+    The model runs in eval mode, so without dropout. Afterwards it and all of its parts
+    are in the mode that the model itself was in.
 
     Parameters
     ----------

@@ -38,13 +38,8 @@ TELLTALES = {
 }
 
 
-def telltale(recipe, model, tokenizer, test, name: str) -> dict:
-    """Score the test rows that have the telltale, as they are and without it."""
-
-    def has(row):
-        return re.search(TELLTALES[name], row["text"], re.S)
-
-    rows = test.filter(has)
+def telltale(recipe, model, tokenizer, rows, name: str) -> dict:
+    """Score rows that have the telltale, as they are and without it."""
     texts = [re.sub(TELLTALES[name], " ", text, flags=re.S) for text in rows["text"]]
     without = Dataset.from_dict({"text": texts, "label": rows["label"][:]})
     without = without.cast_column("label", rows.features["label"])
@@ -68,7 +63,15 @@ def measure(recipe) -> tuple[dict, list[dict]]:
     model = whole_run(load_model(recipe), tokens, recipe).model
     report = evaluate(model, tokens["test"], recipe)
     print(f"seed {recipe.seed}: {report}", flush=True)
-    found = [telltale(recipe, model, tokenizer, tokens["test"], t) for t in TELLTALES]
+    found = []
+    for name, pattern in TELLTALES.items():
+        rows = tokens["test"].filter(
+            lambda row, pattern=pattern: re.search(pattern, row["text"], re.S)
+        )
+        if len(rows):
+            found.append(telltale(recipe, model, tokenizer, rows, name))
+        else:
+            print(f"No test row has {name}.")
     facts = {"seed": recipe.seed, "train_rows": len(tokens["train"])}
     return facts | report.to_dict(), found
 
@@ -77,7 +80,7 @@ def main() -> None:
     recipe = recipe_for_this_machine(profile="offline", model="mini", train_rows=2000)
     tests, found = zip(*(measure(recipe.replace(seed=seed)) for seed in SEEDS))
     table = pd.DataFrame([line for lines in found for line in lines])
-    print(table.sort_values(["telltale", "seed"]).to_string(index=False))
+    print(table.to_string(index=False))
     facts = {"tests": tests, "telltales": table.to_dict("records")}
     HERE.with_suffix(".json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 

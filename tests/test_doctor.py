@@ -75,6 +75,7 @@ def test_a_clone_that_is_not_installed(monkeypatch, capsys):
         (RuntimeError, "The NVIDIA driver is too old", "too old: update it"),
         (torch.OutOfMemoryError, "CUDA out of memory", "nvidia-smi lists it"),
         (RuntimeError, "CUDA unknown error", "Unknown error: restart"),
+        (RuntimeError, "no kernel image is available", "No kernel image:"),
     ],
 )
 def test_no_card_that_can_be_used(driver, mark, kind, found, remedy, monkeypatch):
@@ -221,8 +222,8 @@ MACHINES = {
 
 
 @pytest.fixture
-def windows(request, monkeypatch, tmp_path):
-    """This machine made to look like one with Windows, and with all well."""
+def machine(request, monkeypatch, tmp_path):
+    """This machine made to look like another, with all well but for what is told."""
     told, _ = MACHINES[request.param]
     monkeypatch.setenv("AGNEWS_PROFILE", "offline")
     folder = tmp_path / told.get("folder", "agnews")
@@ -236,9 +237,9 @@ def windows(request, monkeypatch, tmp_path):
     return request.param
 
 
-@pytest.mark.parametrize("windows", MACHINES, indirect=True)
-def test_what_is_said_of_a_whole_machine(windows, capsys):
-    expected = MACHINES[windows][1]
+@pytest.mark.parametrize("machine", MACHINES, indirect=True)
+def test_what_is_said_of_a_whole_machine(machine, capsys):
+    expected = MACHINES[machine][1]
     status = main(["doctor"])
     said = capsys.readouterr().out
     for text in expected:
