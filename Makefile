@@ -15,7 +15,7 @@ run: .venv/installed  ## execute the notebooks into build/notebooks, as .ipynb a
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-quick: lint  ## lint, and the unit tests that are not slow: a minute and a half
+quick: lint  ## lint, and the unit tests that are not slow: four minutes
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests
 
 lint: .venv/test  ## format and rules, as pyproject.toml has them; `ruff format` and `ruff check --fix` mend most
