@@ -345,6 +345,31 @@ def test_the_readme_tells_the_measured_seeds():
     assert said.format(sum(real) / len(real), least, max(real)) in text
 
 
+def test_the_long_run_is_told_as_it_was_measured():
+    text, figures = told("10"), rules.stored("long_run.json")
+    said = "on {:,} rows of AG News' training split on two CPU cores, in {:.0f} minutes"
+    assert said.format(figures["train_rows"], figures["minutes"]) in text
+    faults = figures["interruptions"]
+    twice = sum(max(0, line["step"] - line["continued_after"]) for line in faults)
+    said = "; {:,} of {:,} steps were done twice"
+    assert said.format(twice, figures["steps"]) in text
+
+    def percent(share):
+        return f"{100 * share + 1e-9:.1f}"  # of a tie, which binary puts a bit lower
+
+    shares = [percent(test["accuracy"]) for test in figures["tested"]]
+    assert len(shares) == 4 and {test["rows"] for test in figures["tested"]} == {4_000}
+    baseline = f"{percent(figures['tfidf_accuracy'])} %"
+    said = "{}, {}, {} and {} % of the answers were right after epochs 1 to 4; TF-IDF"
+    assert f"{said.format(*shares)} has {baseline}" in text
+    assert f"After epoch {figures['best_epoch']}, which validation chose" in text
+    readme = (rules.ROOT / "README.md").read_text(encoding="utf-8")
+    said = "{:,} real rows, {:.0f} minutes on two cores | {} % of the same 4,000"
+    best = shares[figures["best_epoch"] - 1]
+    assert said.format(figures["train_rows"], figures["minutes"], best) in readme
+    assert f"(TF-IDF with logistic regression: {baseline})" in readme
+
+
 # ---- the rows: CONTRIBUTING.md says how to draw them
 
 
