@@ -31,7 +31,7 @@ rehearse: .venv/test  ## all notebooks with as many rows as AG News, and with al
 test-browser: .venv/browser  ## every notebook in JupyterLab, in the Chromium or Chrome that is there
 	$(BIN)/python -m pytest tests/browser
 
-# Constrained: an unpinned torch would be another one, and on Linux several gigabytes of CUDA.
+# Constrained: the stored outputs are those of these versions, of torch above all.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: make lab PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv

@@ -94,9 +94,8 @@ def train(
         If memory runs out even with one row at a time. The model is put back where it
         was, and nothing else of the run stays in the device's memory.
     InvalidValue
-        If an argument is out of range, the model's classes are not the data's,
-        `recipe.precision` is known to be slow, or to fail, on this machine, or this
-        would be one of several processes.
+        If an argument is out of range, the model's classes are not the data's, or
+        `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     check_run(model, tokens, recipe, steps)
     split, pad = tokens["train"], model.config.pad_token_id
@@ -196,8 +195,8 @@ def check_run(
     InvalidValue
         If an argument is out of range, the model cannot be trained or saved, a split
         has no tokenized rows or a label out of range, the model's classes are not the
-        data's, gradients are switched off, the precision is known to be slow, or to
-        fail, on this machine, or this would be one of several processes.
+        data's, gradients are off, autocast is on, or the precision is known to be slow,
+        or to fail, on this machine.
     """
     if steps is not None and steps < 1:
         raise InvalidValue(

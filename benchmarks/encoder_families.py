@@ -6,8 +6,9 @@
 Each family with the shape of its published base model, random weights, 8 rows of 128
 tokens, eager attention (the CPU has not the fused kernel of CUDA), fp32 and fused Adam.
 "real" is what PyTorch's profiler counts in two such steps on the CPU. tests/vram_budget
-does the same with two layers and 1,000 tokens of each. The table with SDPA, for a card,
-stands in vram_budget/README.md. Some minutes; the largest needs 12 GiB of memory.
+does the same with two or three layers and a vocabulary of 1,000. The table with SDPA,
+for a card, stands in vram_budget/README.md. Some minutes; the largest needs 12 GiB of
+memory.
 """
 
 import argparse

@@ -8,7 +8,7 @@ shape and random weights. It is to end within ten minutes: what would begin afte
 eighth is left out, and the file says so. Please send it if your card is a GTX 1650 Ti,
 or another one that has no file here. Without a CUDA device it says so and exits with 2.
 
-context: what a kernel takes of the card before its first tensor, and after all steps.
+context: what a process takes of the card before its steps, and after all of them.
 memory: the peaks of three training steps, allocated and reserved, and the predicted
    ones. Eight shapes, each with memory-efficient attention and fused Adam, and with
    eager attention and foreach Adam; two steps that need less.

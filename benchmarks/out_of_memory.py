@@ -19,7 +19,7 @@ At two of the 200 capacities the parts are smaller than those that fit: there Ad
 means have split segments of 20 MiB among the larger parts of step 1, and stay where
 they are. With 20 MiB more both would be equal. These cures were tried, by a replay of
 the traces that agrees with `run` at all 200. None is in the package, because each makes
-others worse, or needs a private function and Adam's means in `in_parts`. Ends of runs
+others worse, helps nothing, or needs a private function in `in_parts`. Ends of runs
 against the largest that fits as the package is, and runs that end in smaller parts than
 without the cure:
 
@@ -35,7 +35,7 @@ without the cure:
     and cuBLAS' workspaces cleared up                    179    21     0      1
 
 The same size again finds the same pieces: it helps twice, where cuBLAS had its second
-workspace by then, and costs one more attempt at each of 370 failures. With Adam's means
+workspace by then, and costs one more attempt at each of 374 failures. With Adam's means
 made first, whether a run failed before no longer matters (199 of 200 equal what then
 fits from the start), but from the start less fits at six capacities, and more at nine.
 

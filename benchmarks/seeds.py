@@ -5,7 +5,7 @@
 `train()` with `mini` on the sample, as notebook 05 does: four epochs with each of four
 seeds, of which 42 is the notebooks', in fp32 and in bf16. The seed draws the validation
 rows, the head's first weights, the order and dropout; the 200 test rows are the same.
-About eight minutes on two cores. It prints mean and range of the seeds, and writes
+About five minutes on two cores. It prints mean and range of the seeds, and writes
 seeds.json.
 """
 

@@ -17,7 +17,7 @@ prints the tables and writes vram_accuracy.json beside this file.
 
 An error is the prediction over what was published, minus 1: below 0 it is too low. None
 of the published rows is of a GTX 1650 Ti. The second table has memory-efficient
-attention, and one training with fused Adam, on cards of the same compute capability.
+attention, and one training with fused Adam, on other cards of capability 7.5.
 """
 
 import json
