@@ -58,7 +58,7 @@ def training_step(micro_batch_size: int | None = None) -> Step:
     Returns
     -------
     callable
-        ``step(model, batch, optimizer)``, which returns the loss. Equal arguments give
+        ``step(model, batch, optimizer)``, which returns the loss. An equal call gives
         the same function, so that traces are found in the cache.
 
     Raises
@@ -135,6 +135,11 @@ def full_run_hours(
     -------
     tuple of float or None
         (low, high); None for a card of unknown speed.
+
+    Raises
+    ------
+    InvalidValue
+        As for `vram_budget.batch_seconds`.
     """
     lengths = [min(length, recipe.max_length) for length in lengths]
     batches = epoch_batches(lengths, recipe, 1)

@@ -14,9 +14,9 @@ from .plumbing.errors import check_types
 from .plumbing.storage import save_text
 from .recipe import Recipe
 
-# 104 steps at 2e-5 left a head of five classes at 43 %, at 1e-4 they reached 67 % (the
-# first exercise of notebook 09); 140 steps at 2e-5 sufficed for four equal classes
-# (benchmarks/learning_curve.json).
+# 104 steps at 2e-5 left a head of five classes at 45 %, at 1e-4 they reached 59 %
+# (notebook 09 and its first exercise); 152 steps at 2e-5 sufficed for four equal
+# classes (benchmarks/learning_curve.json).
 FEW_STEPS = 150
 UNEQUAL = 4  # times as many rows of one class as of another
 
@@ -39,8 +39,8 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
     dict
         Plain values, for JSON: ``notes``; ``problems``; ``classes``, with their rows by
         split; ``tokens``; ``equal_texts``, where the rows of each stand, those with
-        two labels first; ``suggestions``, a flag of ``agnews train`` -> the reason for
-        it.
+        two labels first; ``suggestions``, a flag of ``agnews train`` or other advice ->
+        the reason for it.
 
     Raises
     ------
@@ -56,9 +56,9 @@ def check_data(recipe: Recipe, target: Path | None = None) -> dict:
         index=source.names, columns=[*source.files], fill_value=0
     )
     _, problems = source.split(recipe)
+    tokens = _tokens(usable, recipe)
     if target:
         _write(target, source, usable)
-    tokens = _tokens(usable, recipe)
     return {
         "notes": source.notes,
         "problems": problems,

@@ -78,7 +78,7 @@ class State:
     split_sizes: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self):
-        self.step_seconds: list[float] = []  # of this session: since the program began
+        self.step_seconds: list[float] = []  # of this call of `train`
         self._lap_start = time.perf_counter()
 
     def __str__(self):

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     -------
     int
         The exit status. 0: success. 1: a finding or failure. 2: wrong input or a run
-        that cannot go on, told in one line. 130 or 143: interrupted.
+        that cannot go on. 128 and the number of a signal, such as 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -169,7 +169,10 @@ FLAGS = {
     },
     "--text-columns": {"help": "which of its columns are text: A,B"},
     "--json": {"type": _path, "help": "a new file for the figures"},
-    "--only": {"default": "[0-9]", "help": "the number of the one to run: 05"},
+    "--only": {
+        "default": "[0-9]",
+        "help": "the two digits of the one to run, such as 05",
+    },
     "--source": {
         "type": _path,
         "help": "their folder (default: notebooks, or those that came with this)",
@@ -283,8 +286,9 @@ def _train(options):
     else:
         recipe = recipe_for_this_machine(**_flags(options))
     print(f"device     {hardware.training_device()}\n{recipe.describe()}")
-    news, tokenizer = data.load_data(recipe), model.load_tokenizer(recipe)
-    tokens = batching.tokenize(news, tokenizer, recipe)
+    tokens = batching.tokenize(
+        data.load_data(recipe), model.load_tokenizer(recipe), recipe
+    )
     run = training.train(
         model.load_model(recipe, tokens["train"].features["label"].names),
         tokens,
@@ -354,7 +358,7 @@ def _save_table(target, table, separator=",", mark="\ufeff"):
     """Write a table; by the mark Excel knows that it is UTF-8."""
     separator = "\t" if target.suffix.lower() == ".tsv" else separator
     text = table.to_csv(
-        index=False, sep=separator, lineterminator="\n", float_format="%.4f"
+        index=False, sep=separator, lineterminator="\r\n", float_format="%.4f"
     )
     save_text(target, mark + text)
 

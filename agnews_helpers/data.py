@@ -94,7 +94,7 @@ def load_data(recipe: Recipe) -> DatasetDict:
 
 
 def load_test(recipe: Recipe, names: list[str]) -> Dataset:
-    """Load the rows of a file, or of a folder's test file, to test a classifier with.
+    """Load the rows of a file, or of a folder's test file (else its training file).
 
     Parameters
     ----------
@@ -206,8 +206,8 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
     recipe : Recipe
         Its `data`, `label_column` and `text_columns` are used.
     names : list of str, optional
-        The classes of a trained classifier. Then only the test file, or the one file
-        that there is, is read, and called "train" in the result.
+        The classes of a trained classifier. Then only the test file, or without one
+        the training file, is read, and called "train" in the result.
 
     Returns
     -------
@@ -326,10 +326,11 @@ def _coding(train, names):
     used = Counter(train.rows["plain"])
     codings = _codings(names)
     scores = [sum(used[label] for label in coding) for coding in codings]
-    if scores[1] == scores[2] > scores[0]:
+    if scores[1] == scores[2] > scores[0] or not any(scores):
         raise DataError(
-            f"{train.path} has fewer labels than the {len(names)} classes: do they "
-            "begin at 0 or at 1? Write names instead, or mend classes.txt."
+            f"{train.path}: no label is one of the {len(names)} classes, or there are "
+            "fewer numbers than classes: do they begin at 0 or at 1? Write the names "
+            "of the classes, or mend classes.txt."
         )
     return codings[scores.index(max(scores))]
 
@@ -344,9 +345,9 @@ def _assign_classes(texts, names, coding):
             continue
         problem = (
             f"the label {name[:40]!r} is none of the classes, and has {counts[label]} "
-            f"of {len(rows)} rows (one needs {MIN_ROWS_PER_CLASS} training rows, or 2 "
-            "if classes.txt lists it, in the folder; a trained classifier gets none. "
-            "Delete the lines above a header)"
+            f"of {len(rows)} rows (a class needs {MIN_ROWS_PER_CLASS} training rows, "
+            "or 2 if classes.txt in the folder lists it; a trained classifier gets no "
+            "new one. Delete the lines above a header)"
         )
         similar = len(problems) < NAMED and get_close_matches(
             label[:40], coding, 1, 0.76

@@ -120,7 +120,7 @@ def _card():
         torch.ones(8, device="cuda").sum().item()
     except (AssertionError, RuntimeError) as error:  # a CPU build; no card or driver
         ok = False if shutil.which("nvidia-smi") else None
-        found = f"{str(error).splitlines()[0]} (training runs on the CPU)"
+        found = f"{str(error).splitlines()[0]} (above stands the device that trains)"
         is_cpu_build = isinstance(error, AssertionError)
         return Check("CUDA", ok, found, INSTALL_TORCH if is_cpu_build else CARD_REMEDY)
     free = torch.cuda.mem_get_info()[0] / 2**20

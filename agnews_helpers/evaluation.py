@@ -177,7 +177,7 @@ def classify(texts: list[str], folder: str | Path) -> DataFrame:
     NonFiniteError
         If the weights of the classifier are damaged.
     """
-    check_texts(texts)
+    check_texts(texts)  # before the classifier is loaded
     return Classifier(folder)(texts)
 
 
@@ -303,9 +303,9 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     mapping = np.array(label_mapping(model, split))
     labels = split["label"][:]
     check_labels(labels, len(mapping))
-    if Path(model.name_or_path).is_dir():
-        own = load_tokenizer(Recipe(model=model.name_or_path))
-        check_tokenizer(split, own, recipe)
+    name = model.name_or_path  # empty if the model was made by hand
+    if name and Path(name).is_dir():
+        check_tokenizer(split, load_tokenizer(Recipe(model=name)), recipe)
     logits = predict_logits(model, split, recipe).numpy()
     return score(logits, mapping[labels], split["text"][:], class_names(model))
 

@@ -44,8 +44,9 @@ def pretrained_name(recipe: Recipe) -> str:
 
     Raises
     ------
-    MiniUnavailable
-        If the offline model is asked for and its package is not installed.
+    MiniUnavailable, SaveError
+        If the offline model is asked for, and its package is not installed or the cache
+        cannot be written.
     """
     if recipe.model == "mini":
         return str(mini_folder())
@@ -163,14 +164,15 @@ def check_model_and_tokenizer(
     Raises
     ------
     InvalidValue
-        If the tokenizer has more tokens than the model, there is no padding token, or
-        the model has fewer positions than `max_length`.
+        If the model gives one number or several labels, the tokenizer has more tokens
+        than the model, there is no padding token, or the model has fewer positions than
+        `max_length`.
     """
     config = model.config
     positions = getattr(config, "max_position_embeddings", max_length)
     positions = min(positions, tokenizer.model_max_length)
     if config.num_labels < 2 or "multi" in (config.problem_type or ""):
-        raise InvalidValue("The model does not choose one of two classes or more.")
+        raise InvalidValue("The model does not choose one of several classes.")
     if len(tokenizer) > config.vocab_size:
         raise InvalidValue(
             f"The tokenizer has {len(tokenizer):,} tokens and the model "
@@ -391,6 +393,8 @@ def load_classifier(
         If the folder does not hold a classifier, or a damaged one.
     OSError
         If its files may not be read.
+    Damaged, InvalidValue
+        As for `run_facts`.
     """
     folder = Path(folder).expanduser()
     remedy = f'Run notebook 05, or: agnews train --output-dir "{folder.as_posix()}"'
@@ -466,8 +470,8 @@ def run_facts(folder: str | Path) -> dict:
 
     Raises
     ------
-    Damaged
-        If the record is damaged.
+    Damaged, InvalidValue
+        If the record is damaged, or another version wrote it.
     """
     folder = Path(folder).expanduser()
     record = folder / storage.RUN_FILE

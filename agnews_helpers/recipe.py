@@ -134,8 +134,9 @@ class Recipe:
         """
         values = asdict(self)
         for name in ("model", "data"):
-            folder = Path(values[name])
-            if absolute_paths and folder.exists():
+            folder = Path(values[name]).expanduser()
+            is_path = folder.exists() and values[name] not in ("mini", "sample")
+            if absolute_paths and is_path:
                 values[name] = str(folder.resolve())
         return values
 

@@ -42,7 +42,8 @@ def run_notebooks(source: Path, target: Path, only: str = "[0-9]") -> list[str]:
     notebooks = sorted(source.glob(f"{only}*.ipynb"))
     if not notebooks:
         raise FileNotFoundError(
-            f"{source} holds no notebook {only}*.ipynb. Give --source."
+            f"{source} holds no notebook {only}*.ipynb. Give --source; --only takes "
+            "two digits."
         )
     target = free_name(target.absolute())
     target.mkdir(parents=True)

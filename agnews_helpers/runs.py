@@ -237,8 +237,10 @@ class OpenRun:
             if not problem:
                 self._remove_checkpoints(self._record["run"])
                 # What is left is of another run, perhaps begun with resume=False.
-                paths = find_checkpoints(self.path)
-                left = [read_progress(path).get("identity") for path in paths]
+                left = [
+                    read_progress(path).get("identity")
+                    for path in find_checkpoints(self.path)
+                ]
                 self.is_finished = self.identity not in left
             if self.is_finished:
                 return
@@ -320,8 +322,11 @@ class OpenRun:
 
     def _remove_checkpoints(self, run_id=None, keep=0):
         """Delete all checkpoints, or only those of one run; keep the newest of them."""
-        found = find_checkpoints(self.path)
-        ours = [p for p in found if run_id in (None, read_progress(p).get("run"))]
+        ours = [
+            path
+            for path in find_checkpoints(self.path)
+            if run_id in (None, read_progress(path).get("run"))
+        ]
         for path in ours[keep:]:
             storage.remove_folder(path)
 
@@ -617,8 +622,9 @@ def identity_of(
     values = {name: getattr(recipe, name) for name in IDENTITY_FIELDS}
     for name in ("train", "validation"):
         split = tokens[name]
-        rows = [split["input_ids"][:], split["label"][:]]
-        values[f"checksum of the {name} rows"] = _digest(rows)
+        values[f"checksum of the {name} rows"] = _digest(
+            [split["input_ids"][:], split["label"][:]]
+        )
     files = [
         # Not its bytes: lines end otherwise on Windows.
         storage.read_json(path) if path.suffix == ".json" else storage.sha256(path)
@@ -626,9 +632,9 @@ def identity_of(
     ]
     # repr() has all shapes.
     values["checksum of the model"] = _digest([repr(model), *files])
-    weights = model.named_parameters()
-    frozen = [name for name, weight in weights if not weight.requires_grad]
-    values["checksum of the frozen parameters"] = _digest(frozen)
+    values["checksum of the frozen parameters"] = _digest(
+        [name for name, w in model.named_parameters() if not w.requires_grad]
+    )
     values["classes"] = ", ".join(class_names(model))
     return values
 

@@ -211,8 +211,7 @@ def check_run(
     for name in ("train", "validation"):
         check_tokens(tokens.get(name), f"The split {name!r}")
         check_labels(tokens[name]["label"][:], model.config.num_labels)
-    in_order = list(range(model.config.num_labels))
-    if label_mapping(model, tokens["train"]) != in_order:
+    if label_mapping(model, tokens["train"]) != [*range(model.config.num_labels)]:
         raise InvalidValue(
             "The model's classes do not match the data's. Pass the data's class names "
             "to load_model(recipe, names)."
@@ -266,11 +265,11 @@ def ready_to_train(model: PreTrainedModel, recipe: Recipe) -> Iterator:
             model.to(device_before)
             raise DoesNotFit(
                 f"Out of memory: {str(error).splitlines()[0]} What was saved is whole, "
-                "and the run goes on from there. What helps: (1) Close what else "
+                "and the same call goes on from there. What helps: (1) Close what else "
                 "uses the memory: another notebook keeps its share until its kernel is "
-                "restarted; nvidia-smi lists what is on a card. (2) Shorter rows (a "
-                "smaller max_length), or gradient_checkpointing=True. (3) A smaller "
-                "model: AGNEWS_MODEL=mini. `agnews budget` predicts what a card needs."
+                "restarted; nvidia-smi lists it. (2) gradient_checkpointing=True. (3) "
+                "In another folder a smaller max_length, or AGNEWS_MODEL=mini. `agnews "
+                "budget` predicts what a card needs."
             ) from None
         finally:
             adam.state.clear()

@@ -10,9 +10,9 @@ does, or the mean of all vectors, for which MiniLM was made.
 Three seeds per size, for `mini` one with 24,300 rows; every seed draws its own rows.
 The test rows decide nothing: what is told is what the fourth epoch has. The last point
 is that of `long_run.py`, on all test rows. About three hours on two cores, ten minutes
-of it for the frozen model. It writes learning_curve.json and .png. What is in the JSON is not
-measured again, so the script can be stopped at any time. The stored lines of `mini`
-were made before `train()` became plain PyTorch: dropout then drew other numbers.
+of it for the frozen model. It writes learning_curve.json and .png. What is in the JSON
+is not measured again, so the script can be stopped at any time. The stored lines of
+`mini` were made before `train()` became plain PyTorch: dropout then drew other numbers.
 """
 
 import argparse

@@ -186,6 +186,14 @@ def test_several_labels_in_one_cell_are_told(both, tmp_path):
     assert told == f"{both!r} is a class of its own"
 
 
+def test_a_folder_is_written_only_if_there_is_something_to_write(tmp_path):
+    folder = own(tmp_path / "rows", [(name, " ") for name in "aabb" * 20])
+    (folder / "classes.txt").write_text("a\nb", encoding="utf-8")
+    with pytest.raises(ValueError, match="There is no text"):
+        check_data(Recipe(model="mini", data=str(folder)), tmp_path / "clean")
+    assert not (tmp_path / "clean").exists()
+
+
 def test_the_usable_rows_go_to_a_new_folder(tmp_path):
     recipe = Recipe(model="mini", data=str(own(tmp_path / "a", mail())))
     with pytest.raises(FileExistsError):

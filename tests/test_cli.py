@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -596,8 +597,32 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
         "1,Where is it,I wait\n3,Paid twice,Give it back\n", encoding="utf-8"
     )
     assert main(command) == 2 and not target.exists()
-    assert main([*command, "--text-columns", "column 2,column 3"]) == 0
-    assert len(pd.read_csv(target)) == 2
+    for columns in ("column 2,column 3", "column 2, column 3"):
+        assert main([*command, "--text-columns", columns]) == 0
+        assert len(pd.read_csv(target)) == 2
+        target.unlink()
+
+
+@pytest.mark.parametrize("line", ["\r", "\r\n", "\n"])
+def test_each_row_stays_one_row(line, shop, tmp_path):
+    """Python below 3.13 leaves a text with a lone carriage return without quotes."""
+    source, target = tmp_path / "texts.jsonl", tmp_path / "labelled.csv"
+    rows = [{"text": f"Where is it?{line}I wait"}, {"text": "Paid twice"}]
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = ["--output-dir", str(shop), "--file", str(source), "--output", str(target)]
+    assert main(["predict", *words]) == 0
+    with target.open(encoding="utf-8-sig", newline="") as file:
+        found = [*csv.DictReader(file)]
+    assert [row["text"] for row in found] == [row["text"] for row in rows]
+
+
+def test_a_text_column_may_be_called_like_a_label(tiny, tmp_path):
+    """`--text-columns topic,message` trained with a column `topic`."""
+    source, target = tmp_path / "texts.csv", tmp_path / "labelled.csv"
+    source.write_text("topic,message\nParcel,Where is it\n", encoding="utf-8")
+    words = ["--output-dir", str(tiny), "--file", str(source), "--output", str(target)]
+    assert main(["predict", *words, "--text-columns", "topic,message"]) == 0
+    assert len(pd.read_csv(target)) == 1
 
 
 @pytest.mark.parametrize("header", ["title,description", "id,Title,Description"])
@@ -898,7 +923,7 @@ def test_a_model_that_chooses_no_class_is_refused(tiny, tmp_path, capsys):
     ):
         folder = tiny_model_folder(tmp_path / str(number), **change)
         assert main(["predict", "text", "--output-dir", str(folder)]) == 2
-        assert "does not choose one of two classes" in capsys.readouterr().err
+        assert "does not choose one of several classes" in capsys.readouterr().err
 
 
 def label_file(folder, source, target, *more):

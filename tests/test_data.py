@@ -799,11 +799,17 @@ def test_labels_that_fit_two_codings_are_not_guessed(tmp_path):
     (folder / "classes.txt").write_text("\n".join(LABELS), encoding="utf-8")
     fails(
         folder,
-        "train.csv has fewer labels than the 4 classes: do they begin at 0 or at 1?",
+        "train.csv: no label is one of the 4 classes, or there are fewer numbers than",
         "mend classes.txt",
     )
     (folder / "classes.txt").write_text("1\n2\n3\n4", encoding="utf-8")
     fails(folder, "at least 2 training rows", "found 4 0")  # these are names
+
+
+def test_a_list_of_classes_that_no_label_matches_is_refused(tmp_path):
+    folder = write(tmp_path / "rows", convert=lambda label: "abcd"[label - 1])
+    (folder / "classes.txt").write_text("Welt\nSport\nFirma", encoding="utf-8")
+    fails(folder, "train.csv: no label is one of the 3 classes", "mend classes.txt")
 
 
 @pytest.mark.parametrize("listed", ["", "One\n", "One\none\n", "One\nTwo\nONE\u200b\n"])

@@ -200,7 +200,7 @@ MACHINES = {
     "all well, with a card": ({}, []),
     "no card, as most laptops": (
         {"ones": no_card},
-        ["[note] CUDA               No CUDA GPUs are available (training runs on"],
+        ["[note] CUDA               No CUDA GPUs are available (above stands the"],
     ),
     "the CPU build beside an NVIDIA driver": (
         {"ones": no_cuda, "driver": "nvidia-smi"},

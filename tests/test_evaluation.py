@@ -288,12 +288,20 @@ def test_what_is_no_list_of_texts_is_refused(tiny, texts, message):
         classify(texts, tiny)
 
 
-def test_texts_are_checked_before_the_classifier_is_loaded(tmp_path):
-    """And numbered from 1, the later ones too."""
+def test_texts_are_numbered_from_1_the_later_ones_too(tiny):
+    classifier = Classifier(tiny)
     for before in (1, 999, 1_000, 2_500):
         number = f"Text {before + 1} of {before + 1} is one without text"
         with pytest.raises(InvalidValue, match=number):
-            classify(["good"] * before + [" "], tmp_path / "nothing")
+            classifier(["good"] * before + [" "])
+
+
+def test_a_few_texts_may_have_signs_that_the_tokenizer_does_not_know(tiny):
+    """A service is sent such a message; a data set of such rows is refused."""
+    for texts in (["\U0001f44d " * 3], ["\U0001f44d " * 3] * 4):
+        assert len(classify(texts, tiny)) == len(texts)
+    with pytest.raises(InvalidValue, match="does not know more than half"):
+        classify(["\U0001f44d " * 3] * 5, tiny)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -360,3 +360,21 @@ def test_types_are_checked_by_name_and_by_place_and_defaults_are_not():
             wrong()
     with pytest.raises(TypeError, match="missing a required argument: 'value'"):
         double()
+
+
+def test_a_union_may_have_an_origin():
+    """As in Python 3.14, where that of each is the class of all unions."""
+
+    class Union:
+        __origin__ = property(type)
+
+        def __instancecheck__(self, value):
+            return isinstance(value, (int, str))
+
+    @check_types
+    def same(value: Union()):
+        return value
+
+    assert same(1) == 1 and same("two") == "two"
+    with pytest.raises(InvalidValue, match="got float"):
+        same(1.5)

@@ -165,6 +165,18 @@ def test_folders_are_absolute_if_asked_for(tmp_path, monkeypatch):
     (tmp_path / "rows.csv").touch()
     absolute = recipe.replace(data="rows.csv").to_dict(absolute_paths=True)
     assert absolute["data"] == str(tmp_path.resolve() / "rows.csv")
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    absolute = recipe.replace(data="~/rows.csv").to_dict(absolute_paths=True)
+    assert absolute["data"] == str(tmp_path.resolve() / "rows.csv")
+
+
+def test_mini_and_sample_are_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "sample"):
+        (tmp_path / name).mkdir()
+    recipe = Recipe(model="mini", data="sample")
+    assert recipe.to_dict(absolute_paths=True) == asdict(recipe)
 
 
 def test_why_the_profile_was_chosen_is_told_and_is_no_part_of_the_recipe(monkeypatch):

@@ -418,6 +418,7 @@ def test_a_model_made_by_hand_is_known_by_its_shapes(three, tokens, tmp_path):
     train(made(), tokens, three, tmp_path, steps=1)
     with pytest.raises(ResumeError, match="the model changed since that run began"):
         train(made(hidden_dim=48), tokens, three, tmp_path)
+    assert train(made(), tokens, three, tmp_path).finished
 
 
 def test_resume_false_discards_an_unfinished_run(three, tokens, whole, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -510,6 +511,14 @@ def workbook():
 def parquet(**columns):
     pd.DataFrame(columns).to_parquet(buffer := io.BytesIO())
     return buffer.getvalue()
+
+
+def test_an_empty_parquet_with_classes_has_no_rows(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a"])})
+    empty = Dataset.from_dict({"text": [], "label": []}, features)
+    empty.to_parquet(tmp_path / "any.parquet")
+    with pytest.raises(DataError, match="has no rows that can be read"):
+        read_texts([tmp_path / "any.parquet"])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Card:
     Raises
     ------
     InvalidValue
-        If one of the numbers is none, or below 0.
+        If size, capability, multiprocessors or `free_mib` are no numbers from 0.
     """
 
     name: str

@@ -196,7 +196,7 @@ def trace(
     InvalidValue
         If there is no shape, a shape has no rows or more tokens than the model has
         positions, or the step cannot be traced: it reads numbers, makes no update while
-        its gradients add up, or leaves more in memory each time.
+        its gradients add up, or (with equal shapes) leaves more in memory each time.
     """
     shapes = tuple(map(tuple, shapes))
     if not shapes:

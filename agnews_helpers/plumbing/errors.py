@@ -1,9 +1,10 @@
-"""The package's exceptions. The command line catches `AgnewsError` and `OSError`."""
+"""The package's exceptions, each of which the command tells without a traceback."""
 
 import functools
 import inspect
 import re
 from collections.abc import Callable
+from types import GenericAlias
 
 
 class AgnewsError(Exception):
@@ -99,12 +100,14 @@ def check_types(function: Callable) -> Callable:
     def checked(*arguments, **options):
         for name, value in signature.bind(*arguments, **options).arguments.items():
             kind = signature.parameters[name].annotation
-            kind = getattr(kind, "__origin__", kind)
+            if isinstance(kind, GenericAlias):  # such as list[str]
+                kind = kind.__origin__
             if kind is not signature.empty and not isinstance(value, kind):
-                wanted = getattr(kind, "__name__", kind)
                 raise InvalidValue(
-                    f"{function.__qualname__}() takes {wanted} for {name!r}, and got "
-                    f"{type(value).__name__}. help({function.__qualname__}) says more."
+                    f"{function.__qualname__}() takes "
+                    f"{kind.__name__ if isinstance(kind, type) else kind} for "
+                    f"{name!r}, and got {type(value).__name__}. "
+                    f"help({function.__qualname__}) says more."
                 )
         return function(*arguments, **options)
 

@@ -13,8 +13,6 @@ from huggingface_hub import constants
 
 from .errors import HubUnreachable
 
-# asked for to see whether the Hub answers
-KNOWN_MODEL = "distilbert/distilbert-base-uncased"
 # the files that are loaded: of a model, and of AG News its training and test rows
 FILES = {
     "model": ("config.json", "tokenizer.json", "model.safetensors"),
@@ -24,8 +22,7 @@ FILES = {
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
 # What the text of an error contains -> the remedy; the first match counts.
 REMEDIES = {
-    "error '40[13]": "Set HF_TOKEN to a valid token, or unset it and: hf auth logout",
-    "error '404|does not appear": "Check the name, and HF_ENDPOINT if set.",
+    "error '40[134]|not appear": "Check the name, HF_TOKEN if private, HF_ENDPOINT.",
     "No space left": "Make room, or set HF_HOME to a folder on another disk.",
     "error '|Timeout|ConnectError|ReadError|ProtocolError|Consistency check": (
         "Check the network, the proxy and HF_ENDPOINT, or run the same again later."
@@ -75,7 +72,8 @@ def why_unreachable(seconds: float = 2.5) -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    url = f"{constants.ENDPOINT}/{KNOWN_MODEL}/resolve/main/config.json"
+    model = "distilbert/distilbert-base-uncased"
+    url = f"{constants.ENDPOINT}/{model}/resolve/main/config.json"
     try:
         question = request.Request(url, method="HEAD")
         with ThreadPool(1) as pool:
@@ -178,8 +176,7 @@ def pretrained(auto_class: Any, name: str | Path, **options: Any) -> Any:
             raise FileNotFoundError(
                 f"There is no folder {str(name)!r}. Give another, or the id of a model."
             )
-        shown = f"The model {name!r} (there is no such folder)"
-        return from_hub(name if name == KNOWN_MODEL else shown, load)
+        return from_hub(f"The model {name!r} (there is no such folder)", load)
     try:
         return load(local_files_only=True)
     except Exception as error:  # each of three libraries has its own classes

@@ -435,7 +435,8 @@ def set_aside(path: Path, why: str) -> None:
 def folder_lock(folder: Path) -> Iterator:
     """Context manager: hold the lock of a folder that exists.
 
-    The operating system holds it, so a process that dies leaves no lock behind.
+    The operating system holds it, so a process that dies leaves no lock behind. (On a
+    file system without locks a new filelock makes a file instead, with a warning.)
 
     Parameters
     ----------
@@ -449,7 +450,7 @@ def folder_lock(folder: Path) -> Iterator:
     SaveError
         If something else has the name of the lock.
     OSError, NotImplementedError
-        If the folder cannot be written, or its file system has no locks.
+        If the folder cannot be written, or, with an old filelock, has no locks.
     """
     from filelock import FileLock, Timeout
 

@@ -453,8 +453,8 @@ def _parse_parquet(paths):
             f"{paths[0]} cannot be read as Parquet ({type(error).__name__}). Get it "
             "again."
         ) from error
-    for name, feature in dataset.features.items():
-        if isinstance(feature, ClassLabel):
+    for name in table:
+        if isinstance(feature := dataset.features[name], ClassLabel):
             # -1 is none of them, so it becomes NaN.
             table[name] = table[name].map(dict(enumerate(feature.names)))
     return Texts(paths[0], table, unit="row")
@@ -472,7 +472,7 @@ def _has_header(table, asked, known):
     """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
     # "column 1" is our own name for a column without one.
-    if asked and not asked[-1].startswith("column "):
+    if asked and "column " not in asked[-1]:
         return True
     wanted = {*map(plain_label, known)}
     # Beside a number, which is a label, "Target" is a title.
@@ -545,7 +545,7 @@ def _question(table, label, texts, labelled, asked):
     """Ask which columns are text and label; empty if that is clear."""
     # A header that is not known as one must not become an answer.
     may_be_header = table.columns[0] == "column 1" and not (labelled or asked)
-    if not texts or {*label} & {*texts} or may_be_header:
+    if not texts or labelled and {*label} & {*texts} or may_be_header:
         wanted = "text? --text-columns A,B (beside a --label-column, to train)"
     elif labelled and len(label) != 1:
         wanted = "label? --label-column NAME"
