@@ -1113,6 +1113,9 @@ MUTANTS = {
         ],
     },
     ("vram_budget/recorder.py", "tests/vram_budget/test_families.py"): {
+        "test_a_second_gradient_is_added_to_the_first": [
+            ('IN_PLACE = {"add", "scatter_add"}', 'IN_PLACE = {"scatter_add"}'),
+        ],
         "test_tied_weights_are_one_tensor_with_two_gradients": [
             ("is_sum and is_owned and", "is_sum and"),
         ],

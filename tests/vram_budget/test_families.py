@@ -47,20 +47,43 @@ def test_a_family_without_a_figure_says_why_in_one_line(name):
     assert len(line) < 160
 
 
+def traced_and_real(step, config, options):
+    """The peaks of two steps in MiB; a CPU has no workspaces."""
+    found = trace(step, config, [(8, 64)] * 2, options)
+    peak, place = found.peak()
+    workspaces = sum(
+        a.size for a, _ in found.events[:place] if a.category == "workspaces"
+    )
+    real = real_peak(config, 8, 64, options, step)
+    return (peak - workspaces) / MIB, real
+
+
 def test_tied_weights_are_one_tensor_with_two_gradients():
     """The engine adds the two into a third, because the first of them is a view."""
     config = transformers.DistilBertConfig(n_layers=1, vocab_size=5000)
     auto_class = transformers.AutoModelForMaskedLM
     options = StepOptions(attention="eager", auto_class=auto_class)
+    peak, real = traced_and_real(masked_token_step, config, options)
+    assert peak == pytest.approx(real, rel=0.001)
     found = trace(masked_token_step, config, [(8, 64)] * 2, options)
-    peak, place = found.peak()
-    workspaces = sum(
-        a.size for a, _ in found.events[:place] if a.category == "workspaces"
-    )
-    real = real_peak(config, 8, 64, options, masked_token_step)
-    assert (peak - workspaces) / MIB == pytest.approx(real, rel=0.001)
     table = config.vocab_size * config.dim * 4
     assert sum(a.size == table for a, made in found.events if made and not a.step) == 1
+
+
+def test_a_second_gradient_is_added_to_the_first():
+    """In place, because the first is no view."""
+
+    def step(model, batch, optimizer):
+        table = model.get_input_embeddings().weight
+        loss = model(**batch).loss + (2 * table).sum() + (3 * table).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    config = transformers.DistilBertConfig(n_layers=1, vocab_size=20_000)
+    options = StepOptions(attention="eager", optimizer="sgd")
+    peak, real = traced_and_real(step, config, options)
+    assert peak == pytest.approx(real, rel=0.001)
 
 
 def test_the_stored_table_is_of_these_families_and_stands_in_the_readme():
