@@ -59,7 +59,7 @@ from .recipe import Recipe
 CHECKPOINTS_KEPT = 2
 TRAINED = WeakSet()  # models that are not as they were loaded
 RESULTS = (storage.BEST, storage.HISTORY, storage.STEPS)
-OUTPUTS = (*RESULTS, storage.RUN_FILE, "test_report.json")
+OUTPUTS = (*RESULTS, "test_report.json", storage.RUN_FILE)  # it goes aside last
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -203,7 +203,7 @@ class OpenRun:
         """Lock the folder and try to write, so that it fails before the first epoch."""
         source = self.model.name_or_path
         best = self.path / storage.BEST
-        if source and os.path.realpath(source) == os.path.realpath(best):
+        if best.exists() and Path(source).exists() and best.samefile(source):
             raise ResumeError(
                 f"{best.as_posix()} is the model to begin with. {ANOTHER_FOLDER}"
             )
@@ -253,10 +253,11 @@ class OpenRun:
                 f"{problem}. {ANOTHER_FOLDER} {START_OVER} The finished one stays "
                 "until the new one is finished."
             )
-        if self.resume is True:
+        if self.resume is True or find_checkpoints(self.path):  # none can be read
             raise ResumeError(
                 f"{self.path.as_posix()} holds no unfinished run that could be "
-                f"resumed. {START_OVER}"
+                "resumed. If one cannot be read: close what holds it, and call again. "
+                f"{START_OVER}"
             )
         if self._record:
             print(
@@ -406,8 +407,8 @@ class OpenRun:
         SaveError
             If it cannot be written; the checkpoints before it stay.
         """
-        self._check_folder()
         try:
+            self._check_folder()
             self.newest = write_checkpoint(
                 self.checkpoints,
                 self.model,

@@ -98,20 +98,21 @@ def train(
         `recipe.precision` is known to be slow, or to fail, on this machine.
     """
     check_run(model, tokens, recipe, steps)
-    split, pad = tokens["train"], model.config.pad_token_id
+    split = tokens["train"]
     folder = OpenRun(output_dir, model, tokens, recipe, resume, save_minutes)
     with folder as run, StopSignal() as stop:
         if run.is_finished:
             return run.load()
         with ready_to_train(model, recipe) as optimizer:
             state = run.restore(optimizer)  # a new run: epoch 1, batch 0
-            weights = class_weights(model, split, recipe)
-            step = partial(forward_backward, class_weights=weights)
+            step = partial(
+                forward_backward, class_weights=class_weights(model, split, recipe)
+            )
             for epoch in range(state.epoch, recipe.epochs + 1):
                 # Seed and epoch alone decide the order: a resumed epoch is a slice.
                 batches = epoch_batches(split["length"][:], recipe, epoch)
                 batches = batches[state.batch :]
-                loader = make_loader(split, batches, recipe, pad)
+                loader = make_loader(split, batches, recipe, model.config.pad_token_id)
                 model.train()  # dropout on; `evaluate` switches it off and on again
                 bar = progress_bar(state, batches, loader, model.device)
                 for indices, batch in bar:
@@ -125,9 +126,12 @@ def train(
                     state.add_step(loss)
                     if run.is_save_due:
                         run.save(state, is_periodic=True)
-                validation = (model, tokens["validation"], recipe)
+                    if stop.received:  # before the bar writes to a closed pipe
+                        return run.save_and_stop(state)
                 with run.saved_if_memory_runs_out(state):
-                    report = stop.run_unless_stopped(evaluate, *validation)
+                    report = stop.run_unless_stopped(
+                        evaluate, model, tokens["validation"], recipe
+                    )
                 if report is None:  # stopped: a resumed run validates again
                     return run.save_and_stop(state)
                 if state.add_epoch(report):  # the best so far

@@ -165,7 +165,7 @@ def test_the_command(tmp_path, capsys):
         text.startswith("verdict    it fits\n")
         and "step       8 rows x 128 tokens, fp32\n" in text
         and "next       agnews train with these flags\n" in text
-        and "card       NVIDIA T4, 16.00 GiB; the manufacturer's published" in text
+        and "card       NVIDIA T4, 14.75 GiB; the manufacturer's published" in text
         and "largest batch, by tokens per row" in text
     )
     assert (

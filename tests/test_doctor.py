@@ -37,7 +37,7 @@ def test_this_machine_passes():
         ("transformers<6,>=5.0", None, False),
         ("ipywidgets>=8.0", "8.1.9", True),
         ("ipywidgets>=8.0", "7.8.5", False),
-        ("torch>=2.6", "2.14.0.dev1+cu130", True),
+        ("torch>=2.8", "2.14.0.dev1+cu130", True),
     ],
 )
 def test_a_package_against_its_range(line, found, ok, monkeypatch):

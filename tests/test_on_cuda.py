@@ -55,7 +55,7 @@ def test_a_step_is_really_taken(options, micro_batch_size):
     assert all(0.5 < loss < 3 for loss in losses)
 
 
-@pytest.mark.parametrize("largest", [0, 1, 7, 300, on_cuda.MOST_ROWS - 1])
+@pytest.mark.parametrize("largest", [0, 1, 7, 100, on_cuda.MOST_ROWS - 1])
 def test_the_search_finds_the_largest(largest):
     assert on_cuda.largest_that_runs(lambda rows: rows <= largest) == largest
 

@@ -234,6 +234,67 @@ def test_a_signal_during_a_save_waits_for_its_end(
     assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
 
 
+def test_a_pipe_that_ends_with_the_same_signal_costs_nothing(
+    interruptible, three, tokens, whole, tmp_path, monkeypatch
+):
+    """`agnews train 2>&1 | tee log`: Ctrl-C ends tee as well, and the bar writes on."""
+    bar = training.progress_bar
+
+    def broken(*arguments):
+        for batch in bar(*arguments):
+            yield batch
+            if len(calls) == 3:
+                raise BrokenPipeError
+
+    def press_stop(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    calls = []
+    model = load_model(three)
+    model.register_forward_hook(press_stop)
+    monkeypatch.setattr(training, "progress_bar", broken)
+    run = train(model, tokens, three, tmp_path)
+    assert len(run.steps) == 3 and not run.finished
+    monkeypatch.undo()
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
+def test_a_folder_that_is_away_for_a_moment_costs_one_save(
+    three, tokens, whole, tmp_path, monkeypatch, capsys
+):
+    real = runs.OpenRun._check_folder
+    calls = []
+
+    def away(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise SaveError("checkpoints was deleted or renamed. Put it back.")
+        real(self)
+
+    monkeypatch.setattr(runs.OpenRun, "_check_folder", away)
+    run = train(load_model(three), tokens, three, tmp_path, save_minutes=1e-9)
+    assert "Put it back. The run goes on; the next save" in capsys.readouterr().out
+    assert_same_run(run, whole)
+
+
+def test_checkpoints_that_cannot_be_read_are_not_begun_anew(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    """A network drive that was gone for a moment."""
+    train(load_model(three), tokens, three, tmp_path, steps=4)
+
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "damaged_files", fails)
+    with pytest.raises(ResumeError, match="If one cannot be read: close what holds"):
+        train(load_model(three), tokens, three, tmp_path)
+    monkeypatch.undo()
+    assert_same_run(train(load_model(three), tokens, three, tmp_path), whole)
+
+
 def test_a_later_second_signal_ends_even_a_save_and_the_older_checkpoint_is_used(
     interruptible, three, tokens, whole, tmp_path, monkeypatch
 ):

@@ -333,6 +333,7 @@ def memory_savings(
         ``saved``, and the ``verdict`` at worst. If the model does not support a change,
         its numbers are NaN and its verdict is the reason.
     """
+    usable_mib(card, system)  # looks at both
     half = -(-rows // 2)
     cases = {
         "as it is": {},
@@ -341,9 +342,9 @@ def memory_savings(
     if optimizer := OPTIMIZERS.get(options.optimizer):
         old = f"{options.implementation} {optimizer.__name__}"
         cases[f"fused instead of {old}"] = _changed(options, implementation="fused")
-    if in_parts:
-        each = _changed(options, scalable=False)
-        cases[f"two parts of {half} rows"] = each | {"step": in_parts(half)}
+    if in_parts and rows > 1:
+        changed = _changed(options, scalable=False)
+        cases[f"two parts of {half} rows"] = changed | {"step": in_parts(half)}
     cases["gradient checkpointing"] = _changed(options, checkpointing=True)
     cases |= others or {}
     if card.half_precision == "bf16":
@@ -360,8 +361,7 @@ def memory_savings(
             found[name] = budget.reserved, budget.verdict
         except InvalidValue as error:
             found[name] = float("nan"), str(error)
-    columns = ["reserved", "verdict"]
-    table = pd.DataFrame.from_dict(found, orient="index", columns=columns)
+    table = pd.DataFrame(found, ["reserved", "verdict"]).T.infer_objects()
     table.insert(1, "saved", table["reserved"].iloc[0] - table["reserved"])
     return table.rename_axis("change")
 

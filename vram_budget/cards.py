@@ -42,7 +42,8 @@ class Card:
     Raises
     ------
     InvalidValue
-        If size, capability, multiprocessors or `free_mib` are no numbers from 0.
+        If size, multiprocessors or `free_mib` are no numbers from 0, or the capability
+        is no pair of them.
     """
 
     name: str
@@ -57,9 +58,11 @@ class Card:
     free_mib: float | None = None
 
     def __post_init__(self):
-        pair = self.capability if isinstance(self.capability, tuple) else (inf,)
+        pair = self.capability if isinstance(self.capability, tuple) else ()
         numbers = self.vram_gib, self.multiprocessors, self.free_mib or 0, *pair
-        if not all(isinstance(each, Real) and 0 <= each < inf for each in numbers):
+        if len(pair) != 2 or not all(
+            isinstance(each, Real) and 0 <= each < inf for each in numbers
+        ):
             raise InvalidValue(
                 f"Card: vram_gib is {self.vram_gib!r}, capability {self.capability!r}, "
                 f"multiprocessors {self.multiprocessors!r}, free_mib {self.free_mib!r}"
@@ -109,7 +112,8 @@ class Card:
 # Name, GiB, compute capability, multiprocessors, memory, GB/s, GHz of the boost clock,
 # version. Two figures of the GTX 1650 Ti: 16 x 64 cores x 2 operations x 1.485 GHz =
 # 3.04 TFLOP/s, and 128 bit x 12 Gbit/s / 8 = 192 GB/s. A Max-Q card is listed with its
-# own low clock, which it keeps.
+# own low clock, which it keeps. Where ECC is on it takes a sixteenth of GDDR6: what is
+# left is listed (a T4 told PyTorch 14.75 GiB, an A10 22.6 to 22.2).
 _FULL_POWER = """\
 GTX 1050 2GB | 2 | 6.1 | 5 | GDDR5, 128 bit | 112 | 1.455 | desktop
 GTX 1050 Ti | 4 | 6.1 | 6 | GDDR5, 128 bit | 112 | 1.392 | desktop
@@ -152,7 +156,7 @@ RTX 5060 Ti 16GB | 16 | 12.0 | 36 | GDDR7, 128 bit | 448 | 2.572 | desktop, 16 G
 RTX 5070 | 12 | 12.0 | 48 | GDDR7, 192 bit | 672 | 2.512 | desktop
 P100 16GB | 16 | 6.0 | 56 | HBM2, 4096 bit | 732 | 1.303 | PCIe
 V100 16GB | 16 | 7.0 | 80 | HBM2, 4096 bit | 900 | 1.53 | SXM2, 16 GB
-A10 | 24 | 8.6 | 72 | GDDR6, 384 bit | 600 | 1.695 | server
+A10 | 22.2 | 8.6 | 72 | GDDR6, 384 bit | 600 | 1.695 | server, ECC
 A100 40GB | 40 | 8.0 | 108 | HBM2, 5120 bit | 1555 | 1.41 | 40 GB
 """
 # The clocks of laptops from the RTX 20 on are the highest that the manufacturer allows.
@@ -174,8 +178,8 @@ RTX 4060 Laptop | 8 | 8.9 | 24 | GDDR6, 128 bit | 256 | 2.37 | laptop
 RTX 4070 Laptop | 8 | 8.9 | 36 | GDDR6, 128 bit | 256 | 2.175 | laptop
 RTX 5060 Laptop | 8 | 12.0 | 26 | GDDR7, 128 bit | 384 | 2.497 | laptop
 RTX 5070 Laptop | 8 | 12.0 | 36 | GDDR7, 128 bit | 384 | 2.347 | laptop
-T4 | 16 | 7.5 | 40 | GDDR6, 256 bit | 320 | 1.59 | server, 70 W
-L4 | 24 | 8.9 | 58 | GDDR6, 192 bit | 300 | 2.04 | server, 72 W
+T4 | 14.75 | 7.5 | 40 | GDDR6, 256 bit | 320 | 1.59 | server, 70 W, ECC
+L4 | 22.2 | 8.9 | 58 | GDDR6, 192 bit | 300 | 2.04 | server, 72 W, ECC
 """
 
 

@@ -10,10 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_map
 
+from .errors import InvalidValue
+
 aten = torch.ops.aten
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+NO_KERNEL = (
+    "CUDA has no fused attention for this step: bf16 below compute capability 8.0, "
+    "heads of an odd width, or fewer heads of keys. Use attention='eager'."
+)
 # Functions of a step that autocast runs in fp32 on CUDA, but not on the CPU.
-KEPT_IN_FP32 = ("layer_norm", "softmax", "cross_entropy")
+KEPT_IN_FP32 = ("layer_norm", "softmax", "log_softmax", "cross_entropy")
 
 
 @contextmanager
@@ -120,6 +126,11 @@ def fused_attention(
     -------
     torch.Tensor
         Of the shape of `query`.
+
+    Raises
+    ------
+    InvalidValue
+        If CUDA has neither kernel for these tensors.
     """
     tensors = (query, key, value)
     is_half = query.dtype in HALF_PRECISION
@@ -127,6 +138,11 @@ def fused_attention(
         kernel = aten._scaled_dot_product_flash_attention
         output, *_ = kernel(*tensors, dropout_p, is_causal, scale=scale)
         return output
+    # sdp_utils.cpp: what neither kernel takes is computed in fp32, score by score.
+    no_bf16 = query.dtype == torch.bfloat16 and not flash
+    alignment = 8 if is_half else 4 if flash else 1
+    if no_bf16 or query.shape[1] != key.shape[1] or query.shape[-1] % alignment:
+        raise InvalidValue(NO_KERNEL)
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             additive = torch.zeros_like(attn_mask, dtype=query.dtype)
@@ -159,33 +175,6 @@ def workspace_size(capability: tuple[int, int]) -> int:
     """
     kib = 32 * 1024 if capability >= (9, 0) else 2 * 4096 + 8 * 16
     return kib * 1024
-
-
-def storage_size(func: Any, tensor: torch.Tensor, nbytes: int) -> int:
-    """Return the bytes that a result has on CUDA.
-
-    The memory-efficient kernel pads attention's log-sum-exp to a multiple of 32
-    queries.
-
-    Parameters
-    ----------
-    func : torch._ops.OpOverload or str
-        The op that made it.
-    tensor : torch.Tensor
-        The result.
-    nbytes : int
-        The bytes of its storage on the CPU.
-
-    Returns
-    -------
-    int
-    """
-    efficient = aten._scaled_dot_product_efficient_attention.default
-    if func is efficient and tensor.dim() == 3:
-        rows, heads, length = tensor.shape
-        padded = -(-length // 32) * 32
-        return rows * heads * padded * tensor.element_size()
-    return nbytes
 
 
 def _in_fp32(function: Callable) -> Callable:

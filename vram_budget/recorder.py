@@ -244,7 +244,7 @@ class Recorder(TorchDispatchMode):
         """Record the storage of a tensor, if it is new and on the device."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        size = cuda_standins.storage_size(func, tensor, storage.nbytes())
+        size = storage.nbytes()
         # Adam's step counters, and scalars made of them, stay on the CPU unless fused.
         is_on_host = (
             self.phase == "optimizer"

@@ -71,13 +71,14 @@ def step_work(
     """
     trace = scaled_trace(step, config, rows, length, options)
     made = [a for a, is_made in trace.events if is_made]
-    parameters = sum(a.size for a in made if a.phase == "load") / 4
+    # Adam updates what has a gradient; in inference nothing.
+    gradients = [a.size for a in made if a.category == "gradients" and a.step == 1]
     tensors = [
         a.size
         for a in made
         if a.step == 2 and a.phase != "optimizer" and a.category != "workspaces"
     ]
-    moved = 2 * sum(tensors) + ADAM_BYTES * parameters
+    moved = 2 * sum(tensors) + ADAM_BYTES * sum(gradients) / 4
     return trace.flops, moved, len(tensors)
 
 

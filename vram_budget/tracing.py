@@ -64,8 +64,10 @@ class StepOptions:
     ----------
     attention : str
         ``"sdpa"`` is a fused kernel: flash attention for half precision without a mask
-        from compute capability 8.0 on, otherwise the memory-efficient one. ``"eager"``
-        multiplies the matrices one by one.
+        from compute capability 8.0 on, otherwise the memory-efficient one. Where CUDA
+        has neither a step is refused: bf16 below 8.0; heads whose width is no multiple
+        of 8 (in fp32, from 8.0 on, of 4); fewer heads of keys than of queries.
+        ``"eager"`` multiplies the matrices one by one.
     optimizer : str
         ``"adam"``, ``"adamw"``, ``"sgd"``, or ``"adafactor"`` as transformers' Trainer
         sets it.
@@ -231,7 +233,9 @@ def _trace(
     try:
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
-            torch.autocast("cpu", enabled=False),  # outside, the options say it
+            # The options say it. A torch.autocast around theirs would keep its copies
+            # of the weights, which go when the outermost one ends.
+            torch._C._DisableAutocast(),
             mock.patch.object(
                 logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True
             ),

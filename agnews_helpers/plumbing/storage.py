@@ -30,7 +30,8 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 PARTIAL = ".agnews-partial-"  # prefix: being written, or being deleted
 STAGING_NAME = re.compile(rf"{PARTIAL}.+-[0-9a-f]{{32}}")
-PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # inside a folder
+# Inside a folder: no part of it is empty, or dots alone.
+PLAIN_NAME = re.compile(r"(?!.*(^|/)\.*(/|$))[^\\:\0-\x1f\ud800-\udfff]+")
 SET_ASIDE_SUFFIX = ".set-aside"  # damaged or modified: kept, but no longer used
 OPTIONAL = "a classifier can be loaded without it (rename it)"
 NO_ROOM = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
@@ -83,7 +84,7 @@ def write_folder(folder: Path, write: Callable) -> Path:
             _flush(folder.parent)
         finally:
             with suppress(OSError):  # where no new one came, the old one comes back
-                moved.rename(folder)
+                retry_if_held(moved.rename, folder)
             _discard(partial)
     _discard(moved)
     return folder
@@ -93,7 +94,8 @@ def remove_folder(folder: Path) -> None:
     """Delete a folder that `write_folder` made.
 
     Anything else is set aside instead: a link, a file, or a folder with a file that
-    its manifest does not name. If another program holds it, it stays, with a note.
+    its manifest does not name. If another program holds it, it stays, with a note: it
+    is to be deleted by hand.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def remove_folder(folder: Path) -> None:
     try:
         _move_away(folder, moved)
     except OSError as error:
-        print(f"note: {folder.name} cannot be removed: {error}. It stays.")
+        print(f"note: {folder.name} cannot be removed: {error}. Delete it.")
     _discard(moved)
 
 
@@ -456,7 +458,10 @@ def folder_lock(folder: Path) -> Iterator:
 
     path = folder.resolve() / ".agnews.lock"
     if os.path.lexists(path) and (not path.is_file() or path.lstat().st_size):
-        raise SaveError(f"{path} is no lock. Move it away, or give another folder.")
+        raise SaveError(
+            f"{path} is no lock, or that of a run on a file system without locks. If "
+            "no run goes on here, move it away. Or give another folder."
+        )
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()

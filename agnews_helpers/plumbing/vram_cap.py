@@ -45,11 +45,10 @@ def vram_cap(device: torch.device) -> Iterator:
     if device.type != "cuda":
         yield
         return
-    before = 1.0
-    if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # new in PyTorch 2.8
-        before = torch.cuda.get_per_process_memory_fraction()
+    before = torch.cuda.get_per_process_memory_fraction()
     total = torch.cuda.mem_get_info()[1] / 2**20
-    torch.cuda.set_per_process_memory_fraction(free_mib() / total)
+    # On Windows what has spilled already is reserved, and more than the card.
+    torch.cuda.set_per_process_memory_fraction(min(1.0, free_mib() / total))
     try:
         yield
     finally:

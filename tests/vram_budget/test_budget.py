@@ -323,6 +323,16 @@ def test_a_change_of_your_own():
     assert not any("parts" in change for change in table.index)
 
 
+def test_a_batch_of_one_row_has_no_parts():
+    table = memory_savings(SMALL, 1, 8, in_parts=in_parts)
+    assert not any("parts" in change for change in table.index)
+
+
+def test_the_card_of_the_changes_is_looked_at():
+    with pytest.raises(ValueError, match="card is 'T4', a str"):
+        memory_savings(SMALL, 8, 8, card="T4")
+
+
 def test_half_of_an_odd_batch_is_the_larger_half():
     asked = []
 

@@ -85,6 +85,23 @@ def test_traffic_is_each_tensor_written_and_read_once():
     assert len(made) - 2 <= tensors <= len(made)  # without the workspaces
 
 
+def test_what_has_no_gradient_is_not_moved_by_adam():
+    def forward_pass(model, batch, optimizer):
+        return model(**batch).loss
+
+    def frozen_step(model, batch, optimizer):
+        model.base_model.requires_grad_(False)
+        plain_step(model, batch, optimizer)
+
+    model = DistilBertForSequenceClassification(CONFIG)
+    encoder = sum(p.numel() for p in model.base_model.parameters())
+    inference, frozen, whole = (
+        step_work(step, CONFIG, 1, 8)[1]
+        for step in (forward_pass, frozen_step, plain_step)
+    )
+    assert inference < frozen < ADAM_BYTES * encoder < whole
+
+
 def test_a_card_is_slow_at_worst_and_fast_at_best():
     """A T4 is limited by its power, 8.14 TFLOP/s and 320 GB/s; a V100 is not."""
     best, worst = seconds_on(find_card("T4"), 8.14e12, 320e9, 0)

@@ -97,7 +97,12 @@ def test_the_traced_peak_is_the_real_one(case, name):
 def test_half_precision_takes_less(precision):
     peaks = [
         peak_without_workspaces(
-            trace(plain_step, SMALL, [(32, 128)] * 2, StepOptions(precision=kind))
+            trace(
+                plain_step,
+                SMALL,
+                [(32, 128)] * 2,
+                StepOptions(precision=kind, capability=(8, 0)),
+            )
         )
         for kind in ("fp32", precision)
     ]
@@ -106,7 +111,12 @@ def test_half_precision_takes_less(precision):
 
 def test_both_kinds_of_autocast_take_the_same():
     sizes = [
-        trace(plain_step, SMALL, [(8, 64)] * 2, StepOptions(precision=kind)).peak()[0]
+        trace(
+            plain_step,
+            SMALL,
+            [(8, 64)] * 2,
+            StepOptions(precision=kind, capability=(8, 0)),
+        ).peak()[0]
         for kind in ("fp16", "bf16")
     ]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
@@ -137,6 +147,46 @@ def test_flash_attention_where_the_card_would_choose_it(change, flash):
     }
     assert ("_scaled_dot_product_flash_attention" in ops) == flash
     assert ("_scaled_dot_product_efficient_attention" in ops) != flash
+
+
+GROUPED = transformers.EuroBertConfig(
+    num_labels=4,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=500,
+    pad_token_id=0,
+)
+UNEVEN = DistilBertConfig(num_labels=4, dim=52, hidden_dim=64, n_layers=1, n_heads=2)
+
+
+@pytest.mark.parametrize(
+    "config, options",
+    [
+        (SMALL, StepOptions(precision="bf16")),
+        (SMALL, StepOptions(precision="pure bf16", mask=False)),
+        (UNEVEN, StepOptions(capability=(8, 6))),
+        (UNEVEN, StepOptions(precision="fp16")),
+        (GROUPED, StepOptions(mask=False)),
+    ],
+)
+def test_a_step_without_a_fused_kernel_is_refused(config, options):
+    """PyTorch computes it score by score, in fp32: gigabytes more."""
+    with pytest.raises(InvalidValue, match="no fused attention .*attention='eager'"):
+        trace(plain_step, config, [(2, 16)] * 2, options)
+    eager = tracing.replace(options, attention="eager")
+    assert trace(plain_step, config, [(2, 16)] * 2, eager).events
+
+
+def test_the_same_steps_have_a_kernel_on_another_card_or_with_a_mask():
+    for config, options in (
+        (SMALL, StepOptions(precision="bf16", capability=(8, 0))),
+        (UNEVEN, StepOptions()),
+        (GROUPED, StepOptions()),
+    ):
+        assert trace(plain_step, config, [(2, 16)] * 2, options).events
 
 
 def test_gradients_live_through_the_forward_pass_if_they_are_cleared_late():
@@ -359,29 +409,54 @@ def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda():
         optimizer.step()
         optimizer.zero_grad()
 
-    events = trace(step, SMALL, [(8, 64)] * 3).events
+    events = trace(step, SMALL, [(8, 64)] * 3, StepOptions(capability=(8, 0))).events
     assert {a.size for a, _ in events if a.op == "_softmax"} == {8 * 4 * 4}
+
+
+def test_the_losses_in_a_step_with_autocast_are_in_fp32_as_on_cuda():
+    def step(model, batch, optimizer):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch["input_ids"]).logits
+            loss = torch.nn.functional.log_softmax(logits, -1).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    options = StepOptions(attention="eager")
+    events = trace(step, SMALL, [(8, 64)] * 3, options).events
+    assert {a.size for a, _ in events if a.op == "_log_softmax"} == {8 * 4 * 4}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_copies_of_autocast_end_with_the_backward_pass(own):
+    """Each weight of a product has one while its layer may need it, and no longer."""
+    step = autocast_step("cpu") if own else plain_step
+    options = StepOptions(attention="eager", precision="fp32" if own else "bf16")
+    events = trace(step, SMALL, [(2, 8)] * 2, options).events
+    assert any(a.op == "_to_copy" and a.phase == "forward" for a, _ in events)
+    place = max(i for i, (a, _) in enumerate(events) if a.phase == "backward")
+    assert live_at(events, place)["activations"] < 1024
 
 
 def test_autocast_around_the_call_changes_nothing():
     alone = trace(plain_step, SMALL, [(8, 64)] * 3).peak()
-    half = StepOptions(precision="bf16")
+    half = StepOptions(precision="bf16", capability=(8, 0))
     assert alone != trace(plain_step, SMALL, [(8, 64)] * 3, half).peak()
     tracing._trace.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert trace(plain_step, SMALL, [(8, 64)] * 3).peak() == alone
+    tracing._trace.cache_clear()
+    torch.set_autocast_enabled("cuda", True)  # as on a machine with a card
+    try:
+        assert trace(plain_step, SMALL, [(8, 64)] * 3).peak() == alone
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 def test_autocast_for_cuda_is_refused():
     for_cuda = r'use torch\.autocast\(batch\["input_ids"\]\.device\.type'
     with pytest.raises(InvalidValue, match=for_cuda):
         trace(autocast_step("cuda"), SMALL, [(2, 8)])
-    torch.set_autocast_enabled("cuda", True)  # as on a machine with a card
-    try:
-        with pytest.raises(InvalidValue, match=for_cuda):
-            trace(plain_step, SMALL, [(2, 8)])
-    finally:
-        torch.set_autocast_enabled("cuda", False)
 
 
 class Recurrent(transformers.PreTrainedModel):
