@@ -564,8 +564,8 @@ def test_a_label_that_few_rows_have(folder, label):
     replaced(folder, b'"2","Title 5train"', f'"{label}","Title 5train"'.encode())
     fails(
         folder,
-        "and has 2 of 48 rows (one needs 4 training rows",
-        "or 2 if classes.txt lists it",
+        "and has 2 of 48 rows (a class needs 4 training rows",
+        "or 2 if classes.txt in the folder lists it",
     )
 
 
