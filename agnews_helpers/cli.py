@@ -169,10 +169,7 @@ FLAGS = {
     },
     "--text-columns": {"help": "which of its columns are text: A,B"},
     "--json": {"type": _path, "help": "a new file for the figures"},
-    "--only": {
-        "default": "[0-9]",
-        "help": "the two digits of the one to run, such as 05",
-    },
+    "--only": {"default": "[0-9]", "help": "the two digits of the one to run: 05"},
     "--source": {
         "type": _path,
         "help": "their folder (default: notebooks, or those that came with this)",

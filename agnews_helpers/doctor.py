@@ -121,8 +121,8 @@ def _card():
     except (AssertionError, RuntimeError) as error:  # a CPU build; no card or driver
         ok = False if shutil.which("nvidia-smi") else None
         found = f"{str(error).splitlines()[0]} (above stands the device that trains)"
-        is_cpu_build = isinstance(error, AssertionError)
-        return Check("CUDA", ok, found, INSTALL_TORCH if is_cpu_build else CARD_REMEDY)
+        remedy = INSTALL_TORCH if isinstance(error, AssertionError) else CARD_REMEDY
+        return Check("CUDA", ok, found, remedy)
     free = torch.cuda.mem_get_info()[0] / 2**20
     found = (
         f"{torch.cuda.get_device_name()}, {free:,.0f} MiB free; 8 rows of 358 tokens "

@@ -135,8 +135,8 @@ class Recipe:
         values = asdict(self)
         for name in ("model", "data"):
             folder = Path(values[name]).expanduser()
-            is_path = folder.exists() and values[name] not in ("mini", "sample")
-            if absolute_paths and is_path:
+            is_word = values[name] in ("mini", "sample")
+            if absolute_paths and folder.exists() and not is_word:
                 values[name] = str(folder.resolve())
         return values
 

@@ -256,8 +256,7 @@ class OpenRun:
         if self.resume is True or find_checkpoints(self.path):  # none can be read
             raise ResumeError(
                 f"{self.path.as_posix()} holds no unfinished run that could be "
-                "resumed. If one cannot be read: close what holds it, and call again. "
-                f"{START_OVER}"
+                f"resumed. If one cannot be read: close what holds it. {START_OVER}"
             )
         if self._record:
             print(

@@ -531,6 +531,7 @@ def main() -> int:
     card = this_card()
     figures = about(card) | {"context_mib": {"others": used, "and_ours": used_mib()}}
     figures["context_mib"]["outside_pytorch"] = context()
+    path = file_for(card.name)
     for name, section in sections(card).items():
         began = time.perf_counter()
         found = {"not_run": "ten minutes would not do"}
@@ -544,7 +545,6 @@ def main() -> int:
         if name == "memory":
             figures["context_mib"]["after_steps"] = context()
         # Now: an error of the card may end all that follows.
-        path = file_for(card.name)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"\nfigures in {path.name}: please read it before you send it")
     return 0

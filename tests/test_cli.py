@@ -601,6 +601,9 @@ def test_columns_without_a_name_are_not_guessed(shop, tmp_path, capsys):
         assert main([*command, "--text-columns", columns]) == 0
         assert len(pd.read_csv(target)) == 2
         target.unlink()
+    source.write_text("my column a,other\nWhere is it,x\n", encoding="utf-8")
+    assert main([*command, "--text-columns", "my column a"]) == 0
+    assert pd.read_csv(target)["my column a"].tolist() == ["Where is it"]
 
 
 @pytest.mark.parametrize("line", ["\r", "\r\n", "\n"])

@@ -15,8 +15,8 @@ from .errors import InvalidValue
 aten = torch.ops.aten
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 NO_KERNEL = (
-    "CUDA has no fused attention for this step: bf16 below compute capability 8.0, "
-    "heads of an odd width, or fewer heads of keys. Use attention='eager'."
+    "CUDA has no fused attention here: bf16 below 8.0, heads of a width not divisible "
+    "by 8 (fp32: 4), or fewer heads of keys than queries. Use attention='eager'."
 )
 # Functions of a step that autocast runs in fp32 on CUDA, but not on the CPU.
 KEPT_IN_FP32 = ("layer_norm", "softmax", "log_softmax", "cross_entropy")

@@ -73,9 +73,10 @@ def why_unreachable(seconds: float = 2.5) -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     model = "distilbert/distilbert-base-uncased"
-    url = f"{constants.ENDPOINT}/{model}/resolve/main/config.json"
     try:
-        question = request.Request(url, method="HEAD")
+        question = request.Request(
+            f"{constants.ENDPOINT}/{model}/resolve/main/config.json", method="HEAD"
+        )
         with ThreadPool(1) as pool:
             answer = pool.apply_async(request.urlopen, [question], {"timeout": seconds})
             answer.get(seconds).close()

@@ -472,7 +472,7 @@ def _has_header(table, asked, known):
     """Say whether the first row holds names of columns, such as those asked for."""
     names = [*map(plain_label, table.iloc[0])]
     # "column 1" is our own name for a column without one.
-    if asked and "column " not in asked[-1]:
+    if asked and not plain_label(asked[-1]).startswith("column "):
         return True
     wanted = {*map(plain_label, known)}
     # Beside a number, which is a label, "Target" is a title.

@@ -2,6 +2,7 @@ import contextlib
 import gc
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,7 +177,7 @@ def test_a_step_without_a_fused_kernel_is_refused(config, options):
     """PyTorch computes it score by score, in fp32: gigabytes more."""
     with pytest.raises(InvalidValue, match="no fused attention .*attention='eager'"):
         trace(plain_step, config, [(2, 16)] * 2, options)
-    eager = tracing.replace(options, attention="eager")
+    eager = replace(options, attention="eager")
     assert trace(plain_step, config, [(2, 16)] * 2, eager).events
 
 
@@ -400,31 +401,25 @@ def test_autocast_of_the_step_is_that_of_the_options():
     assert made[0] == made[1]
 
 
-def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda():
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("softmax", StepOptions(capability=(8, 0))),
+        ("log_softmax", StepOptions(attention="eager")),
+    ],
+    ids=["softmax", "log_softmax"],
+)
+def test_softmax_in_a_step_with_autocast_is_in_fp32_as_on_cuda(name, options):
     def step(model, batch, optimizer):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch["input_ids"]).logits
-            loss = torch.nn.functional.softmax(logits, -1).square().mean()
+            loss = getattr(torch.nn.functional, name)(logits, -1).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    events = trace(step, SMALL, [(8, 64)] * 3, StepOptions(capability=(8, 0))).events
-    assert {a.size for a, _ in events if a.op == "_softmax"} == {8 * 4 * 4}
-
-
-def test_the_losses_in_a_step_with_autocast_are_in_fp32_as_on_cuda():
-    def step(model, batch, optimizer):
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(batch["input_ids"]).logits
-            loss = torch.nn.functional.log_softmax(logits, -1).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    options = StepOptions(attention="eager")
     events = trace(step, SMALL, [(8, 64)] * 3, options).events
-    assert {a.size for a, _ in events if a.op == "_log_softmax"} == {8 * 4 * 4}
+    assert {a.size for a, _ in events if a.op == f"_{name}"} == {8 * 4 * 4}
 
 
 @pytest.mark.parametrize("own", [False, True])
