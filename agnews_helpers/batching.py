@@ -15,7 +15,8 @@ from .plumbing.tables import problem_of
 from .recipe import Recipe
 
 MEGABATCH = 50  # batches per window that is sorted by length
-# More at once is slower on a CPU with two cores and needs more memory on a GPU.
+# Tokens of a batch that is only evaluated. More are slower on a CPU with two cores, and
+# need more memory on a GPU.
 EVALUATION_TOKENS = 2048
 COLUMNS = ("text", "label", "input_ids", "length")  # of a tokenized split
 Batches = list[list[int]]  # the row indices of each batch

@@ -58,7 +58,7 @@ def training_step(micro_batch_size: int | None = None) -> Step:
     Returns
     -------
     callable
-        ``step(model, batch, optimizer)``, which returns the loss. An equal call gives
+        ``step(model, batch, optimizer)``, which returns the loss. The same call gives
         the same function, so that traces are found in the cache.
 
     Raises

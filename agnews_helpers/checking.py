@@ -84,7 +84,7 @@ def _write(target, source, usable):
         table.to_csv(
             target / f"{name}.csv",
             index=False,
-            # All quoted: Python leaves a line that ends in \r alone as it is.
+            # All quoted: elsewhere a lone \r would be read as the end of a row.
             quoting=csv.QUOTE_ALL,
             lineterminator="\n",
             # Half a character can be a reason not to use a row.
@@ -126,8 +126,8 @@ def _suggestions(counts, tokens, recipe):
         )
     for name in counts.index:
         parts = {*re.split(r"\s*[|;,/]\s*", name)}
-        if {name} != parts < {*counts.index}:
-            flags["one label per text"] = f"{name!r} is a class of its own"
+        if name not in parts and parts < {*counts.index}:
+            flags["one label per text"] = f"such as {name!r}, which is now a class"
     steps = recipe.epochs * -(-counts.sum() // recipe.batch_size)
     if steps < FEW_STEPS:
         flags["--learning-rate 1e-4"] = f"at most {steps:,} steps, few for 2e-5"

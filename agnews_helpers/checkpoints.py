@@ -62,7 +62,8 @@ class State:
         Training time of the current epoch, over all sessions.
     split_sizes : list
         Pairs [tokens, rows]: a batch of at least that many tokens is taken in parts of
-        at most that many rows, because memory ran out.
+        at most that many rows. The first is the recipe's; the others were found when
+        memory ran out.
     """
 
     rows: int

@@ -435,7 +435,7 @@ def _source(options):
     package = Path(__file__).parent
     # A wheel has them inside the package, a checkout beside it.
     places = [Path("notebooks"), package / "notebooks", package.parent / "notebooks"]
-    return options.source or next(filter(Path.is_dir, places), places[0])
+    return options.source or next(filter(Path.is_dir, places))
 
 
 def _lab(options):
@@ -454,7 +454,7 @@ def _check(options):
     """List all that is wrong with labelled texts, and what fits them."""
     from .checking import check_data, print_check
 
-    recipe = recipe_for_this_machine().replace(**_flags(options))
+    recipe = recipe_for_this_machine(**_flags(options))
     figures = check_data(recipe, options.write)
     print_check(figures)
     if options.write:

@@ -137,7 +137,7 @@ def _read_hub():
             split: pd.read_parquet(
                 hf_hub_download(HUB_DATA, name, repo_type="dataset", **options)
             )
-            for split, name in zip(("train", "test"), hub.FILES["data"])
+            for split, name in zip(("train", "test"), hub.FILES["dataset"])
         }
 
     return hub.from_hub(HUB_DATA, load)
@@ -232,8 +232,8 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
             "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     by_name = names and (*names,) != LABELS  # not by numbers: whose order is it?
-    texts = recipe.text_columns.split(",") if recipe.text_columns else []
-    train = read_texts(found.pop("train"), recipe.label_column, texts)
+    asked = recipe.text_columns.split(",") if recipe.text_columns else []
+    train = read_texts(found.pop("train"), recipe.label_column, asked)
     names = names or _listed_classes(place) or _classes(train)
     coding = _codings(names)[0] if by_name else _coding(train, names)
     files = {"train": _assign_classes(train, names, coding)}
@@ -365,7 +365,9 @@ def _assign_classes(texts, names, coding):
 
 def _split(rows, names, recipe, text_columns=()):
     """Draw the rows, hold out those that have no file, and check all three splits."""
-    rows = {split: part.assign(plain=plain_texts(part)) for split, part in rows.items()}
+    rows = {
+        split: part.assign(plain_text=plain_texts(part)) for split, part in rows.items()
+    }
     train, test = rows["train"], rows.get("test")
     if test is None:
         train, test = _keep_equal_together(train, _hold_out)
@@ -375,7 +377,7 @@ def _split(rows, names, recipe, text_columns=()):
         )
     train, _ = _deal(train, recipe.train_rows, recipe.seed)
     test, _ = _deal(test, recipe.test_rows, recipe.seed)
-    different = train.drop_duplicates("plain")
+    different = train.drop_duplicates("plain_text")
     counts = Counter(different["label"])
     small = [f"{name} {counts[i]}" for i, name in enumerate(names) if counts[i] < 2]
     if small:
@@ -400,7 +402,7 @@ def _split(rows, names, recipe, text_columns=()):
         )
     splits = {"train": drawn, "validation": validation, "test": test}
     for one, other in combinations(splits, 2):
-        if shared := {*splits[one]["plain"]} & {*splits[other]["plain"]}:
+        if shared := {*splits[one]["plain_text"]} & {*splits[other]["plain_text"]}:
             print(
                 f"note: {len(shared):,} texts occur in both {one} and {other}, which "
                 f"makes the {other} score too high."
@@ -428,8 +430,8 @@ def plain_texts(frame: pd.DataFrame) -> pd.Series:
 
 def _keep_equal_together(frame, draw):
     """Draw from different texts; equal ones go where the first of them goes."""
-    _, drawn = draw(frame.drop_duplicates("plain"))
-    is_drawn = frame["plain"].isin(drawn["plain"])
+    _, drawn = draw(frame.drop_duplicates("plain_text"))
+    is_drawn = frame["plain_text"].isin(drawn["plain_text"])
     return frame[~is_drawn], frame[is_drawn]
 
 
@@ -439,7 +441,9 @@ def _hold_out(frame):
     A hash of the text selects them: a random draw would change when rows are added to
     the file, and `evaluate` could then test on rows that had been trained on.
     """
-    hashes = frame["plain"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    hashes = frame["plain_text"].map(
+        lambda text: hashlib.sha256(text.encode()).hexdigest()
+    )
     labels = frame["label"][hashes.sort_values(kind="stable").index]
     of_class = labels.groupby(labels)
     place, size = of_class.cumcount(), of_class.transform("size")

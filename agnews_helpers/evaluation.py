@@ -294,8 +294,9 @@ def evaluate(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Report:
     Raises
     ------
     InvalidValue
-        If the split has no tokenized rows, those of another tokenizer, a class that the
-        model does not know, or a label out of range.
+        If the split has no tokenized rows, a class that the model does not know or a
+        label out of range; for a model from a folder, if the rows are of another
+        tokenizer.
     NonFiniteError
         If a logit is NaN or infinite.
     """

@@ -179,15 +179,16 @@ def check_model_and_tokenizer(
             f"{config.vocab_size:,}: they do not belong together. Take the folder of "
             "one model."
         )
-    if tokenizer.pad_token_id is None or config.pad_token_id is None:
+    pads = tokenizer.pad_token_id, config.pad_token_id
+    if None in pads or not tokenizer.is_fast:
         raise InvalidValue(
-            "The model has no padding token, which batches need; take one like "
-            "DistilBERT."
+            "The model has no tokenizer.json or no padding token, which batches need; "
+            "take one like DistilBERT."
         )
-    if 0 < positions < max_length:  # XLNet has -1: any number
+    if positions < max_length:  # XLNet has -1: it answers from its last token, padding
         raise InvalidValue(
-            f"The model takes {positions} tokens; max_length is {max_length}. Make it "
-            "smaller."
+            f"The model takes {positions} tokens (-1: no padded ones); max_length is "
+            f"{max_length}. Make it smaller, or take a model like DistilBERT."
         )
 
 
@@ -342,7 +343,8 @@ def write_classifier(
         Made if it does not exist.
     """
     with _quiet(folder.parent):
-        model.save_pretrained(folder)
+        # Under the names that the layers have here: BERT's file has others.
+        model.save_pretrained(folder, save_original_format=False)
         tokenizer.save_pretrained(folder)
 
 

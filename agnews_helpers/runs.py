@@ -59,7 +59,7 @@ from .recipe import Recipe
 CHECKPOINTS_KEPT = 2
 TRAINED = WeakSet()  # models that are not as they were loaded
 RESULTS = (storage.BEST, storage.HISTORY, storage.STEPS)
-OUTPUTS = (*RESULTS, "test_report.json", storage.RUN_FILE)  # it goes aside last
+OUTPUTS = (*RESULTS, "test_report.json", storage.RUN_FILE)  # set aside in this order
 ANOTHER_FOLDER = "Give another output folder."
 START_OVER = "resume=False (agnews train --no-resume) starts over."
 # The fields of the recipe that decide the course of a run.
@@ -382,8 +382,7 @@ class OpenRun:
                     "note: this model was trained before, and begins as it is now. For "
                     "a new one call load_model(recipe, names) again."
                 )
-        if recipe.micro_batch_size:
-            state.split_sizes.append([1, recipe.micro_batch_size])
+        state.split_sizes[:1] = [[1, recipe.micro_batch_size or recipe.batch_size]]
         return state
 
     @property
@@ -674,7 +673,7 @@ def _digest(values):
 
 @contextmanager
 def _explained(path):
-    """Turn what goes wrong with a folder that holds anything into one clear line."""
+    """Context manager: turn whatever goes wrong with a folder into one clear line."""
     try:
         yield
     except Exception as error:

@@ -51,8 +51,8 @@ def train(
     ``output_dir/checkpoints`` every `save_minutes`, after each best epoch, and when it
     is stopped (Ctrl-C, the notebook's stop button; SIGTERM and SIGHUP on POSIX,
     Ctrl-Break on Windows). A save between two steps that fails is only a note.
-    Calling `train` again with the same arguments resumes it; the result is identical
-    to that of an uninterrupted run.
+    Calling `train` again with the same arguments resumes it; on a CPU the result is
+    identical to that of an uninterrupted run.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def train(
         was, and nothing else of the run stays in the device's memory.
     InvalidValue
         If an argument is out of range, the model's classes are not the data's, or
-        `recipe.precision` is known to be slow, or to fail, on this machine.
+        `recipe.precision` is bf16 and the card only emulates it.
     """
     check_run(model, tokens, recipe, steps)
     split = tokens["train"]
@@ -199,8 +199,8 @@ def check_run(
     InvalidValue
         If an argument is out of range, the model cannot be trained or saved, a split
         has no tokenized rows or a label out of range, the model's classes are not the
-        data's, gradients are off, autocast is on, or the precision is known to be slow,
-        or to fail, on this machine.
+        data's, gradients are off, autocast is on, or the precision is bf16 and the card
+        only emulates it.
     """
     if steps is not None and steps < 1:
         raise InvalidValue(

@@ -362,7 +362,7 @@ def test_the_long_run_is_told_as_it_was_measured():
     baseline = f"{percent(figures['tfidf_accuracy'])} %"
     said = "{}, {}, {} and {} % of the answers were right after epochs 1 to 4; TF-IDF"
     assert f"{said.format(*shares)} has {baseline}" in text
-    assert f"After epoch {figures['best_epoch']}, which validation chose" in text
+    assert f"Epoch {figures['best_epoch']}, which validation chose," in text
     readme = (rules.ROOT / "README.md").read_text(encoding="utf-8")
     said = "{:,} real rows, {:.0f} minutes on two cores | {} % of the same 4,000"
     best = shares[figures["best_epoch"] - 1]

@@ -183,7 +183,7 @@ def test_several_labels_in_one_cell_are_told(both, tmp_path):
     rows = [f'"{labels[i % 4]}","{message(i)}"\n' for i in range(40)]
     (tmp_path / "train.csv").write_text("label,text\n" + "".join(rows))
     told = check(tmp_path)["suggestions"]["one label per text"]
-    assert told == f"{both!r} is a class of its own"
+    assert told == f"such as {both!r}, which is now a class"
 
 
 def test_a_folder_is_written_only_if_there_is_something_to_write(tmp_path):

@@ -887,7 +887,7 @@ def test_of_each_class_two_rows_remain_for_training(tenths, others, held_out):
     other_class = [f"another class {i}" for i in range(9)]
     labels = [0] * len(texts) + [1] * len(other_class)
     frame = pd.DataFrame({"text": texts + other_class, "label": labels})
-    frame["plain"] = data.plain_texts(frame)
+    frame["plain_text"] = data.plain_texts(frame)
     train, test = data._hold_out(frame)
     assert list(test["label"]).count(0) == held_out
     assert sorted([*train.index, *test.index]) == list(frame.index)

@@ -307,6 +307,11 @@ def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
             "header too small. If a file is damaged",
         ),
         (KeyError(), "KeyError. If a file is damaged, delete its folder in "),
+        (
+            ImportError("\nDebertaV2Tokenizer requires the SentencePiece library"),
+            "Deberta.* library. First: pip install sentencepiece protobuf",
+        ),
+        (ValueError("`tiktoken` is required"), "`tik.*d. First: pip install sentence"),
     ],
 )
 def test_a_failure_is_one_line_with_its_remedy(error, words, monkeypatch):
@@ -372,9 +377,8 @@ def test_a_damaged_file_is_explained(
 
 
 def test_half_a_cache_is_none(tmp_path, monkeypatch):
-    for kind, name in (("model", HUB_MODEL), ("data", HUB_DATA)):
-        folder = "models" if kind == "model" else "datasets"
-        folder = tmp_path / f"{folder}--{name.replace('/', '--')}"
+    for kind, name in (("model", HUB_MODEL), ("dataset", HUB_DATA)):
+        folder = tmp_path / f"{kind}s--{name.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text("1" * 40, encoding="utf-8")
         paths = [folder / "snapshots" / ("1" * 40) / file for file in FILES[kind]]

@@ -321,6 +321,9 @@ def test_a_class_without_a_name_is_said(tiny, tmp_path):
         classify(["a text"], folder)
 
 
+SLOW = {"is_fast": False}  # written in Python, as some tokenizers are
+
+
 def rows_of(names):
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"text": ["a"], "label": [0]}, features=features)
@@ -347,6 +350,18 @@ def test_classes_are_found_by_name(tiny):
         (
             lambda model, tokenizer: setattr(model.config, "pad_token_id", None),
             "no padding token",
+        ),
+        (
+            lambda model, tokenizer: setattr(
+                tokenizer, "__class__", type("Slow", (type(tokenizer),), SLOW)
+            ),
+            "no tokenizer.json",
+        ),
+        (
+            lambda model, tokenizer: setattr(
+                model.config, "max_position_embeddings", -1
+            ),
+            "takes -1 tokens",
         ),
         (
             lambda model, tokenizer: setattr(

@@ -214,6 +214,24 @@ def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profi
     )
 
 
+def test_the_profile_laptop_uses_all_of_ones_own_rows(monkeypatch, tmp_path):
+    hub(monkeypatch, True), cuda(monkeypatch, False)
+    monkeypatch.setenv("AGNEWS_MODEL", "mini")
+    assert recipe_for_this_machine().train_rows == 800
+    own = recipe_for_this_machine(data="tickets.csv")
+    assert (own.train_rows, own.test_rows) == (None, None)
+    assert recipe_for_this_machine(data="tickets.csv", test_rows=7).test_rows == 7
+    monkeypatch.setenv("AGNEWS_DATA", "tickets.csv")
+    assert recipe_for_this_machine() == own.replace(data="tickets.csv")
+    assert own.profile == "laptop" and own.model == "mini"
+
+
+def test_this_folder_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "tickets").mkdir()
+    monkeypatch.chdir(tmp_path / "tickets")
+    assert "data tickets: all train rows" in Recipe(data=".").describe()
+
+
 @pytest.mark.parametrize("built_for", [None, "13.0"])
 def test_a_pytorch_without_cuda_is_told_of(built_for, monkeypatch):
     """The owner of a card on Windows may have the CPU build."""

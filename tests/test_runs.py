@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import ClassLabel, DatasetDict
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
     DistilBertForSequenceClassification,
 )
 
@@ -26,6 +29,7 @@ from agnews_helpers import (
     SaveError,
     checkpoints,
     classify,
+    forward_backward,
     load_classifier,
     load_model,
     load_tokenizer,
@@ -684,6 +688,56 @@ def test_a_run_is_resumed_with_other_parts_of_a_batch(three, tokens, whole, tmp_
     run = train(load_model(parts), tokens, parts, tmp_path)
     assert run.finished and len(run.steps) == len(whole.steps)
     assert not run.steps.equals(whole.steps)
+
+
+def test_a_model_whose_file_has_other_names_is_kept_under_its_own(
+    tokens, recipe, tmp_path
+):
+    """BERT's file on the Hub says gamma and beta, its layers weight and bias."""
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=4,
+    )
+    folder = tmp_path / "bert"
+    BertForSequenceClassification(config).save_pretrained(folder)
+    load_tokenizer(recipe).save_pretrained(folder)
+    weights = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): weight
+        for name, weight in load_file(folder / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "bert.embeddings.LayerNorm.gamma" in weights
+    bert = recipe.replace(model=str(folder))
+    model = load_model(bert, class_names(load_model(recipe)))
+    run = train(model, tokens, bert, tmp_path / "run")
+    again = train(load_model(bert), tokens, bert, tmp_path / "run")
+    assert run.finished and again.finished
+    assert_same_weights(again.model, run.model)
+    assert_same_weights(load_classifier(tmp_path / "run")[0], run.model)
+
+
+def test_a_run_that_began_in_parts_is_resumed_without(
+    three, tokens, whole, tmp_path, monkeypatch
+):
+    parts = three.replace(micro_batch_size=1)
+    train(load_model(parts), tokens, parts, tmp_path, steps=1)
+    sizes = []
+    monkeypatch.setattr(
+        training,
+        "forward_backward",
+        lambda model, batch, rows=None, **options: (
+            sizes.append(len(batch["labels"]))
+            or forward_backward(model, batch, rows, **options)
+        ),
+    )
+    run = train(load_model(three), tokens, three, tmp_path)
+    assert run.finished and len(run.steps) == len(whole.steps)
+    assert min(sizes) == three.batch_size
 
 
 # Checkpoints of another run

@@ -72,7 +72,7 @@ class Card:
     @property
     def cuda_cores(self) -> int:
         """How many cores its multiprocessors have together."""
-        # Those of the other capabilities since 2016 have 128 each.
+        # In other cards for PCs since 2016 each has 128.
         of_64 = self.capability in ((6, 0), (7, 0), (7, 5), (8, 0))
         return self.multiprocessors * (64 if of_64 else 128)
 

@@ -16,8 +16,8 @@ from .tracing import Step, StepOptions, scaled_trace
 
 # The share of its fp32 peak that a card reaches in matrix products, (at worst, at
 # best), from published speeds of products of 1024 to 4096 rows and columns: see
-# benchmarks/step_time.py. From compute capability 8.6 on, half of the lanes that make
-# the peak also compute integers.
+# benchmarks/step_time.py. From compute capability 8.6 on (9.0 apart), half of the lanes
+# that make the peak also compute integers.
 FULL_SHARE = (0.5, 0.85)
 LIMITED_SHARE = (0.4, 0.7)  # those, and cards whose power keeps them from their clock
 # The share of its bandwidth with which it moves the bytes counted here. Copies reach

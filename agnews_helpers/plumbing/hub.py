@@ -16,7 +16,10 @@ from .errors import HubUnreachable
 # the files that are loaded: of a model, and of AG News its training and test rows
 FILES = {
     "model": ("config.json", "tokenizer.json", "model.safetensors"),
-    "data": ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+    "dataset": (
+        "data/train-00000-of-00001.parquet",
+        "data/test-00000-of-00001.parquet",
+    ),
 }
 # the ids of the Hub look like this: name, or owner/name
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
@@ -24,9 +27,12 @@ HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
 REMEDIES = {
     "error '40[134]|not appear": "Check the name, HF_TOKEN if private, HF_ENDPOINT.",
     "No space left": "Make room, or set HF_HOME to a folder on another disk.",
+    "tiktoken|entence[Pp]iece": "First: pip install sentencepiece protobuf.",
     "error '|Timeout|ConnectError|ReadError|ProtocolError|Consistency check": (
         "Check the network, the proxy and HF_ENDPOINT, or run the same again later."
     ),
+    "": f"If a file is damaged, delete its folder in {constants.HF_HUB_CACHE}, and run "
+    "again.",
 }
 
 
@@ -48,20 +54,14 @@ def hub_status(model: str, data: str) -> tuple[bool, str]:
     problem = why_unreachable()
     if not problem:
         return True, "the Hugging Face Hub answers"
-    if in_cache(model, "model") and in_cache(data, "data"):
+    if in_cache(model, "model") and in_cache(data, "dataset"):
         return True, f"{problem}, but model and data are in its cache"
     return False, problem
 
 
 @functools.cache
-def why_unreachable(seconds: float = 2.5) -> str:
-    """Say why the Hub cannot be asked. It is tried once per process.
-
-    Parameters
-    ----------
-    seconds : float
-        The longest wait. A thread bounds it, because looking up a host name can take
-        longer than any socket timeout.
+def why_unreachable() -> str:
+    """Say why the Hub cannot be asked. It is tried once per process, for 2.5 seconds.
 
     Returns
     -------
@@ -72,14 +72,13 @@ def why_unreachable(seconds: float = 2.5) -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    model = "distilbert/distilbert-base-uncased"
+    file = "distilbert/distilbert-base-uncased/resolve/main/config.json"
     try:
-        question = request.Request(
-            f"{constants.ENDPOINT}/{model}/resolve/main/config.json", method="HEAD"
-        )
+        question = request.Request(f"{constants.ENDPOINT}/{file}", method="HEAD")
+        # A thread bounds it: to look up a host name can take longer than any timeout.
         with ThreadPool(1) as pool:
-            answer = pool.apply_async(request.urlopen, [question], {"timeout": seconds})
-            answer.get(seconds).close()
+            answer = pool.apply_async(request.urlopen, [question], {"timeout": 2.5})
+            answer.get(2.5).close()
         return ""
     except error.HTTPError as refusal:
         return f"the Hugging Face Hub answers with error {refusal.code}"
@@ -96,7 +95,7 @@ def in_cache(name: str, kind: str) -> bool:
     name : str
         Its Hub id.
     kind : str
-        "model" or "data".
+        "model" or "dataset".
 
     Returns
     -------
@@ -104,11 +103,10 @@ def in_cache(name: str, kind: str) -> bool:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    repo_type = "dataset" if kind == "data" else "model"
-    paths = [
-        try_to_load_from_cache(name, file, repo_type=repo_type) for file in FILES[kind]
-    ]
-    return all(isinstance(path, str) for path in paths)
+    return all(
+        isinstance(try_to_load_from_cache(name, file, repo_type=kind), str)
+        for file in FILES[kind]
+    )
 
 
 def from_hub(name: str, load: Callable) -> Any:
@@ -192,10 +190,6 @@ def _explain(error):
     """Find the root cause of a failed load, in one line, and what helps against it."""
     text = "".join(traceback.format_exception(error, limit=0))  # without lines of code
     remedies = [value for key, value in REMEDIES.items() if re.search(key, text)]
-    remedies.append(
-        f"If a file is damaged, delete its folder in {constants.HF_HUB_CACHE}; run "
-        "again."
-    )
     while error.__cause__:
         error = error.__cause__
     return _first_line(error), remedies[0]
@@ -203,5 +197,5 @@ def _explain(error):
 
 def _first_line(error):
     """Return the first line of an error's message, or the name of its class."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(".")
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")

@@ -241,7 +241,7 @@ def read_texts(
     )
     found.table = table
     found.rows = pd.concat([rows, unused]).fillna("").sort_index()
-    found.columns = [*table.columns[label], None][0], [*table.columns[texts]]
+    found.columns = next(iter(table.columns[label]), None), [*table.columns[texts]]
     role = label if labelled or label_column else []
     found.notes.insert(0, _describe(table.columns, role, texts))
     return found
@@ -493,7 +493,7 @@ def _repeats(column, share):
     One value alone tells nothing.
     """
     most = share * len(column)
-    values = {*map(str, column)}
+    values = {*map(str, column)}  # with few ways of writing each
     return len(values) <= 5 * most and 2 <= len({*map(plain_label, values)}) <= most
 
 
@@ -522,6 +522,7 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
     if len(label) > 1:
         pairs = table.iloc[:, label].map(plain_label).drop_duplicates()
         if (pairs.nunique() == len(pairs)).all():  # such as label and label_text
+            # The last label in the alphabet stands for its column.
             label = [i for i, name in zip(label, pairs.max()) if not name.isdecimal()]
     texts = find(text_columns or known)
     if not text_columns:

@@ -38,6 +38,8 @@ def main() -> int:
         "--card", help="run on a stand-in card; write here what each cell holds on it"
     )
     options = parser.parse_args()
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     peak = watch_memory()
     failed = 0
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
