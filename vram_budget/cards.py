@@ -273,7 +273,8 @@ def find_card(name: str) -> Card:
     size = re.search(r"(\d+) ?gi?b", name.lower())
     known = {_plain(listed): card for listed, card in CARDS.items()}
     card = known.get(plain)
-    if card and (not size or float(size[1]) == card.vram_gib):
+    # Of 16 GB a T4 keeps 14.75 for programs; ECC takes the rest.
+    if card and (not size or 0 <= float(size[1]) - card.vram_gib < 2):
         return card
     near = get_close_matches(plain, known, 5, 0)
     names = ", ".join(known[other].name for other in near)
@@ -334,6 +335,10 @@ def found_card(properties: Any, free_mib: float | None = None) -> Card:
 
 def _plain(name: str) -> str:
     """Reduce a card's name to the part that all spellings share."""
-    extras = r"nvidia|geforce|tesla|gpu|with|design|(sxm|pcie).*|\d+ ?gi?b"
-    extras += "|(?<!titan )[gr]tx|[^a-z0-9]"
-    return re.sub(extras, "", name.lower().replace("mobile", "laptop"))
+    return re.sub(
+        r"nvidia|geforce|tesla|gpu|with|design|(sxm|pcie).*|\d+ ?gi?b"
+        # This one is made for laptops only: Linux calls it Mobile, NVIDIA does not.
+        r"|(?<=1650 ti )laptop|(?<=1650ti )laptop|(?<!titan )[gr]tx|[^a-z0-9]",
+        "",
+        name.lower().replace("mobile", "laptop"),
+    )

@@ -116,6 +116,10 @@ def test_the_cards_that_readers_have():
         ("nvidia geforce gtx1650TI", "GTX 1650 Ti"),
         ("NVIDIA GeForce GTX 1650 Ti", "GTX 1650 Ti"),
         ("NVIDIA GeForce GTX 1650 Ti with Max-Q Design", "GTX 1650 Ti Max-Q"),
+        ("GeForce GTX 1650 Ti Mobile", "GTX 1650 Ti"),
+        ("1650ti laptop", "GTX 1650 Ti"),
+        ("T4 16GB", "T4"),
+        ("L4 24 GB", "L4"),
         ("1650ti", "GTX 1650 Ti"),
         ("1650", "GTX 1650"),
         ("3060", "RTX 3060 12GB"),
@@ -177,6 +181,8 @@ def test_another_card_is_not_taken_for_a_listed_one(name):
         "NVIDIA GeForce GTX 1060 3GB",
         "5060 Ti 8GB",
         "RTX 3050 6 GB",
+        "RTX 3080 12GB",
+        "T4 12GB",
     ],
 )
 def test_a_card_of_another_size_is_another_card(name):
