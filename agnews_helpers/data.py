@@ -45,7 +45,7 @@ SPLITS = {
 }
 # No label, a word for nothing, several labels, an object or bytes
 NO_CLASS = re.compile(
-    r"|-|\\n|#?n/a|#\w+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
+    r"|-|\\n|#?n/?[adv]|#[\w/]+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
 )
 
 
@@ -291,7 +291,10 @@ def _classes(train):
         for label, n in counts.items()
         if n >= MIN_ROWS_PER_CLASS and not NO_CLASS.fullmatch(label)
     }
-    is_ag_news = [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
+    is_ag_news = (
+        [*map(plain_label, train.table.columns)] in AG_NEWS_COLUMNS
+        and train.table.columns[0] in train.columns  # is the label
+    )
     codings = _codings(LABELS)[: 3 if is_ag_news else 1]
     if any(coding.keys() in (common, counts.keys()) for coding in codings):
         return LABELS
@@ -387,20 +390,19 @@ def _split(rows, names, recipe, text_columns=()):
             f"{', '.join(small)}."
         )
     validation = rows.get("validation")
-    drawn = train
     if validation is None:
         n = max(4, len(names), round(recipe.validation_share * len(different)))
-        drawn, validation = _keep_equal_together(
+        train, validation = _keep_equal_together(
             train, lambda rows: _deal(rows, max(1, len(rows) - n), recipe.seed)
         )
-    if test.empty or len(drawn) < recipe.batch_size:
+    if test.empty or len(train) < recipe.batch_size:
         raise DataError(
-            f"{recipe.data} has {len(drawn)} rows to train, {len(validation)} to "
+            f"{recipe.data} has {len(train)} rows to train, {len(validation)} to "
             f"validate and {len(test)} to test with: too few for batches of "
             f"{recipe.batch_size}. Use more rows, or a smaller batch_size "
             "(--batch-size)."
         )
-    splits = {"train": drawn, "validation": validation, "test": test}
+    splits = {"train": train, "validation": validation, "test": test}
     for one, other in combinations(splits, 2):
         if shared := {*splits[one]["plain_text"]} & {*splits[other]["plain_text"]}:
             print(

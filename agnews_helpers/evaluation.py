@@ -357,7 +357,6 @@ def score(
         raise InvalidValue("Some logits are NaN or infinite: the weights are damaged.")
     losses = -log_p[np.arange(len(labels)), labels]
     true, predicted = names[labels], names[logits.argmax(axis=1)]
-    columns = ["precision", "recall", "f1", "rows"]
     figures = metrics.precision_recall_fscore_support(
         true, predicted, labels=names, zero_division=0
     )
@@ -370,7 +369,9 @@ def score(
         interval=test.proportion_ci(method="wilson"),
         macro_f1=metrics.f1_score(true, predicted, average="macro", zero_division=0),
         loss=float(losses.mean()),
-        per_class=DataFrame(dict(zip(columns, figures)), names),
+        per_class=DataFrame(
+            dict(zip(["precision", "recall", "f1", "rows"], figures)), names
+        ),
         confusion=DataFrame(counts, names, names).rename_axis(
             index="true", columns="predicted"
         ),

@@ -118,6 +118,7 @@ def load_model(recipe: Recipe, names: Sequence[str] = LABELS) -> PreTrainedModel
             num_labels=len(names),
             id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
+            problem_type="single_label_classification",
             ignore_mismatched_sizes=True,  # a head for other classes is replaced
         )
     missing = [w for w in new_weights if w.startswith(model.base_model_prefix)]
@@ -164,20 +165,27 @@ def check_model_and_tokenizer(
     Raises
     ------
     InvalidValue
-        If the model gives one number or several labels, the tokenizer has more tokens
-        than the model, there is no padding token, or the model has fewer positions than
-        `max_length`.
+        If the model gives one number or several labels, or answers otherwise beside
+        other rows; if the tokenizer has more tokens than the model, or less than half
+        of them, or no tokenizer.json; if there is no padding token; or if the model has
+        fewer positions than `max_length`.
     """
     config = model.config
-    positions = getattr(config, "max_position_embeddings", max_length)
+    # RoBERTa never uses two of its 514.
+    positions = getattr(config, "max_position_embeddings", 1e9) // 8 * 8
     positions = min(positions, tokenizer.model_max_length)
     if config.num_labels < 2 or "multi" in (config.problem_type or ""):
         raise InvalidValue("The model does not choose one of several classes.")
-    if len(tokenizer) > config.vocab_size:
+    if config.model_type in ("big_bird", "fnet", "xlnet"):
+        raise InvalidValue(
+            "The model answers otherwise where other rows stand in the batch; take one "
+            "like DistilBERT."
+        )
+    if not 0.5 < len(tokenizer) / config.vocab_size <= 1:
         raise InvalidValue(
             f"The tokenizer has {len(tokenizer):,} tokens and the model "
-            f"{config.vocab_size:,}: they do not belong together. Take the folder of "
-            "one model."
+            f"{config.vocab_size:,}: they do not belong together, or a file is "
+            "missing. Take the folder of one model, with its tokenizer.json."
         )
     pads = tokenizer.pad_token_id, config.pad_token_id
     if None in pads or not tokenizer.is_fast:
@@ -185,10 +193,10 @@ def check_model_and_tokenizer(
             "The model has no tokenizer.json or no padding token, which batches need; "
             "take one like DistilBERT."
         )
-    if positions < max_length:  # XLNet has -1: it answers from its last token, padding
+    if positions < max_length:
         raise InvalidValue(
-            f"The model takes {positions} tokens (-1: no padded ones); max_length is "
-            f"{max_length}. Make it smaller, or take a model like DistilBERT."
+            f"The model takes {positions} tokens; max_length is {max_length}. Make it "
+            "smaller."
         )
 
 
@@ -210,11 +218,12 @@ def check_trainable(model: PreTrainedModel) -> None:
     with torch.device("meta"):
         fresh = type(model)(model.config)
     weights = dict(model.named_parameters())  # without second names
-    dtypes = {weight.dtype for weight in weights.values()}
     problems = {
         "is no sequence classifier": "SequenceClass" not in type(model).__name__,
         "has only frozen weights": not any(w.requires_grad for w in weights.values()),
-        "is in half precision (choose Recipe(precision=...) instead)": dtypes
+        "is in half precision (choose Recipe(precision=...) instead)": {
+            weight.dtype for weight in weights.values()
+        }
         & {torch.float16, torch.bfloat16},
         "has other layers or weights than its configuration says, or one under two "
         "names": _layout(model) != _layout(fresh),
@@ -302,8 +311,8 @@ def label_mapping(model: PreTrainedModel, split: Dataset) -> list[int]:
     """
     ours = class_names(model)
     theirs = getattr(split.features["label"], "names", None) or ours
-    known = [plain_label(name) for name in ours]
-    wanted = [plain_label(name) for name in theirs]
+    known = [*map(plain_label, ours)]
+    wanted = [*map(plain_label, theirs)]
     if not {*wanted} <= {*known} or len({*known}) < len(known):
         raise InvalidValue(
             f"The model's classes are {', '.join(ours)}, the data's "
@@ -452,8 +461,10 @@ def source_files(name: str) -> list[Path]:
             for path in Path(name).iterdir()
             if path.suffix in (".safetensors", ".bin") or path.name == "config.json"
         )
-    files = ("config.json", "model.safetensors")
-    cached = [try_to_load_from_cache(name, file) for file in files]
+    cached = [
+        try_to_load_from_cache(name, file)
+        for file in ("config.json", "model.safetensors")
+    ]
     return [Path(path) for path in cached if isinstance(path, str)]
 
 

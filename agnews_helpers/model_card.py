@@ -75,7 +75,7 @@ def write_card(
     result : str
         The figures of its validation, as of `Report.describe`.
     """
-    public = None if Path(recipe.model).expanduser().is_dir() else recipe.model
+    public = None if Path(recipe.model).is_dir() else recipe.model
     metadata = ModelCardData(
         base_model=None if public == "mini" else public,
         pipeline_tag="text-classification",

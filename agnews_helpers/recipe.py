@@ -190,11 +190,11 @@ class Recipe:
         rows = (self.train_rows, self.test_rows)
         train, test = ("all" if n is None else f"{n:,}" for n in rows)
         # Notebooks store this: a folder is shown without the folders above it.
-        folder = Path(self.data).resolve().name
         grouped = "grouped by length, " if self.group_by_length else ""
         return (
             f"profile    {self.profile} ({self.reason})\n"
-            f"model      {self.model}; data {folder}: {train} train rows, "
+            f"model      {Path(self.model).resolve().name}; "
+            f"data {Path(self.data).resolve().name}: {train} train rows, "
             f"{test} test rows\n"
             f"training   {self.epochs} epochs, batch size {self.batch_size} "
             f"({grouped}padded to {self.padding}), Adam {self.learning_rate:g}, "

@@ -345,6 +345,17 @@ def test_the_readme_tells_the_measured_seeds():
     assert said.format(sum(real) / len(real), least, max(real)) in text
 
 
+def test_the_readme_tells_the_minutes_of_laptop():
+    lines = (rules.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    seconds = rules.stored("laptop_minutes.json")["seconds"]
+    assert [*seconds] == rules.NAMES
+    for name, measured in seconds.items():
+        [row] = [line for line in lines if f"](notebooks/{name}.ipynb) |" in line]
+        assert row.split(" | ")[4] == f"{measured / 60:.1f} min"
+    said = f"about 7, and {sum(seconds.values()) / 60:.0f} in `laptop`"
+    assert sum(said in line for line in lines) == 1
+
+
 def test_the_long_run_is_told_as_it_was_measured():
     text, figures = told("10"), rules.stored("long_run.json")
     said = "on {:,} rows of AG News' training split on two CPU cores, in {:.0f} minutes"

@@ -1016,6 +1016,16 @@ def test_four_own_classes_with_numbers_are_not_taken_for_ag_news(
     named = [(label, f"title {i}", text) for i, (text, label) in enumerate(rows)]
     load(own(tmp_path, named, header=("Class Index", "Title", "Description")))
     assert "4 classes: World 6, Sports 6, " in capsys.readouterr().out
+    rated = [(f"{i}", *row) for i, row in enumerate(mail(60, labels))]
+    load(own(tmp_path, rated, header=()))
+    assert f"4 classes: {first} 15, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["#NV", "#N/D", "#DIV/0!", "#VALUE!", "#N/A"])
+def test_a_spreadsheets_error_is_no_class(label, tmp_path, capsys):
+    load_of = own(tmp_path, [*mail(24), *((label, f"text {i}") for i in range(6))])
+    with pytest.raises(DataError, match="where one class is needed"):
+        load(load_of)
 
 
 def test_classes_in_thai_and_persian_are_the_files_own(tmp_path):

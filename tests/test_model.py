@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
+from transformers import XLNetConfig
 from transformers.utils import logging as transformers_logging
 
 from agnews_helpers import (
@@ -37,6 +38,7 @@ from agnews_helpers.plumbing.mini import mini_folder
 from agnews_helpers.plumbing.storage import sha256
 from agnews_helpers.recipe import HUB_MODEL
 from tests.compare import assert_same_weights
+from tests.tiny import tiny_model_folder
 
 
 def test_the_name_is_what_from_pretrained_takes():
@@ -104,6 +106,12 @@ def test_the_same_seed_gives_the_same_head_and_leaves_the_generator_alone():
     ]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_new_head_chooses_one_class_whatever_the_old_one_did(tmp_path):
+    folder = tiny_model_folder(tmp_path / "old", problem_type="regression")
+    config = load_model(Recipe(model=str(folder)), NAMES).config
+    assert config.problem_type == "single_label_classification"
 
 
 def test_a_folder_is_loaded_in_fp32_whatever_was_stored(tiny, tmp_path):
@@ -348,6 +356,21 @@ def test_classes_are_found_by_name(tiny):
             "tokenizer has 30,523 tokens and the model 30,522",
         ),
         (
+            lambda model, tokenizer: setattr(model.config, "vocab_size", 61_044),
+            "tokenizer has 30,522 tokens and the model 61,044",
+        ),
+        (
+            lambda model, tokenizer: setattr(model, "config", XLNetConfig()),
+            "answers otherwise where other rows stand in the batch",
+        ),
+        (
+            lambda model, tokenizer: (
+                setattr(tokenizer, "model_max_length", 10**30),
+                setattr(model.config, "max_position_embeddings", 511),  # as 514 of 512
+            ),
+            "takes 504 tokens",
+        ),
+        (
             lambda model, tokenizer: setattr(model.config, "pad_token_id", None),
             "no padding token",
         ),
@@ -356,12 +379,6 @@ def test_classes_are_found_by_name(tiny):
                 tokenizer, "__class__", type("Slow", (type(tokenizer),), SLOW)
             ),
             "no tokenizer.json",
-        ),
-        (
-            lambda model, tokenizer: setattr(
-                model.config, "max_position_embeddings", -1
-            ),
-            "takes -1 tokens",
         ),
         (
             lambda model, tokenizer: setattr(

@@ -446,3 +446,8 @@ def test_a_lock_file_that_cannot_be_opened_is_one_clear_line(tmp_path, monkeypat
     expected = "its lock cannot be opened .*Permission denied.*give another"
     with pytest.raises(FolderInUse, match=expected), folder_lock(tmp_path):
         pass
+
+
+def test_half_a_character_does_not_stop_a_file(tmp_path):
+    storage.save_text(tmp_path / "a.csv", "Bob \ud83d, Zoë")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "Bob \\ud83d, Zoë"

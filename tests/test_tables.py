@@ -236,13 +236,11 @@ def test_rows_that_cannot_be_used(tmp_path, content, parts):
     refused(tmp_path, content, *parts)
 
 
-@pytest.mark.parametrize(
-    "first", ["Wirtschaft;'Nach der Wahl; ein Ueberblick'", "label;text;source"]
-)
-def test_a_first_row_that_is_unlike_most_is_the_one_to_mend(tmp_path, first):
+def test_a_first_row_that_is_unlike_most_is_the_one_to_mend(tmp_path):
     rows = [f"{('Sport', 'Web')[i % 2]};a text of its own {i}" for i in range(20)]
-    content = "\n".join([first, *rows])
-    refused(tmp_path, content, "any.csv: row 1 has", "double quotation marks", "title")
+    content = "\n".join(["label;text;source", *rows])
+    problem = "no rows that can be read: line 2: 2 fields, and the first row has 3"
+    refused(tmp_path, content, problem, "Put quotation marks", "title")
 
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):
@@ -279,6 +277,20 @@ def test_texts_of_two_lines_between_other_columns_are_whole(
     name = "any.tsv" if separator == "\t" else "any.csv"
     found = read(tmp_path, file.getvalue().encode(), name)
     assert [text for _, text in found] == [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["id,text", "1,Where?", '2,"My number is\n123456"', "3,Money back"],
+        ["id,kind,text", "1,a,Where?", '2,b,"My number is\n123456"', "3,a,Money"],
+        ["rating,text", "5,Great", '4,"Call me at\n0171234567"', "1,Never again"],
+        ["text,rating", "Great,5", '"5\nGreat product",4', "Never again,1"],
+    ],
+)
+def test_a_number_on_a_line_of_its_own_is_no_row(tmp_path, lines):
+    content = "\n".join(lines).encode()
+    assert len(read(tmp_path, content, labelled=False)) == 3
 
 
 @pytest.mark.parametrize("header", ["text,label,when", "when,text,label"])
@@ -359,6 +371,9 @@ def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
         ("3,one\n".encode("utf-32"), ["line"]),
         ("3,one\n4,two\n".encode("utf-16")[:-1], ["line 2: neither UTF-8"]),
         (b"\xff\xfe3\0,\0\x00\xd8x\0\n\0", ["line 1: neither UTF-8"]),
+        ("Größe,Grüße\n".encode() + b"Lob,f\xfcr\n", ["line 2: neither UTF-8"]),
+        ("3,“so”\n".encode() + b"4,\xfc\n", ["line 2: neither UTF-8"]),
+        ("3,\U0001f600\n".encode() + b"4,\xfc\n", ["line 2: neither UTF-8"]),
     ],
 )
 def test_bytes_that_are_no_text(tmp_path, data, parts):
@@ -727,6 +742,14 @@ def test_labels_are_not_needed_everywhere(tmp_path):
         ("-1", "first"),
         ("", "second"),
     ]
+    other = dict(labelled=False, label_column="mood")
+    assert read(tmp_path, "text,topic\nfirst,a\n", **other) == [("", "first")]
+
+
+def test_a_column_that_is_not_there_is_not_replaced_by_the_first(tmp_path):
+    content = "".join(f"{i},words {i}\n" for i in range(20))
+    assert len(read(tmp_path, content, label_column="column 1")) == 20
+    refused(tmp_path, content, "which is the label?", label_column="column 9")
 
 
 # whatever stands in a file: rows, or our own error

@@ -283,7 +283,7 @@ def save_text(path: Path, text: str) -> None:
     partial = staging_name(path)
     with _saving(path):
         try:
-            retry_if_held(partial.write_bytes, text.encode("utf-8"))
+            retry_if_held(partial.write_bytes, text.encode("utf-8", "backslashreplace"))
             _flush(partial)
             retry_if_held(os.replace, partial, path)
         finally:

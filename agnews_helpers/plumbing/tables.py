@@ -33,8 +33,12 @@ HEADER_NAME = re.compile(
     f"|question|{LABEL_NAME.pattern}"
 )
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
-# What no text in Windows-1252 has: bytes without a meaning, most control characters
-NOT_WINDOWS = re.compile(rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]")
+# What no text in Windows-1252 has: bytes without a meaning, most control characters,
+# and letters, quotation marks and emoji as UTF-8 writes them
+NOT_WINDOWS = re.compile(
+    rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]"
+    rb"|[\xc2\xc3][\x80-\xbf]|\xe2\x80|\xf0\x9f"
+)
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
 WORD = re.compile(r"[^\W\d_]")
@@ -333,12 +337,6 @@ def _parse_csv(path, kind):
                 "a title or footer"
             )
             unused[line] = problem, separator.join(rows.pop(line))
-    if len(unused) > len(rows):
-        raise DataError(
-            f"{path}: row 1 has {width} fields, separated by {separator!r}, and most "
-            "others have not. Put double quotation marks around each field with "
-            f"{separator!r} in it, or delete a title above the header."
-        )
     for line in [*_swallowing(rows, separator)]:
         unused[line] = WRONG_MARK, separator.join(rows.pop(line))
     return Texts(
@@ -357,7 +355,7 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
     A line with a wrong quotation mark is left out; a new row begins in the next one.
     """
     rows, unused, start = {}, {}, 0
-    limit = csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
     while start < len(lines):
         reader = csv.reader(
             lines[start:],
@@ -375,7 +373,6 @@ def _split(lines, separator, quoting=csv.QUOTE_MINIMAL):
         except csv.Error:
             unused[line] = WRONG_MARK, lines[line - 1].rstrip("\r\n")
             start = line
-    csv.field_size_limit(limit)
     # A row of empty cells is a row, but not above the first one; a blank line is none.
     first = next((n for n, row in rows.items() if "".join(row).strip()), 1e9)
     single = max(map(len, rows.values()), default=0) < 2  # but of one column it is
@@ -406,7 +403,9 @@ def _swallowing(rows, separator):
             and (not first or shape(after[0]) in firsts)
             for before, after in pairwise(parts)
         ]
-        if (first or last) and sum(breaks) > len(breaks) / 2:
+        whole = sum(len(part) >= len(row) for part in parts)
+        mostly = 2 * whole > len(parts) and sum(breaks) > len(breaks) / 2
+        if mostly and (first or last):
             yield line
 
 
@@ -492,15 +491,14 @@ def _repeats(column, share):
 
     One value alone tells nothing.
     """
-    most = share * len(column)
-    values = {*map(str, column)}  # with few ways of writing each
-    return len(values) <= 5 * most and 2 <= len({*map(plain_label, values)}) <= most
+    values = {*map(plain_label, {*map(str, column)})}
+    return 2 <= len(values) <= share * len(column)
 
 
 def _has_words(column):
     """Say whether a column is more than numbers and dates below a header."""
-    has_word = [isinstance(cell, str) and WORD.search(cell) for cell in column]
-    return 2 * sum(map(bool, has_word)) >= len(column)
+    words = [cell for cell in column if isinstance(cell, str) and WORD.search(cell)]
+    return 2 * len(words) >= len(column)
 
 
 def _choose_columns(table, label_column, text_columns, labelled, known):
@@ -517,7 +515,7 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
 
     free = [i for i, name in enumerate(names) if not ROW_NUMBER_NAME.fullmatch(name)]
     label = find([label_column]) if label_column else []
-    if not label and not (label_column and labelled):
+    if not label and not label_column:
         label = find(filter(LABEL_NAME.fullmatch, names))
     if len(label) > 1:
         pairs = table.iloc[:, label].map(plain_label).drop_duplicates()
@@ -531,11 +529,10 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1
         label = [i for i in others if _repeats(table.iloc[:, i], most)]
-    if labelled and not has_header and not label:
-        label = [0]
+        if not has_header and not label:
+            label = [0]
     if not texts and not text_columns:
-        others = [i for i in free if i not in label]
-        others = [i for i in others if _has_words(table.iloc[:, i])]
+        others = [i for i in free if i not in label and _has_words(table.iloc[:, i])]
         # Without a header behind a label: title and text, as of Zhang et al.
         is_all_text = len(others) == 1 or not has_header and label == [0]
         texts = others if is_all_text and len(others) <= 3 else []
