@@ -59,7 +59,7 @@ def test_texts_of_your_own(classes, small, tmp_path):
 
 @pytest.mark.rehearsal
 def test_few_rows(small, tmp_path):
-    few = {"AGNEWS_TRAIN_ROWS": "100", "AGNEWS_TEST_ROWS": "20"}
+    few = {"AGNEWS_TRAIN_ROWS": "60", "AGNEWS_TEST_ROWS": "20"}
     check(run(small, tmp_path, AGNEWS_PROFILE="laptop", **few))
 
 
