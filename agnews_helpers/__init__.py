@@ -9,7 +9,7 @@ from importlib import import_module
 
 # huggingface_hub reads these when it is imported. Downloads through Xet are reported to
 # stall on poor networks (xet-core issues 850 and 898); over HTTP they time out. Windows
-# has no links without Developer Mode, and nothing here needs them.
+# makes no links without Developer Mode, and nothing here needs them.
 for _name in ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_SYMLINKS_WARNING"):
     os.environ.setdefault(_name, "1")
 

@@ -166,13 +166,13 @@ def check_model_and_tokenizer(
     ------
     InvalidValue
         If the model gives one number or several labels, or answers otherwise beside
-        other rows; if the tokenizer has more tokens than the model, or less than half
-        of them, or no tokenizer.json; if there is no padding token; or if the model has
-        fewer positions than `max_length`.
+        other rows; if the tokenizer saves no tokenizer.json, has more tokens than the
+        model, or not more than half of them; if there is no padding token; or if the
+        model has fewer positions than `max_length`.
     """
     config = model.config
-    # RoBERTa never uses two of its 514.
-    positions = getattr(config, "max_position_embeddings", 1e9) // 8 * 8
+    positions = getattr(config, "max_position_embeddings", max_length)
+    positions -= 2 * (positions == 514)  # RoBERTa's first two are of no token
     positions = min(positions, tokenizer.model_max_length)
     if config.num_labels < 2 or "multi" in (config.problem_type or ""):
         raise InvalidValue("The model does not choose one of several classes.")
@@ -181,17 +181,17 @@ def check_model_and_tokenizer(
             "The model answers otherwise where other rows stand in the batch; take one "
             "like DistilBERT."
         )
+    pads = tokenizer.pad_token_id, config.pad_token_id
+    if None in pads or not tokenizer.is_fast:
+        raise InvalidValue(
+            "The model has no padding token, or a tokenizer that saves no "
+            "tokenizer.json; take one like DistilBERT."
+        )
     if not 0.5 < len(tokenizer) / config.vocab_size <= 1:
         raise InvalidValue(
             f"The tokenizer has {len(tokenizer):,} tokens and the model "
             f"{config.vocab_size:,}: they do not belong together, or a file is "
             "missing. Take the folder of one model, with its tokenizer.json."
-        )
-    pads = tokenizer.pad_token_id, config.pad_token_id
-    if None in pads or not tokenizer.is_fast:
-        raise InvalidValue(
-            "The model has no tokenizer.json or no padding token, which batches need; "
-            "take one like DistilBERT."
         )
     if positions < max_length:
         raise InvalidValue(

@@ -21,8 +21,9 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
 
     The profile is `overrides["profile"]`, else ``AGNEWS_PROFILE``, otherwise chosen
     automatically: ``full`` with the Hub (or its cache) and CUDA, ``laptop`` with the
-    Hub only, else ``offline``. `environment_overrides` override single fields, and
-    `overrides` override those.
+    Hub only, else ``offline``. ``laptop`` draws rows of AG News only: of your own data
+    all are used. `environment_overrides` override single fields, and `overrides`
+    override those.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def recipe_for_this_machine(**overrides: Any) -> Recipe:
     profile, reason = (asked, f"asked for by {source}") if asked else _choose_profile()
     fields = environment_overrides() | overrides
     size = PROFILES.get(profile, {})  # Recipe refuses another name
-    if profile == "laptop" and "data" in fields:
+    if profile == "laptop" and fields.get("data", HUB_DATA) != HUB_DATA:
         size = {}  # your own rows are all used
     recipe = Recipe(profile, **size | fields)
     if asked and {HUB_MODEL, HUB_DATA} & {recipe.model, recipe.data}:

@@ -189,11 +189,11 @@ class Recipe:
         """
         rows = (self.train_rows, self.test_rows)
         train, test = ("all" if n is None else f"{n:,}" for n in rows)
-        # Notebooks store this: a folder is shown without the folders above it.
         grouped = "grouped by length, " if self.group_by_length else ""
+        # Notebooks store this: the data's folder is shown without those above it.
         return (
             f"profile    {self.profile} ({self.reason})\n"
-            f"model      {Path(self.model).resolve().name}; "
+            f"model      {self.model}; "
             f"data {Path(self.data).resolve().name}: {train} train rows, "
             f"{test} test rows\n"
             f"training   {self.epochs} epochs, batch size {self.batch_size} "

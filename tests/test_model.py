@@ -366,9 +366,9 @@ def test_classes_are_found_by_name(tiny):
         (
             lambda model, tokenizer: (
                 setattr(tokenizer, "model_max_length", 10**30),
-                setattr(model.config, "max_position_embeddings", 511),  # as 514 of 512
+                setattr(model.config, "max_position_embeddings", 514),
             ),
-            "takes 504 tokens",
+            "takes 512 tokens",
         ),
         (
             lambda model, tokenizer: setattr(model.config, "pad_token_id", None),
@@ -400,7 +400,7 @@ def test_parts_that_do_not_belong_together(tiny, change, message):
     check_model_and_tokenizer(model, tokenizer, 512)
     change(model, tokenizer)
     with pytest.raises(InvalidValue, match=message):
-        check_model_and_tokenizer(model, tokenizer, 512)
+        check_model_and_tokenizer(model, tokenizer, 513)
 
 
 @pytest.mark.parametrize(

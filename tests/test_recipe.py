@@ -221,6 +221,7 @@ def test_the_profile_laptop_uses_all_of_ones_own_rows(monkeypatch, tmp_path):
     own = recipe_for_this_machine(data="tickets.csv")
     assert (own.train_rows, own.test_rows) == (None, None)
     assert recipe_for_this_machine(data="tickets.csv", test_rows=7).test_rows == 7
+    assert recipe_for_this_machine(data=HUB_DATA).train_rows == 800
     monkeypatch.setenv("AGNEWS_DATA", "tickets.csv")
     assert recipe_for_this_machine() == own.replace(data="tickets.csv")
     assert own.profile == "laptop" and own.model == "mini"

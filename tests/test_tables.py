@@ -351,6 +351,15 @@ def test_encodings_with_a_mark(tmp_path, encoding, name):
     assert read(tmp_path, data, name) == rows
 
 
+@pytest.mark.parametrize(
+    "text", ["IRÃ…", "CRISTÃ’s", "AMANHû", "IRÃ—EUA", "SÃO", "ÂGE", "à €", "CAMPEÃ\xa0"]
+)
+def test_legal_words_of_windows_1252_are_read(tmp_path, text):
+    path = tmp_path / "any.csv"
+    path.write_bytes(f"3,one\n4,{text} é\n3,two\n".encode("cp1252"))
+    assert text.strip() in read_texts([path]).rows["text"].tolist()[1]
+
+
 def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
     path = tmp_path / "any.csv"
     path.write_bytes("Größe,5 € für “Zoë”\nPreis,one\nPreis,two\n".encode("cp1252"))

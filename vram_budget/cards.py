@@ -274,7 +274,7 @@ def find_card(name: str) -> Card:
     known = {_plain(listed): card for listed, card in CARDS.items()}
     card = known.get(plain)
     # Of 16 GB a T4 keeps 14.75 for programs; ECC takes the rest.
-    if card and (not size or 0 <= float(size[1]) - card.vram_gib < 2):
+    if card and (not size or 1 <= float(size[1]) / card.vram_gib < 1.1):
         return card
     near = get_close_matches(plain, known, 5, 0)
     names = ", ".join(known[other].name for other in near)

@@ -273,7 +273,7 @@ def save_text(path: Path, text: str) -> None:
     path : Path
         The file; it is overwritten.
     text : str
-        Its content.
+        Its content; half a character is written as its number.
 
     Raises
     ------

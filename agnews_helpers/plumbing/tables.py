@@ -33,11 +33,12 @@ HEADER_NAME = re.compile(
     f"|question|{LABEL_NAME.pattern}"
 )
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
-# What no text in Windows-1252 has: bytes without a meaning, most control characters,
-# and letters, quotation marks and emoji as UTF-8 writes them
+# What a text in Windows-1252 does not have: bytes without a meaning, most control
+# characters, and letters, quotation marks and emoji as UTF-8 writes them (a capital A
+# with a tilde ends words in Portuguese: some marks may follow it)
 NOT_WINDOWS = re.compile(
     rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]"
-    rb"|[\xc2\xc3][\x80-\xbf]|\xe2\x80|\xf0\x9f"
+    rb"|[\xc2\xc3](?![\x85\x91-\x97\xa0\xbb])[\x80-\xbf]|\xe2\x80|\xf0\x9f"
 )
 # A null byte, or half of a character that takes two units in UTF-16.
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
@@ -514,17 +515,16 @@ def _choose_columns(table, label_column, text_columns, labelled, known):
         return []
 
     free = [i for i, name in enumerate(names) if not ROW_NUMBER_NAME.fullmatch(name)]
-    label = find([label_column]) if label_column else []
-    if not label and not label_column:
-        label = find(filter(LABEL_NAME.fullmatch, names))
+    label = find(
+        [label_column] if label_column else filter(LABEL_NAME.fullmatch, names)
+    )
     if len(label) > 1:
         pairs = table.iloc[:, label].map(plain_label).drop_duplicates()
         if (pairs.nunique() == len(pairs)).all():  # such as label and label_text
             # The last label in the alphabet stands for its column.
             label = [i for i, name in zip(label, pairs.max()) if not name.isdecimal()]
-    texts = find(text_columns or known)
-    if not text_columns:
-        texts = texts or find(["text"]) or find(["title", "description"])
+    usual = find(known) or find(["text"]) or find(["title", "description"])
+    texts = find(text_columns) if text_columns else usual
     if labelled and not label and not label_column:
         others = [i for i in free if i not in texts]
         most = 0.5 if texts and len(others) == 1 else 0.1

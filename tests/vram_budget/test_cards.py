@@ -183,6 +183,7 @@ def test_another_card_is_not_taken_for_a_listed_one(name):
         "RTX 3050 6 GB",
         "RTX 3080 12GB",
         "T4 12GB",
+        "GTX 1050 3GB",
     ],
 )
 def test_a_card_of_another_size_is_another_card(name):
