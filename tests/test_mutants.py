@@ -1,5 +1,6 @@
 """`benchmarks/mutants.py`: each mutant still applies, and the judge can judge."""
 
+import ast
 import shutil
 import subprocess
 
@@ -49,7 +50,8 @@ def test_every_mutant_applies_and_its_test_is_there():
     check_names(ROOT, found)
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in files(found)}
     for mutant in found:
-        assert mutant.changed(texts[mutant.file]) != texts[mutant.file]
+        changed = mutant.changed(texts[mutant.file])
+        assert changed != texts[mutant.file] and ast.parse(changed)
 
 
 def files(found):

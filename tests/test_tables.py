@@ -381,7 +381,7 @@ def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
         ("3,one\n4,two\n".encode("utf-16")[:-1], ["line 2: neither UTF-8"]),
         (b"\xff\xfe3\0,\0\x00\xd8x\0\n\0", ["line 1: neither UTF-8"]),
         ("Größe,Grüße\n".encode() + b"Lob,f\xfcr\n", ["line 2: neither UTF-8"]),
-        ("3,“so”\n".encode() + b"4,\xfc\n", ["line 2: neither UTF-8"]),
+        ("3,it’s\n".encode() + b"4,\xfc\n", ["line 2: neither UTF-8"]),
         ("3,\U0001f600\n".encode() + b"4,\xfc\n", ["line 2: neither UTF-8"]),
     ],
 )
@@ -759,6 +759,8 @@ def test_a_column_that_is_not_there_is_not_replaced_by_the_first(tmp_path):
     content = "".join(f"{i},words {i}\n" for i in range(20))
     assert len(read(tmp_path, content, label_column="column 1")) == 20
     refused(tmp_path, content, "which is the label?", label_column="column 9")
+    content = "".join(f"words {i} of it,{'ab'[i % 2]}\n" for i in range(20))
+    assert [name for name, _ in read(tmp_path, content)] == ["a", "b"] * 10
 
 
 # whatever stands in a file: rows, or our own error
@@ -930,6 +932,7 @@ def test_swallowed_rows_are_found_wherever_the_label_is(tmp_path, content):
     [
         'label,text\nPraise,"two\nlines"\nBlame,b\n',
         'text,label\n"two lines:\nBlame, too",Praise\nb,Blame\n',
+        'text,label\n"two, lines:\nBlame, too",Praise\nb,Blame\n',
         'text,label\n"two\nlines",Praise\nb,Blame\n',
         'title,label,text\na,Praise,"two\nlines"\nb,Blame,c\n',
     ],
