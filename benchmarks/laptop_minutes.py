@@ -10,7 +10,6 @@ with nothing else at work. If all ran to the end, it writes laptop_minutes.json.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.hub_server import make_repositories, serve  # noqa: E402
 from tests.rehearsal.ag_news_shape import make_rows  # noqa: E402
+from tests.rehearsal.rehearse import reader  # noqa: E402
 
 REAL_SIZE = dict(dim=768, n_layers=6, n_heads=12, hidden_dim=3072)
 LINE = re.compile(r"(\d\d_\w+) +ok +(\d+) s")
@@ -40,20 +40,12 @@ def run_notebooks(
     dict
         Notebook -> seconds; None if one failed.
     """
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("AGNEWS_", "HF_"))}
-    reader = {
-        "AGNEWS_PROFILE": "laptop",
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(folder / "home"),
-        "NO_PROXY": "*",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-    }
+    env = reader(address, folder, AGNEWS_PROFILE="laptop", PYTHONUNBUFFERED="1")
     command = [sys.executable, "-m", "agnews_helpers", "notebooks", *flags]
     command += ["--target", str(folder / "notebooks")]
     seconds = {}
     with subprocess.Popen(
-        command, cwd=ROOT, env=kept | reader, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
     ) as process:
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -1022,10 +1022,10 @@ def test_four_own_classes_with_numbers_are_not_taken_for_ag_news(
 
 
 @pytest.mark.parametrize("label", ["#NV", "#N/D", "#DIV/0!", "#VALUE!", "#N/A"])
-def test_a_spreadsheets_error_is_no_class(label, tmp_path, capsys):
-    load_of = own(tmp_path, [*mail(24), *((label, f"text {i}") for i in range(6))])
+def test_a_spreadsheets_error_is_no_class(label, tmp_path):
+    errors = [(label, f"text {i}") for i in range(6)]
     with pytest.raises(DataError, match="where one class is needed"):
-        load(load_of)
+        load(own(tmp_path, mail(24) + errors))
 
 
 def test_classes_in_thai_and_persian_are_the_files_own(tmp_path):

@@ -214,7 +214,7 @@ def test_the_profile_follows_from_the_machine(monkeypatch, reachable, gpu, profi
     )
 
 
-def test_the_profile_laptop_uses_all_of_ones_own_rows(monkeypatch, tmp_path):
+def test_the_profile_laptop_uses_all_of_ones_own_rows(monkeypatch):
     hub(monkeypatch, True), cuda(monkeypatch, False)
     monkeypatch.setenv("AGNEWS_MODEL", "mini")
     assert recipe_for_this_machine().train_rows == 800

@@ -241,6 +241,11 @@ def test_a_first_row_that_is_unlike_most_is_the_one_to_mend(tmp_path):
     content = "\n".join(["label;text;source", *rows])
     problem = "no rows that can be read: line 2: 2 fields, and the first row has 3"
     refused(tmp_path, content, problem, "Put quotation marks", "title")
+    content = "\n".join(["Wirtschaft;'Nach der Wahl; ein Ueberblick'", *rows])
+    (tmp_path / "any.csv").write_text(content, encoding="utf-8")
+    problems = read_texts([tmp_path / "any.csv"]).problems
+    assert problems["line"].tolist() == [*range(2, 22)]
+    assert problems["problem"].str.startswith("2 fields, and the first row has 3").all()
 
 
 def test_all_rows_that_cannot_be_used_are_listed_and_no_other_row_is_lost(tmp_path):

@@ -35,6 +35,24 @@ def stand_in_hub(folder: Path, train_rows: int, test_rows: int):
         yield hub.address
 
 
+def reader(address: str, folder: Path, **variables: str) -> dict[str, str]:
+    """Return the environment of a reader who has set these variables, and no others.
+
+    Returns
+    -------
+    dict
+        Its Hub is at `address`, and its cache in `folder`.
+    """
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("AGNEWS_", "HF_"))}
+    own = {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(folder / "home"),
+        "NO_PROXY": "*",
+        "PYTHONPATH": str(ROOT),
+    }
+    return kept | own | variables
+
+
 def run(address: str, folder: Path, *flags: str, **variables: str):
     """Run the notebooks in `folder`, as a reader who has set these variables.
 
@@ -43,21 +61,13 @@ def run(address: str, folder: Path, *flags: str, **variables: str):
     subprocess.CompletedProcess
         Of `run_notebooks`, which takes the flags.
     """
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("AGNEWS_", "HF_"))}
-    reader = {
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(folder / "home"),
-        "NO_PROXY": "*",
-        "MPLBACKEND": "agg",
-        "PYTHONPATH": str(ROOT),
-    }
     work = folder / "work"
     work.mkdir()
     command = [sys.executable, "-m", "tests.rehearsal.run_notebooks", *flags]
     return subprocess.run(
         command,
         cwd=work,
-        env=kept | reader | variables,
+        env=reader(address, folder, MPLBACKEND="agg", **variables),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
