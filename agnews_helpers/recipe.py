@@ -190,11 +190,9 @@ class Recipe:
         rows = (self.train_rows, self.test_rows)
         train, test = ("all" if n is None else f"{n:,}" for n in rows)
         grouped = "grouped by length, " if self.group_by_length else ""
-        # Notebooks store this: the data's folder is shown without those above it.
         return (
             f"profile    {self.profile} ({self.reason})\n"
-            f"model      {self.model}; "
-            f"data {Path(self.data).resolve().name}: {train} train rows, "
+            f"model      {self.model}; data {self.data}: {train} train rows, "
             f"{test} test rows\n"
             f"training   {self.epochs} epochs, batch size {self.batch_size} "
             f"({grouped}padded to {self.padding}), Adam {self.learning_rate:g}, "

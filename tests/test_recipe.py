@@ -227,10 +227,9 @@ def test_the_profile_laptop_uses_all_of_ones_own_rows(monkeypatch):
     assert own.profile == "laptop" and own.model == "mini"
 
 
-def test_this_folder_has_a_name(tmp_path, monkeypatch):
-    (tmp_path / "tickets").mkdir()
-    monkeypatch.chdir(tmp_path / "tickets")
-    assert "data tickets: all train rows" in Recipe(data=".").describe()
+@pytest.mark.parametrize("data", ["sample", "runs/tickets.csv", ".", HUB_DATA])
+def test_the_description_names_the_data_as_it_was_given(data):
+    assert f"data {data}: all" in Recipe(data=data).describe()
 
 
 @pytest.mark.parametrize("built_for", [None, "13.0"])
@@ -273,9 +272,7 @@ def test_the_environment_and_arguments_override(monkeypatch):
     recipe = recipe_for_this_machine(epochs=2)
     assert (recipe.train_rows, recipe.epochs, recipe.batch_size) == (2000, 2, 8)
     assert recipe_for_this_machine(train_rows=100).train_rows == 100
-    assert (
-        "somewhere" not in recipe.describe()
-    )  # notebooks store this text: no path of the reader's
+    assert "data somewhere/rows: 2,000 train rows" in recipe.describe()
 
 
 @pytest.mark.parametrize(
