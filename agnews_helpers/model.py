@@ -172,7 +172,7 @@ def check_model_and_tokenizer(
     """
     config = model.config
     positions = getattr(config, "max_position_embeddings", max_length)
-    positions -= 2 * (positions == 514)  # RoBERTa's first two are of no token
+    positions -= 2 * (positions % 8 == 2)  # RoBERTa's first two are of no token
     positions = min(positions, tokenizer.model_max_length)
     if config.num_labels < 2 or "multi" in (config.problem_type or ""):
         raise InvalidValue("The model does not choose one of several classes.")

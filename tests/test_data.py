@@ -1021,11 +1021,18 @@ def test_four_own_classes_with_numbers_are_not_taken_for_ag_news(
     assert f"4 classes: {first} 15, " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("label", ["#NV", "#N/D", "#DIV/0!", "#VALUE!", "#N/A"])
+@pytest.mark.parametrize(
+    "label", ["#NV", "#N/D", "#N/B", "#DIV/0!", "#VALUE!", "#N/A", "NA", "n/a", "N/D"]
+)
 def test_a_spreadsheets_error_is_no_class(label, tmp_path):
     errors = [(label, f"text {i}") for i in range(6)]
     with pytest.raises(DataError, match="where one class is needed"):
         load(own(tmp_path, mail(24) + errors))
+
+
+@pytest.mark.parametrize("state", ["NV", "ND", "NB"])
+def test_a_state_is_a_class(state, tmp_path):
+    assert state in names_of(load(own(tmp_path, mail(24, ["Ohio", state]))))
 
 
 def test_classes_in_thai_and_persian_are_the_files_own(tmp_path):

@@ -309,11 +309,11 @@ def test_a_name_that_cannot_be_looked_up_is_a_silent_hub(tmp_path, profile):
         (KeyError(), "KeyError. If a file is damaged, delete its folder in "),
         (
             ImportError("\nDebertaV2Tokenizer requires the SentencePiece library"),
-            "Deberta.* library. If its tokenizer needs it: pip install sentencepiece",
+            "Deberta.* library. It may need: pip install sentencepiece proto",
         ),
         (
             ValueError("`tiktoken` is required"),
-            "`tik.*d. If its .*: pip install sentence",
+            "`tik.*d. It may need: pip install sentence",
         ),
     ],
 )

@@ -371,6 +371,12 @@ def test_classes_are_found_by_name(tiny):
             "takes 512 tokens",
         ),
         (
+            lambda model, tokenizer: setattr(
+                model.config, "max_position_embeddings", 258
+            ),
+            "takes 256 tokens",
+        ),
+        (
             lambda model, tokenizer: setattr(model.config, "pad_token_id", None),
             "no padding token",
         ),

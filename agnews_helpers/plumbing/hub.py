@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?$")
 REMEDIES = {
     "error '40[134]|not appear": "Check the name, HF_TOKEN if private, HF_ENDPOINT.",
     "No space left": "Make room, or set HF_HOME to a folder on another disk.",
-    "tiktoken|entence[Pp]iece": "If its tokenizer needs it: pip install sentencepiece.",
+    "tiktoken|entence[Pp]iece": "It may need: pip install sentencepiece protobuf.",
     "error '|Timeout|ConnectError|ReadError|ProtocolError|Consistency check": (
         "Check the network, the proxy and HF_ENDPOINT, or run the same again later."
     ),

@@ -35,9 +35,9 @@ HEADER_NAME = re.compile(
 ROW_NUMBER_NAME = re.compile("(unnamed.*|id|index)?")
 # What a text in Windows-1252 does not have: bytes without a meaning, most control
 # characters, and letters, quotation marks and emoji as UTF-8 writes them (a capital A
-# with a tilde ends words in Portuguese: some marks may follow it)
+# with a tilde ends words in capitals in Portuguese: some marks may follow it)
 NOT_WINDOWS = re.compile(
-    rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]"
+    rb"[\0-\b\x0e-\x1a\x1c-\x1f\x81\x8d\x8f\x90\x9d]|(?<![A-Z])[\xc2\xc3][\x80-\xbf]"
     rb"|[\xc2\xc3](?![\x85\x91-\x97\xa0\xbb])[\x80-\xbf]|\xe2\x80|\xf0\x9f"
 )
 # A null byte, or half of a character that takes two units in UTF-16.
