@@ -227,8 +227,8 @@ def read_source(recipe: Recipe, names: list[str] | None = None) -> Source:
         found = {"train": found.get("test") or found["train"]}
     if not found["train"]:
         raise DataError(
-            f"{place} is not there, or is no folder with a training file. --data must "
-            "name one with train.csv and, if there are any, test.csv and "
+            f"{place} is not there, or is no folder with a training file. Name one "
+            "with train.csv and, if there are any, test.csv and "
             "validation.csv (or .tsv, .jsonl, .json, .parquet), or one such file."
         )
     by_name = names and (*names,) != LABELS  # not by numbers: whose order is it?

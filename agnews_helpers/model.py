@@ -422,7 +422,7 @@ def load_classifier(
     if facts and not facts.get("finished"):
         print(
             f"note: the run that wrote {folder.as_posix()} is not finished; this is "
-            "its best classifier so far."
+            "its classifier so far."
         )
     has_manifest = (folder / storage.MANIFEST).is_file()
     changed = damaged_classifier(folder, facts) if has_manifest else []

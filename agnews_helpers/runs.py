@@ -281,8 +281,8 @@ class OpenRun:
             except InvalidValue:
                 pass
         raise SaveError(
-            f"{self.path.as_posix()} holds {', '.join(present)}, but no run.json of "
-            f"this version. {ANOTHER_FOLDER} Or move them away."
+            f"{self.path.as_posix()} holds {', '.join(present)}, but no run.json "
+            f"that this version can read. {ANOTHER_FOLDER} Or move them away."
         )
 
     def _damaged(self, name):

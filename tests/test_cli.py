@@ -667,7 +667,7 @@ def test_the_classifier_of_an_unfinished_run_says_so(recipe, tokens, tmp_path, c
     train(load_model(recipe), tokens, recipe, tmp_path / "run", steps=2)
     capsys.readouterr()
     assert main(["predict", "--output-dir", str(tmp_path / "run"), "Stocks fall"]) == 0
-    expected = "run/best is not finished; this is its best classifier so far."
+    expected = "run/best is not finished; this is its classifier so far."
     assert expected in capsys.readouterr().out.replace("\\", "/")
 
 

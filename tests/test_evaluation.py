@@ -280,7 +280,7 @@ def test_classify(tiny):
         (["good", " "], "Text 2 of 2 is one without text"),
         (["good", None], "Text 2 of 2 is one .*NoneType"),
         (["\u200b\x07"], "Text 1 of 1 is one without text"),
-        (["a\ud800"], "Text 1 of 1 is one with .* half a character, so not UTF-8"),
+        (["a\ud800"], "Text 1 of 1 is one with .* half a character: take it out"),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused(tiny, texts, message):

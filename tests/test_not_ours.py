@@ -172,7 +172,9 @@ def test_a_record_that_holds_only_a_name_elsewhere_is_refused(
     forge(folder, victims, name, finished=True)
     before = contents(folder)
     for resume in ("auto", True, False):
-        with pytest.raises(SaveError, match="holds run.json, but no run.json of this"):
+        with pytest.raises(
+            SaveError, match="holds run.json, but no run.json that this"
+        ):
             train(load_model(two), tokens, two, folder, resume=resume)
     assert contents(folder) == before
 
@@ -207,7 +209,7 @@ def test_a_record_of_another_format_is_refused_and_stays(
     storage.write_record(folder / "run.json", facts | {"format": number})
     before = contents(folder)
     everything = "best, history.csv, steps.csv, run.json"
-    expected = f"holds {everything}, but no run.json of this version.*Or move them away"
+    expected = f"holds {everything}, but no run.json that.*Or move them away"
     with pytest.raises(SaveError, match=expected):
         train(load_model(two), tokens, two, folder, resume=False)
     for command in (["predict", "text"], ["evaluate"], ["train", "--resume"]):

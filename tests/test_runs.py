@@ -1002,7 +1002,9 @@ def test_foreign_files_under_our_names_are_refused_and_stay(
         (tmp_path / name).write_text(content, encoding="utf-8")
     before = contents(tmp_path)
     for resume in ("auto", True, False):
-        expected = rf"holds {name}, but no run.json of this version.*another output"
+        expected = (
+            rf"holds {name}, but no run.json that this version can read.*another output"
+        )
         with pytest.raises(SaveError, match=expected):
             train(load_model(three), tokens, three, tmp_path, resume=resume)
         assert contents(tmp_path) == before

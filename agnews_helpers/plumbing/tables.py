@@ -306,8 +306,8 @@ def decode_file(path: Path) -> tuple[str, str, list[str]]:
         line = error.object.count(b"\n", 0, error.start) + 1
     if encoding != "utf-8" or NOT_WINDOWS.search(content):
         raise DataError(
-            f"{path}, line {line}: neither UTF-8 text nor Windows-1252. Save the file "
-            "as UTF-8 (in Excel CSV UTF-8), unpack a zip, call Parquet .parquet."
+            f"{path}, line {line}: neither UTF-8 text nor, as a whole, Windows-1252. "
+            "Save it as UTF-8 (Excel: CSV UTF-8), unpack a zip, call Parquet .parquet."
         )
     text = content.decode("cp1252")
     word = re.search(r"\w*[^\0-\x7f]\w*", text)[0]
@@ -639,5 +639,5 @@ def problem_of(text: object) -> str:
     if not any(char.isprintable() and char != " " for char in text):
         return NO_TEXT
     if UNREADABLE.search(text):
-        return "with a null byte or half a character, so not UTF-8: save it as UTF-8"
+        return "with a null byte or half a character: take it out, or save it as UTF-8"
     return ""
