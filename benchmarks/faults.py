@@ -379,8 +379,8 @@ def _processes():
     return context
 
 
-def _session(context, run: SmallRun, folder: Path, strike=None, **fault) -> None:
-    """One process to its end; `strike` is called with it once it trains."""
+def _session(context, run: SmallRun, folder: Path, strike=None, **fault) -> int:
+    """Return the exit code of one process; `strike` gets it once it trains."""
     ready = context.Event()
     child = context.Process(
         target=session,
@@ -393,6 +393,7 @@ def _session(context, run: SmallRun, folder: Path, strike=None, **fault) -> None
         strike(child)
     child.join(SECONDS + 10 * run.seconds)
     assert not child.is_alive(), "the session hangs"
+    return child.exitcode
 
 
 def _fill_disk(room: int) -> None:
@@ -429,18 +430,20 @@ def disturbed(run: SmallRun, kind: str, wanted: int, chance: random.Random) -> R
             time.perf_counter(),
             result.tried,
         )
-        intact = 0
-        while not _finished(folder):
+        intact, has_ended = 0, False
+        while not has_ended:
             disturb = result.tried < wanted
             full = disturb and kind == "full disk"
-            _session(
+            code = _session(
                 context,
                 run,
                 folder,
                 strike if disturb and not full else None,
                 room=chance.randrange(60) if full else None,
             )
-            if not _finished(folder):
+            # A run killed while it finishes leaves the rest to the next process.
+            has_ended = code == 0 and _finished(folder)
+            if not has_ended:
                 assert disturb, "a run that nothing disturbed did not end"
                 result.tried += 1
             result.intact_deleted += _intact_steps(folder) < intact
