@@ -356,6 +356,13 @@ def test_the_readme_tells_the_minutes_of_laptop():
     assert sum(said in line for line in lines) == 1
 
 
+def test_the_faults_are_told_as_they_were_counted():
+    kinds = rules.stored("faults.json")["faults"]
+    assert f"tried {sum(kind['tried'] for kind in kinds):,} faults" in told("10")
+    for kind in kinds:
+        assert not kind["rows_lost"] + kind["weights_different"]
+
+
 def test_the_long_run_is_told_as_it_was_measured():
     text, figures = told("10"), rules.stored("long_run.json")
     said = "on {:,} rows of AG News' training split on two CPU cores, in {:.0f} minutes"
