@@ -108,7 +108,9 @@ def test_the_memory_of_a_step_is_the_predicted_one():
     from vram_budget.budget import step_budget
 
     budget = step_budget(training_step(), config_for(), 8, 358)
-    assert doctor.STEP_MIB == budget.reserved
+    # Each PyTorch has its own; the stated one is that of constraints.txt.
+    pinned = torch.__version__.startswith("2.13.0")
+    assert doctor.STEP_MIB == pytest.approx(budget.reserved, rel=0 if pinned else 0.05)
 
 
 def test_no_offline_model(monkeypatch, capsys):
@@ -270,4 +272,5 @@ def test_the_longest_path_of_torch():
     paths = [re.sub(r"^torch-[^/]+\.dist-info", "", p.as_posix()) for p in files]
     longest = max(map(len, paths))
     cuda = len("torch-2.13.0+cu130.dist-info") + longest
-    assert 67 + len("\\Lib\\site-packages\\") + cuda == 259
+    whole = 67 + len("\\Lib\\site-packages\\") + cuda
+    assert whole == 259 if torch.__version__.startswith("2.13.0") else whole < 260

@@ -303,6 +303,7 @@ def cuda_functions() -> dict:
     without_context = {
         "is_available": lambda: True,
         "is_initialized": lambda: bool(CONTEXT),
+        "is_current_stream_capturing": lambda: False,  # Adam asks a CUDA build
         "device_count": lambda: 1,
         "empty_cache": lambda: None,
         "memory_reserved": held,
