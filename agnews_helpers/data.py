@@ -45,7 +45,7 @@ SPLITS = {
 }
 # No label, a word for nothing, several labels, an object or bytes
 NO_CLASS = re.compile(
-    r"|-|\\n|#?n/[abdv]|#?na|#nv|#[\w/]+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
+    r"|-|\\n|#?n/[abdv]|#?na|#n[bdv]|#[\w/]+[!?]|nan|null|<na>|[\[{].*[\]}]|b'.*'|\d+(,\d+)+"
 )
 
 

@@ -1022,7 +1022,8 @@ def test_four_own_classes_with_numbers_are_not_taken_for_ag_news(
 
 
 @pytest.mark.parametrize(
-    "label", ["#NV", "#N/D", "#N/B", "#DIV/0!", "#VALUE!", "#N/A", "NA", "n/a", "N/D"]
+    "label",
+    ["#NV", "#N/D", "#N/B", "#DIV/0!", "#VALUE!", "#N/A", "NA", "n/a", "N/D", "#ND"],
 )
 def test_a_spreadsheets_error_is_no_class(label, tmp_path):
     errors = [(label, f"text {i}") for i in range(6)]

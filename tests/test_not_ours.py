@@ -173,7 +173,7 @@ def test_a_record_that_holds_only_a_name_elsewhere_is_refused(
     before = contents(folder)
     for resume in ("auto", True, False):
         with pytest.raises(
-            SaveError, match="holds run.json, but no run.json that this"
+            SaveError, match="holds run.json, but no run.json that this version"
         ):
             train(load_model(two), tokens, two, folder, resume=resume)
     assert contents(folder) == before
@@ -209,7 +209,8 @@ def test_a_record_of_another_format_is_refused_and_stays(
     storage.write_record(folder / "run.json", facts | {"format": number})
     before = contents(folder)
     everything = "best, history.csv, steps.csv, run.json"
-    expected = f"holds {everything}, but no run.json that.*Or move them away"
+    expected = f"holds {everything}, but no run.json that this version can read"
+    expected += ".*Or move them away"
     with pytest.raises(SaveError, match=expected):
         train(load_model(two), tokens, two, folder, resume=False)
     for command in (["predict", "text"], ["evaluate"], ["train", "--resume"]):
