@@ -4,6 +4,7 @@ import signal
 import threading
 
 import pytest
+import torch
 
 from agnews_helpers.plumbing import interrupts
 from agnews_helpers.plumbing.interrupts import StopSignal
@@ -62,19 +63,31 @@ def test_an_ignored_signal_stays_ignored(number):
     assert signal.getsignal(number) is signal.SIG_IGN
 
 
-def test_a_function_that_may_be_interrupted_ends_at_once():
-    def work(value):
-        if value == "interrupted":
-            signal.raise_signal(signal.SIGINT)
-            pytest.fail("went on")
-        return value
+class RaisesInItsDestructor:
+    """Whatever is raised here, Python ignores."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_function_ends_before_the_next_batch_wherever_the_signal_came(monkeypatch):
+    """Also in a destructor: an error in the handler would be lost there."""
+    ignored = []
+    monkeypatch.setattr("sys.unraisablehook", ignored.append)
+    model, batches = torch.nn.Identity(), []
+
+    def work(model, last):
+        for number in range(1, last + 1):
+            batches.append(model(number))
+            if number == 3:
+                RaisesInItsDestructor()
+        return "whole"
 
     with StopSignal() as stop:
-        assert stop.run_unless_stopped(work, "whole") == "whole"
-        assert stop.run_unless_stopped(work, "interrupted") is None
-        assert stop.received
-        assert stop.run_unless_stopped(work, "whole") is None  # not even begun
-        signal.raise_signal(signal.SIGINT)  # outside of it, a signal raises nothing
+        assert stop.run_unless_stopped(work, model, 2) == "whole"
+        assert stop.run_unless_stopped(work, model, 5) is None
+        assert stop.received and batches == [1, 2, 1, 2, 3] and not ignored
+        assert not model._forward_pre_hooks
 
 
 def test_another_thread_changes_no_handlers():

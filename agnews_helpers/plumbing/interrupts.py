@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch.nn import Module
+
 
 class StopSignal:
     """Context manager: a first signal to stop only sets `received`.
@@ -31,8 +33,7 @@ class StopSignal:
     ]
 
     def __init__(self) -> None:
-        self._received_at: float | None = None
-        self._raise_at_once = False
+        self.received = False
         self._handlers_before = {}
 
     def __enter__(self):
@@ -50,35 +51,38 @@ class StopSignal:
             # None: a handler that Python did not install.
             signal.signal(number, handler or signal.SIG_DFL)
 
-    @property
-    def received(self) -> bool:
-        """Whether a signal came."""
-        return self._received_at is not None
-
-    def run_unless_stopped(self, function: Callable, *arguments: Any) -> Any:
-        """Call a function that a signal may interrupt.
+    def run_unless_stopped(
+        self, function: Callable, model: Module, *arguments: Any
+    ) -> Any:
+        """Call a function that a signal ends before the model's next forward pass.
 
         Parameters
         ----------
         function : Callable
             What to call.
+        model : Module
+            Its first argument.
         *arguments
-            Its arguments.
+            The others.
 
         Returns
         -------
         object
-            What the function returns; None if a signal came before its end.
+            What the function returns; None if a signal ended it.
         """
-        if self.received:
-            return None
-        self._raise_at_once = True
+
+        def before_each_batch(*_):
+            if self.received:
+                raise KeyboardInterrupt
+
+        # `_handle` must not raise it: in a `__del__`, Python would ignore the error.
+        hook = model.register_forward_pre_hook(before_each_batch)
         try:
-            return function(*arguments)
+            return function(model, *arguments)
         except KeyboardInterrupt:
             return None
         finally:
-            self._raise_at_once = False
+            hook.remove()
 
     def _handle(self, number, frame):
         if number == getattr(signal, "SIGHUP", None):
@@ -87,7 +91,8 @@ class StopSignal:
                 for terminal in self._terminals:
                     os.dup2(nowhere.fileno(), terminal)
         StopSignal.number = number
-        now = time.monotonic()
-        self._received_at = self._received_at or now
-        if self._raise_at_once or now - self._received_at >= self.GRACE_SECONDS:
+        if not self.received:
+            self._received_at = time.monotonic()
+        self.received = True
+        if time.monotonic() - self._received_at >= self.GRACE_SECONDS:
             raise KeyboardInterrupt
