@@ -25,6 +25,7 @@ class StopSignal:
     """
 
     GRACE_SECONDS = 3.0
+    received = False
     number = 0  # of the last signal that the last run received
     SIGNALS = [
         number
@@ -33,7 +34,6 @@ class StopSignal:
     ]
 
     def __init__(self) -> None:
-        self.received = False
         self._handlers_before = {}
 
     def __enter__(self):
