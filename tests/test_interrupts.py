@@ -87,7 +87,9 @@ def test_a_function_ends_before_the_next_batch_wherever_the_signal_came(monkeypa
         assert stop.run_unless_stopped(work, model, 2) == "whole"
         assert stop.run_unless_stopped(work, model, 5) is None
         assert stop.received and batches == [1, 2, 1, 2, 3] and not ignored
-        assert not model._forward_pre_hooks
+        assert stop.run_unless_stopped(work, model, 2) is None  # no batch begun
+        assert batches == [1, 2, 1, 2, 3] and not model._forward_pre_hooks
+        signal.raise_signal(signal.SIGINT)  # outside of it, a signal raises nothing
 
 
 def test_another_thread_changes_no_handlers():

@@ -206,7 +206,7 @@ def test_a_signal_during_validation_ends_it_at_once(
         calls.append(1)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)
-            assert not real(*arguments)
+            real(*arguments)
             pytest.fail("went on")
         return real(*arguments)
 
