@@ -15,13 +15,10 @@ from packaging.requirements import Requirement
 from agnews_helpers import doctor
 from agnews_helpers.cli import main
 from agnews_helpers.plumbing.mini import MiniUnavailable
+from tests.test_house import pins
 
 ROOT = Path(__file__).parent.parent
-[TORCH_LINE] = [
-    line
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    if line.startswith("torch==")
-]
+TORCH_LINE = f"torch=={pins('constraints.txt')['torch']}"
 # Some figures are those of this PyTorch, and others of another.
 IS_PINNED = Requirement(TORCH_LINE).specifier.contains(torch.__version__)
 
